@@ -1,0 +1,3 @@
+from .timing import LatencyRecord, measure
+
+__all__ = ['LatencyRecord', 'measure']

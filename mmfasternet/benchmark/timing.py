@@ -1,0 +1,111 @@
+"""Timing of a callable, with the conditions it was taken under."""
+
+import platform
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, List, Tuple
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """Latency of one call, over many, and the conditions.
+
+    Attributes:
+        name: What was measured.
+        median_ms: Median in milliseconds.
+        p10_ms: 10th percentile in milliseconds.
+        p90_ms: 90th percentile in milliseconds.
+        runs: Number of timed calls.
+        warmup: Number of calls before them that were not timed.
+        batch_size: Images per call.
+        input_size: Height and width of the images in pixels.
+        dtype: Data type of the images.
+        memory_format: Memory format of the images.
+        form: Form of the model, such as ``'eager'``.
+        device: Name of the processor.
+        threads: Threads PyTorch may use on a CPU.
+        torch: Version of PyTorch.
+    """
+
+    name: str
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+    warmup: int
+    batch_size: int
+    input_size: Tuple[int, int]
+    dtype: str
+    memory_format: str
+    form: str
+    device: str
+    threads: int
+    torch: str
+
+    def __str__(self) -> str:
+        height, width = self.input_size
+        return (f'{self.name}: {self.median_ms:.1f} ms (p10 {self.p10_ms:.1f}, p90 {self.p90_ms:.1f}; {self.runs} runs '
+                f'after {self.warmup}) for {self.batch_size} x {height} x {width} in {self.dtype}, '
+                f'{self.memory_format}, {self.form}, on {self.device} with {self.threads} threads, torch {self.torch}')
+
+
+def measure(function: Callable[[], Any],
+            name: str,
+            device: torch.device,
+            images: torch.Tensor,
+            form: str = 'eager',
+            warmup: int = 5,
+            runs: int = 20) -> LatencyRecord:
+    """Time a callable by the wall clock, waiting for the device around every call.
+
+    Args:
+        function: What to time; called without arguments.
+        name: Its name.
+        device: The device it works on.
+        images: The batch it works on, ``(N, C, H, W)``, for the record only.
+        form: Form of the model, for the record only. Defaults to ``'eager'``.
+        warmup: Calls that are not timed. Defaults to 5.
+        runs: Calls that are timed. Defaults to 20.
+    """
+    seconds: List[float] = []
+    for index in range(warmup + runs):
+        _synchronize(device)
+        start = time.perf_counter()
+        function()
+        _synchronize(device)
+        if index >= warmup:
+            seconds.append(time.perf_counter() - start)
+    p10, median, p90 = np.percentile(np.array(seconds) * 1e3, [10, 50, 90]).tolist()
+    return LatencyRecord(
+        name=name,
+        median_ms=median,
+        p10_ms=p10,
+        p90_ms=p90,
+        runs=runs,
+        warmup=warmup,
+        batch_size=images.shape[0],
+        input_size=(images.shape[2], images.shape[3]),
+        dtype=str(images.dtype).removeprefix('torch.'),
+        memory_format='NCHW' if images.is_contiguous() else 'NHWC',
+        form=form,
+        device=_device_name(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8') as info:
+            return next(line.split(':', 1)[1].strip() for line in info if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

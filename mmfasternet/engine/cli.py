@@ -1,0 +1,44 @@
+"""What the scripts in ``tools/`` share: options and one-line errors."""
+
+import argparse
+import os
+import sys
+from contextlib import contextmanager
+from typing import Iterator
+
+from mmengine.config import DictAction
+
+from mmfasternet.errors import UserError
+
+
+def make_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` ends with an example that runs."""
+    return argparse.ArgumentParser(
+        description=description, epilog=f'example: {example}', formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options that training and testing share."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/CONFIG)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='replace values of the config, such as train_dataloader.batch_size=4')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='what started this process, where there are several (default: none)')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def set_local_rank(args: argparse.Namespace) -> None:
+    """Launchers hand the local rank over as a flag or in the environment; MMEngine reads the latter."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the program with one line and status 1 on a :class:`UserError`; other errors keep their traceback."""
+    try:
+        yield
+    except UserError as error:
+        # A data loader's worker sends its traceback along; the error itself is the last line.
+        line = str(error).strip().splitlines()[-1]
+        print(f"error: {line.removeprefix('mmfasternet.errors.' + type(error).__name__ + ': ')}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,142 @@
+"""Reading a config and applying what the command line and the environment say."""
+
+import os
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+from mmfasternet.errors import UserError
+
+_COCO_ROOT = 'data/coco/'  # where MMDetection's configs look for COCO
+
+
+def load_config(path: str,
+                options: Optional[Dict[str, Any]] = None,
+                work_dir: Optional[str] = None,
+                launcher: str = 'none') -> Config:
+    """Read a config of MMDetection or MMPretrain.
+
+    Args:
+        path: The config file.
+        options: Values that replace the config's, by dotted keys, as
+            ``--cfg-options`` gives them. Defaults to None.
+        work_dir: Folder for logs and checkpoints. Defaults to None: the
+            config's own, else ``work_dirs/`` and the config's name.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+            Defaults to ``'none'``.
+
+    Returns:
+        The config. Where the environment variable ``MMDET_DATASETS`` is set,
+        it stands in the place of ``data/coco/`` everywhere.
+
+    Raises:
+        UserError: If there is no such file, or an option does not apply.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"config '{path}' does not exist. Configs are in configs/")
+    cfg = Config.fromfile(path)
+    _update_coco_root(cfg)
+    if options:
+        try:
+            cfg.merge_from_dict(options)
+        except (KeyError, TypeError, IndexError, AssertionError) as error:
+            raise UserError(f'--cfg-options do not apply to {path}: {error}') from None
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
+    cfg.launcher = launcher
+    return cfg
+
+
+def _update_coco_root(cfg: Config) -> None:
+    root = os.environ.get('MMDET_DATASETS')
+    if not root:
+        return
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                value[key] = replaced(value[key])
+        elif isinstance(value, (list, tuple)):
+            return type(value)(replaced(item) for item in value)
+        elif isinstance(value, str) and value.startswith(_COCO_ROOT):
+            return f"{root.rstrip('/')}/{value[len(_COCO_ROOT):]}"
+        return value
+
+    replaced(cfg._cfg_dict)
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train with automatic mixed precision and dynamic loss scaling.
+
+    Raises:
+        UserError: If there is no GPU; MMEngine's AMP needs one.
+    """
+    if not torch.cuda.is_available():
+        raise UserError('--amp needs a GPU, and PyTorch sees none here. Leave it out')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by the actual over the config's base batch size.
+
+    Raises:
+        UserError: If the config names no base batch size.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size, and the config has none. '
+                        'Add auto_scale_lr = dict(base_batch_size=...) with the batch size its rate is meant for')
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str) -> None:
+    """Resume from the newest checkpoint of the work folder (``'auto'``) or from a path."""
+    cfg.resume = True
+    cfg.load_from = None if resume == 'auto' else resume
+
+
+def set_show_dir(cfg: Config, show_dir: str) -> None:
+    """Have the test loop draw its predictions into ``show_dir``.
+
+    Raises:
+        UserError: If the config has no visualization hook.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UserError('--show-dir needs default_hooks.visualization, and the config has none')
+    folder = str(Path(show_dir).resolve())  # MMDetection joins a relative one to the work folder
+    if hook.type.endswith('DetVisualizationHook'):
+        hook.update(draw=True, test_out_dir=folder)
+    else:
+        hook.update(enable=True, out_dir=folder)
+
+
+def enable_tta(cfg: Config) -> None:
+    """Average the predictions over an image and its mirror image, unless the config says how."""
+    classifies = cfg.model.type.endswith('Classifier')
+    if 'tta_model' not in cfg:
+        if classifies:
+            cfg.tta_model = ConfigDict(type='mmpretrain.AverageClsScoreTTA')
+        else:
+            rcnn = cfg.model.get('test_cfg', {})
+            rcnn = rcnn.get('rcnn', rcnn)
+            cfg.tta_model = ConfigDict(
+                type='mmfasternet.InstanceTTAModel',
+                tta_cfg=dict(
+                    nms=rcnn.get('nms', dict(type='nms', iou_threshold=0.5)),
+                    max_per_img=rcnn.get('max_per_img', 100)))
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in cfg:
+        *transforms, pack = dataset.pipeline
+        if classifies:
+            flips = [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0., 1.)]
+        else:
+            flips = [dict(type='RandomFlip', prob=prob) for prob in (0., 1.)]
+            keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+            pack = dict(pack, meta_keys=keys)
+        cfg.tta_pipeline = [*transforms, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline

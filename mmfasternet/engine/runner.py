@@ -1,0 +1,75 @@
+"""Training and testing through MMEngine's ``Runner``, whatever the config's scope."""
+
+import os
+from typing import Any, Dict, Optional
+
+import torch
+from mmdet.evaluation import DumpDetResults
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
+from mmengine.registry import RUNNERS, DefaultScope, init_default_scope
+from mmengine.runner import Runner
+
+from mmfasternet.checkpoints import register_safe_globals
+from mmfasternet.engine.checks import check_run
+from mmfasternet.errors import UserError
+
+
+def train(cfg: Config) -> Runner:
+    """Train by a config, with validation where it has one.
+
+    Raises:
+        UserError: If the config's data or checkpoints can't be used.
+    """
+    runner = _build(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train', ))
+    runner.train()
+    return runner
+
+
+def test(cfg: Config, checkpoint: str, out: Optional[str] = None) -> Dict[str, Any]:
+    """Evaluate a checkpoint on the config's test data.
+
+    Args:
+        cfg: The config.
+        checkpoint: Path or URL.
+        out: Pickle file for the raw predictions. Defaults to None.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        UserError: If the config's data or the checkpoint can't be used.
+    """
+    if out and not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f"--out '{out}' must end with .pkl or .pickle")
+    cfg.load_from = checkpoint
+    runner = _build(cfg, ('test', ))
+    if out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
+    return runner.test()
+
+
+def _build(cfg: Config, splits: tuple) -> Runner:
+    register_safe_globals()
+    setup_cache_size_limit_of_dynamo()
+    _init_cpu_processes(cfg)
+    if DefaultScope.get_current_instance() is None:
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+    check_run(cfg, splits)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _init_cpu_processes(cfg: Config) -> None:
+    """Several processes without a GPU: MMEngine sets CUDA devices and knows nothing else."""
+    if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    if cfg.launcher != 'pytorch':
+        raise UserError(f'--launcher {cfg.launcher} needs GPUs, and PyTorch sees none here. On CPUs use torchrun and '
+                        f'--launcher pytorch (tools/dist_train.sh)')
+    if 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch is for processes that torchrun starts: use tools/dist_train.sh or '
+                        'tools/dist_test.sh')
+    torch.distributed.init_process_group('gloo')
+    wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
+    wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
+    cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}

@@ -1,0 +1,238 @@
+"""FasterNet, the backbone."""
+
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmfasternet.checkpoints import load_pretrained_backbone
+from mmfasternet.errors import ArgumentError
+from mmfasternet.models.layers import FasterNetBlock, PatchConv, build_norm
+from mmfasternet.registry import MODELS
+
+Config = Dict[str, Any]
+
+_GELU = dict(type='GELU')
+_RELU = dict(type='ReLU', inplace=True)
+
+
+class FasterNetStage(nn.Module):
+    """A downsampling :class:`PatchConv` and the blocks behind it.
+
+    Args:
+        downsample: The embedding or merging layer.
+        blocks: The :class:`FasterNetBlock` s at the stage's resolution.
+    """
+
+    def __init__(self, downsample: PatchConv, blocks: Sequence[FasterNetBlock]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C_in, H, W)`` to ``(N, C, H // p, W // p)`` with patch size ``p``."""
+        return self.blocks(self.downsample(x))
+
+
+@MODELS.register_module()
+class FasterNet(BaseModule):
+    r"""FasterNet, a backbone built on partial convolution.
+
+    Source: `Run, Don't Walk: Chasing Higher FLOPS for Faster Neural Networks
+    <https://arxiv.org/abs/2303.03667>`_, section 3.4, Fig. 4 and Table 8.
+
+    =====  ===================  =============  ==========
+    arch   channels             blocks         activation
+    =====  ===================  =============  ==========
+    t0     40, 80, 160, 320     1, 2, 8, 2     GELU
+    t1     64, 128, 256, 512    1, 2, 8, 2     GELU
+    t2     96, 192, 384, 768    1, 2, 8, 2     ReLU
+    s      128, 256, 512, 1024  1, 2, 13, 2    ReLU
+    m      144, 288, 576, 1152  3, 4, 18, 3    ReLU
+    l      192, 384, 768, 1536  3, 4, 18, 3    ReLU
+    =====  ===================  =============  ==========
+
+    Args:
+        arch: One of the names above, or a dict with ``embed_channels`` (of
+            the first stage; they double from stage to stage), ``depths``
+            (blocks of each stage) and optionally ``act_cfg``.
+            Defaults to ``'t0'``.
+        in_channels: Number of image channels. Defaults to 3.
+        out_indices: Stages whose maps are returned, in increasing order;
+            negative ones count from the last. Defaults to ``(0, 1, 2, 3)``.
+        out_norm: Put a norm layer on each output, as the published detectors
+            do; a classifier has none. Defaults to True.
+        partial_ratio: Share of the channels that a partial convolution
+            convolves. Defaults to 1/4.
+        mlp_ratio: Expansion of the pointwise convolutions. Defaults to 2.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly
+            from 0 over all blocks. Defaults to 0.
+        layer_scale_init_value: Initial value of a learnt scale of each
+            block's branch; None for no scale. Defaults to None.
+        norm_cfg: Norm layers: ``'BN'``, ``'SyncBN'``, ``'LN2d'`` and what
+            else mmcv builds. Defaults to ``dict(type='BN')``.
+        act_cfg: Activation layers. Defaults to None, the arch's own.
+        pconv_mode: Mode of :class:`~mmfasternet.models.PartialConv`.
+            Defaults to ``'split_cat'``.
+        frozen_stages: -1 freezes nothing, 0 the patch embedding, ``n`` that
+            and the first ``n`` stages with their output norms: parameters fixed
+            and batch statistics not updated. Defaults to -1.
+        norm_eval: Keep the batch norm layers in eval mode while training.
+            Defaults to False.
+        with_cp: Recompute the blocks in the backward pass to save memory.
+            Defaults to False.
+        init_cfg: Initialisation. Defaults to None, which draws convolution
+            weights from a normal distribution of standard deviation 0.02.
+
+    Raises:
+        ValueError: If an argument is out of its range; the message names it.
+
+    Example:
+        >>> import torch
+        >>> from mmfasternet.models import FasterNet
+        >>> backbone = FasterNet('t0').eval()
+        >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 64))]
+        [(1, 40, 16, 16), (1, 80, 8, 8), (1, 160, 4, 4), (1, 320, 2, 2)]
+    """
+
+    arch_settings: Dict[str, Config] = {
+        't0': dict(embed_channels=40, depths=(1, 2, 8, 2), act_cfg=_GELU),
+        't1': dict(embed_channels=64, depths=(1, 2, 8, 2), act_cfg=_GELU),
+        't2': dict(embed_channels=96, depths=(1, 2, 8, 2), act_cfg=_RELU),
+        's': dict(embed_channels=128, depths=(1, 2, 13, 2), act_cfg=_RELU),
+        'm': dict(embed_channels=144, depths=(3, 4, 18, 3), act_cfg=_RELU),
+        'l': dict(embed_channels=192, depths=(3, 4, 18, 3), act_cfg=_RELU),
+    }
+
+    def __init__(self,
+                 arch: Union[str, Mapping[str, Any]] = 't0',
+                 in_channels: int = 3,
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 out_norm: bool = True,
+                 partial_ratio: float = 1 / 4,
+                 mlp_ratio: float = 2.,
+                 drop_path_rate: float = 0.,
+                 layer_scale_init_value: Optional[float] = None,
+                 norm_cfg: Config = dict(type='BN'),
+                 act_cfg: Optional[Config] = None,
+                 pconv_mode: str = 'split_cat',
+                 frozen_stages: int = -1,
+                 norm_eval: bool = False,
+                 with_cp: bool = False,
+                 init_cfg: Union[Config, List[Config], None] = None) -> None:
+        super().__init__(init_cfg or [
+            dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.),
+            dict(type='Constant', layer=['_BatchNorm', 'GroupNorm', 'LayerNorm'], val=1., bias=0.),
+        ])
+        settings = self._arch_settings(arch)
+        depths = tuple(settings['depths'])
+        act_cfg = act_cfg or settings.get('act_cfg', _RELU)
+        if not 0 <= drop_path_rate < 1:
+            raise ArgumentError(f'drop_path_rate must lie in [0, 1), got {drop_path_rate}')
+        if not -1 <= frozen_stages <= len(depths):
+            raise ArgumentError(f'frozen_stages must lie in [-1, {len(depths)}], got {frozen_stages}')
+
+        self.num_stages = len(depths)
+        self.out_indices = self._stage_indices(out_indices)
+        self.out_norm = out_norm
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        #: Channels of every stage's map, whether it is returned or not.
+        self.stage_channels = tuple(settings['embed_channels'] * 2**i for i in range(self.num_stages))
+
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        previous = in_channels
+        self.stages = nn.ModuleList()
+        for index, (channels, depth) in enumerate(zip(self.stage_channels, depths)):
+            downsample = PatchConv(previous, channels, patch_size=4 if index == 0 else 2, norm_cfg=norm_cfg)
+            blocks = [
+                FasterNetBlock(
+                    channels,
+                    norm_cfg,
+                    act_cfg,
+                    mlp_ratio=mlp_ratio,
+                    partial_ratio=partial_ratio,
+                    pconv_mode=pconv_mode,
+                    drop_path_rate=next(rates),
+                    layer_scale_init_value=layer_scale_init_value,
+                    with_cp=with_cp) for _ in range(depth)
+            ]
+            self.stages.append(FasterNetStage(downsample, blocks))
+            previous = channels
+        if out_norm:
+            for index in self.out_indices:
+                self.add_module(f'norm{index}', build_norm(norm_cfg, self.stage_channels[index]))
+        self._freeze()
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the feature maps.
+
+        Args:
+            x: Images of shape ``(N, in_channels, H, W)``.
+
+        Returns:
+            One map for each of ``out_indices``; that of stage ``i`` has shape
+            ``(N, stage_channels[i], H // 2**(i + 2), W // 2**(i + 2))``.
+        """
+        outs = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.out_indices:
+                outs.append(getattr(self, f'norm{index}')(x) if self.out_norm else x)
+        return tuple(outs)
+
+    def init_weights(self) -> None:
+        """Initialise by ``init_cfg``; type ``'Pretrained'`` takes the published ImageNet weights as they are."""
+        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+            load_pretrained_backbone(self, self.init_cfg['checkpoint'])
+        else:
+            super().init_weights()
+
+    def train(self, mode: bool = True) -> 'FasterNet':
+        """Set the mode, but for frozen stages and, with ``norm_eval``, batch norm; returns ``self``."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        frozen: List[nn.Module] = []
+        if self.frozen_stages >= 0:
+            frozen.append(self.stages[0].downsample)
+        for index in range(self.frozen_stages):
+            frozen.append(self.stages[index])
+            if self.out_norm and index in self.out_indices:
+                frozen.append(getattr(self, f'norm{index}'))
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+    def _stage_indices(self, out_indices: Sequence[int]) -> Tuple[int, ...]:
+        if isinstance(out_indices, int):
+            out_indices = (out_indices, )
+        indices = tuple(i + self.num_stages if i < 0 else i for i in out_indices)
+        valid = bool(indices) and indices[0] >= 0 and indices[-1] < self.num_stages
+        if not valid or list(indices) != sorted(set(indices)):
+            raise ArgumentError(f'out_indices must be increasing and name some of the {self.num_stages} stages, '
+                             f'got {tuple(out_indices)}')
+        return indices
+
+    @classmethod
+    def _arch_settings(cls, arch: Union[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        if isinstance(arch, str):
+            if arch.lower() not in cls.arch_settings:
+                raise ArgumentError(f'arch must be one of {list(cls.arch_settings)} or a dict, got {arch!r}')
+            return cls.arch_settings[arch.lower()]
+        required, allowed = {'embed_channels', 'depths'}, {'embed_channels', 'depths', 'act_cfg'}
+        missing, unknown = sorted(required - set(arch)), sorted(set(arch) - allowed)
+        if missing or unknown:
+            raise ArgumentError(f'arch as a dict takes embed_channels, depths and optionally act_cfg; '
+                             f'missing: {missing}, unknown: {unknown}')
+        if not arch['depths'] or min(arch['depths']) < 1:
+            raise ArgumentError(f'arch: depths must be positive, one for each stage, got {arch["depths"]}')
+        return arch

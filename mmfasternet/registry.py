@@ -1,0 +1,16 @@
+"""Registries of mmfasternet: children of MMEngine's, in scope ``mmfasternet``.
+
+Configs name what is registered here with the scope, for example
+``type='mmfasternet.FasterNet'``; MMEngine then finds it from the scope of any
+other OpenMMLab package.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmfasternet', locations=['mmfasternet.models'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmfasternet', locations=['mmfasternet.datasets'])
+TRANSFORMS = Registry(
+    'transform', parent=MMENGINE_TRANSFORMS, scope='mmfasternet', locations=['mmfasternet.datasets'])

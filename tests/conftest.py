@@ -1,0 +1,81 @@
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPES_CONFIG = ROOT / 'configs' / 'mask_rcnn_fasternet_t0_shapes.py'
+
+
+def randomize_norms(model: nn.Module) -> None:
+    """Give batch norms statistics and affine parameters under which they are no identity."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+
+
+def data_options(root) -> list:
+    """--cfg-options that point the shapes config to another folder."""
+    options = [f'{split}_dataloader.dataset.data_root={root}/' for split in ('train', 'val', 'test')]
+    return options + [f'{split}_evaluator.ann_file={root}/annotations/instances_val.json' for split in ('val', 'test')]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory):
+    """A tiny data set of shapes."""
+    from mmfasternet.datasets.shapes import make_shapes_coco
+    return make_shapes_coco(tmp_path_factory.mktemp('data') / 'shapes', num_train=8, num_val=6, size=96, seed=3)
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """Run ``tools/NAME.py`` in this process; gives ``code``, ``out`` and ``err``."""
+
+    def run(name, *args):
+        spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, args)])
+        capsys.readouterr()
+        try:
+            module.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def trained(shapes, tmp_path_factory):
+    """Work folder of a short training run of the shapes config: two epochs of two iterations."""
+    from mmengine.config import DictAction  # noqa: F401  (parsing as on the command line)
+
+    from mmfasternet.engine.config import load_config
+    from mmfasternet.engine.runner import train
+    work_dir = tmp_path_factory.mktemp('work') / 'run'
+    cfg = load_config(str(SHAPES_CONFIG), dict(option.split('=', 1) for option in data_options(shapes)), str(work_dir))
+    cfg.merge_from_dict({
+        'train_dataloader.batch_size': 4,
+        'train_cfg.max_epochs': 2,
+        'train_cfg.val_interval': 2,
+        'param_scheduler': [],
+        'default_hooks.checkpoint.max_keep_ckpts': 2,
+        'default_hooks.logger.interval': 1,
+    })
+    train(cfg)
+    return work_dir

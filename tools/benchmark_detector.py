@@ -1,0 +1,33 @@
+"""Measure the latency of whole detectors at batch 1, from image to boxes and masks."""
+
+from pathlib import Path
+
+from mmfasternet.engine.cli import make_parser, one_line_errors
+
+
+def parse_args():
+    parser = make_parser(__doc__, 'python tools/benchmark_detector.py configs/mask_rcnn_fasternet_t0_1x_coco.py')
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files of detectors')
+    parser.add_argument('--checkpoint', help='weights of the one config given (default: random weights)')
+    parser.add_argument('--size', nargs=2, type=int, default=(800, 1280), metavar=('H', 'W'),
+                        help='height and width of the image in pixels (default: 800 1280)')
+    parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
+    parser.add_argument('--runs', type=int, default=20, help='timed runs (default: 20)')
+    args = parser.parse_args()
+    if args.checkpoint and len(args.configs) > 1:
+        parser.error('--checkpoint goes with one config')
+    return args
+
+
+def main():
+    args = parse_args()
+    with one_line_errors():
+        from mmfasternet.benchmark.detector import measure_detector
+        from mmfasternet.engine.config import load_config
+        for config in args.configs:
+            print(measure_detector(load_config(config), Path(config).stem, args.checkpoint, tuple(args.size),
+                                   args.device, args.runs))
+
+
+if __name__ == '__main__':
+    main()

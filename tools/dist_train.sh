@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Train with several processes on one machine, or on several machines.
+# usage: tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]
+# environment: NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), MASTER_PORT (29500)
+set -euo pipefail
+config=${1:?usage: tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]}
+processes=${2:?usage: tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]}
+python -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${MASTER_PORT:-29500}" \
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "${@:3}"

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Make the virtual environment that everything else here runs in.
+
+Needs Python 3.10 or newer and a C++ compiler, nothing else. mmcv's compiled operators have no ready-made
+wheel for every torch, so they are compiled once and kept for the next time.
+
+Example:
+    python3 tools/setup_env.py --stack onedl --venv .venv
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STACKS = {'onedl': 'onedl-mmcv', 'openmmlab': 'mmcv'}  # the stack's name -> what its mmcv is called
+PIP = ('-m', 'pip', '--disable-pip-version-check', '--quiet')
+
+CHECK_OPS = """
+import torch
+from mmcv.ops import nms
+boxes = torch.tensor([[0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30.]])
+kept = nms(boxes, torch.tensor([.9, .8, .7]), .5)[1].tolist()
+assert kept == [0, 2], f'nms keeps {kept} instead of [0, 2]'
+"""
+
+BUILD_KEY = """
+import platform, sys, torch
+print('py{}.{}'.format(*sys.version_info), 'torch' + torch.__version__,
+      'cuda' if torch.cuda.is_available() else 'cpu', platform.machine(), sep='-')
+"""
+
+
+class SetupError(Exception):
+    """What went wrong and what to do, in one line."""
+
+
+def run(command, what, **kwargs):
+    result = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, **kwargs)
+    if result.returncode:
+        raise SetupError(f'{what} failed with exit status {result.returncode}; it ended with:\n'
+                         + '\n'.join(result.stdout.splitlines()[-25:]))
+    return result.stdout.strip()
+
+
+def requirements(name):
+    return ROOT / 'requirements' / f'{name}.txt'
+
+
+def fingerprint(stack):
+    """Changes whenever the environment has to be made anew or brought up to date."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in [*map(requirements, ('torch', 'runtime', 'tests', stack)), ROOT / 'setup.cfg', Path(__file__)]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def mmcv_wheel(python, stack):
+    """Path of a wheel of mmcv with its operators, compiled against the environment's own torch.
+
+    pip would hide torch from the build (then mmcv leaves its operators out without a word) and would hand
+    out a wheel compiled against another torch from its cache, hence the options and the cache of our own.
+    """
+    name = STACKS[stack]
+    pin = next(line for line in requirements(stack).read_text().split() if line.startswith(f'{name}=='))
+    cache = Path(os.environ.get('MMFASTERNET_CACHE')
+                 or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmfasternet')
+    folder = cache / 'wheels' / f'{pin.replace("==", "-")}-{run([python, "-c", BUILD_KEY], "looking at torch")}'
+    for wheel in folder.glob('*.whl'):
+        return wheel
+    compiler = os.environ.get('CXX', 'c++')
+    if not shutil.which(compiler):
+        raise SetupError(f"no C++ compiler: '{compiler}' is not on the PATH. Install one (Debian: g++), or set CXX")
+    print('compiling the operators of mmcv, 4 to 9 minutes on two cores, once on this machine ...', flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as build:
+        environment = dict(os.environ, MMCV_WITH_OPS='1', CFLAGS='-g0', CXXFLAGS='-g0')
+        environment.setdefault('MAX_JOBS', str(os.cpu_count()))
+        environment['PATH'] = f'{python.parent}{os.pathsep}{environment["PATH"]}'  # where ninja is
+        run([python, *PIP, 'wheel', '--no-deps', '--no-build-isolation', '--no-cache-dir', '--no-binary', name,
+             '--wheel-dir', build, pin], f'compiling {pin}', env=environment)
+        done = Path(build) / 'done'
+        done.mkdir()
+        for wheel in Path(build).glob('*.whl'):
+            wheel.rename(done / wheel.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        done.rename(folder)  # whole or not at all
+    return next(folder.glob('*.whl'))
+
+
+def set_up(stack, venv):
+    python, stamp = venv / 'bin' / 'python', venv / '.mmfasternet'
+    wanted = fingerprint(stack)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    start = time.monotonic()
+    print(f'setting up {venv} ...', flush=True)
+    stamp.unlink(missing_ok=True)
+    run([sys.executable, '-m', 'venv', venv], "making the virtual environment (Debian: install python3-venv)")
+    pip = [python, *PIP]
+    install = [*pip, 'install', '--no-warn-script-location']
+    run([*install, '-r', requirements('torch'), '-r', requirements('runtime'), '-r', requirements('tests')],
+        'installing torch and the libraries')
+    # The OpenMMLab packages ask for the OpenCV that needs a desktop; runtime.txt holds what they do need.
+    run([*install, '--no-deps', mmcv_wheel(python, stack)], 'installing mmcv')
+    run([*install, '--no-deps', '--no-build-isolation', '-r', requirements(stack)], 'installing the OpenMMLab packages')
+    run([*install, '--no-deps', '--no-build-isolation', '-e', ROOT], 'installing mmfasternet')
+    try:
+        run([python, '-c', CHECK_OPS], "running mmcv's operators")
+    except SetupError as error:
+        wheel = mmcv_wheel(python, stack)
+        raise SetupError(f'{error}\nRemove {wheel.parent} and {venv}, then run this again') from None
+    stamp.write_text(wanted)
+    print(f'{venv} is ready after {time.monotonic() - start:.0f} s', flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--stack', choices=list(STACKS), default='onedl',
+                        help='onedl: the maintained OpenMMLab releases (default); openmmlab: the original ones')
+    parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='folder of the environment')
+    args = parser.parse_args()
+    if sys.version_info < (3, 10):  # noqa: UP036
+        sys.exit(f'error: Python {sys.version.split()[0]} is too old, 3.10 is the least: make PYTHON=python3.12 ...')
+    try:
+        set_up(args.stack, args.venv)
+    except SetupError as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,40 @@
+"""Evaluate a checkpoint: box and mask AP of a detector, top-1 and top-5 of a classifier."""
+
+from mmfasternet.engine.cli import add_run_options, make_parser, one_line_errors, set_local_rank
+
+
+def parse_args():
+    parser = make_parser(
+        __doc__, 'python tools/test.py configs/mask_rcnn_fasternet_t0_shapes.py '
+        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_10.pth')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    add_run_options(parser)
+    parser.add_argument('--out', metavar='FILE.pkl', help='write the raw predictions to this pickle file')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions beside the truth into this folder')
+    parser.add_argument('--tta', action='store_true', help='average over an image and its mirror image')
+    args = parser.parse_args()
+    set_local_rank(args)
+    return args
+
+
+def main():
+    args = parse_args()
+    with one_line_errors():
+        from mmengine.dist import is_main_process
+
+        from mmfasternet.engine.config import enable_tta, load_config, set_show_dir
+        from mmfasternet.engine.metrics import print_metrics
+        from mmfasternet.engine.runner import test
+        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+        if args.show_dir:
+            set_show_dir(cfg, args.show_dir)
+        if args.tta:
+            enable_tta(cfg)
+        metrics = test(cfg, args.checkpoint, args.out)
+        if is_main_process():
+            print_metrics(metrics)
+
+
+if __name__ == '__main__':
+    main()

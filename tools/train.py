@@ -1,0 +1,36 @@
+"""Train a detector or a classifier by a config."""
+
+from mmfasternet.engine.cli import add_run_options, make_parser, one_line_errors, set_local_rank
+
+
+def parse_args():
+    parser = make_parser(__doc__, 'python tools/train.py configs/mask_rcnn_fasternet_t0_shapes.py')
+    parser.add_argument('config', help='config file')
+    add_run_options(parser)
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate by the actual batch size over the one the config is meant for')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help="continue from this checkpoint, or from the work folder's newest if none is named")
+    args = parser.parse_args()
+    set_local_rank(args)
+    return args
+
+
+def main():
+    args = parse_args()
+    with one_line_errors():
+        from mmfasternet.engine.config import enable_amp, enable_auto_scale_lr, load_config, set_resume
+        from mmfasternet.engine.runner import train
+        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+        if args.amp:
+            enable_amp(cfg)
+        if args.auto_scale_lr:
+            enable_auto_scale_lr(cfg)
+        if args.resume:
+            set_resume(cfg, args.resume)
+        train(cfg)
+
+
+if __name__ == '__main__':
+    main()
