@@ -63,8 +63,6 @@ def run_tool(monkeypatch, capsys):
 @pytest.fixture(scope='session')
 def trained(shapes, tmp_path_factory):
     """Work folder of a short training run of the shapes config: two epochs of two iterations."""
-    from mmengine.config import DictAction  # noqa: F401  (parsing as on the command line)
-
     from mmfasternet.engine.config import load_config
     from mmfasternet.engine.runner import train
     work_dir = tmp_path_factory.mktemp('work') / 'run'

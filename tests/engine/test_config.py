@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from mmfasternet.engine.config import (enable_amp, enable_auto_scale_lr, enable_tta, load_config, set_resume,
+                                       set_show_dir)
+from mmfasternet.errors import UserError
+from tests.conftest import ROOT, SHAPES_CONFIG
+
+COCO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py')
+
+
+@pytest.fixture(autouse=True)
+def no_coco_root(monkeypatch):
+    monkeypatch.delenv('MMDET_DATASETS', raising=False)
+
+
+def test_work_dir():
+    assert load_config(COCO_CONFIG).work_dir == 'work_dirs/mask_rcnn_fasternet_s_1x_coco'
+    assert load_config(COCO_CONFIG, {'work_dir': 'elsewhere'}).work_dir == 'elsewhere'
+    assert load_config(COCO_CONFIG, {'work_dir': 'elsewhere'}, 'here').work_dir == 'here'
+
+
+def test_options_and_launcher():
+    cfg = load_config(COCO_CONFIG, {'train_dataloader.batch_size': 7}, launcher='pytorch')
+    assert cfg.train_dataloader.batch_size == 7 and cfg.launcher == 'pytorch'
+
+
+@pytest.mark.parametrize('path, options, message', [('configs/none.py', None, 'configs/none.py'),
+                                                    (COCO_CONFIG, {'model.neck.in_channels.9': 1}, '--cfg-options')])
+def test_bad_arguments_are_named(path, options, message):
+    with pytest.raises(UserError, match=message):
+        load_config(path, options)
+
+
+def test_mmdet_datasets_stands_for_data_coco(monkeypatch):
+    monkeypatch.setenv('MMDET_DATASETS', '/sets/coco2017')
+    cfg = load_config(COCO_CONFIG)
+    for split in ('train', 'val', 'test'):
+        assert cfg[f'{split}_dataloader'].dataset.data_root == '/sets/coco2017/'
+    assert cfg.val_evaluator.ann_file == '/sets/coco2017/annotations/instances_val2017.json'
+    assert load_config(str(SHAPES_CONFIG)).train_dataloader.dataset.data_root == 'data/shapes/'
+
+
+def test_auto_scale_lr():
+    cfg = load_config(COCO_CONFIG)
+    enable_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
+    cfg.pop('auto_scale_lr')
+    with pytest.raises(UserError, match='base_batch_size'):
+        enable_auto_scale_lr(cfg)
+
+
+def test_amp(monkeypatch):
+    cfg = load_config(COCO_CONFIG)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(UserError, match='GPU'):
+        enable_amp(cfg)
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    enable_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
+
+
+def test_resume():
+    cfg = load_config(COCO_CONFIG)
+    set_resume(cfg, 'auto')
+    assert cfg.resume and cfg.load_from is None
+    set_resume(cfg, 'x.pth')
+    assert cfg.resume and cfg.load_from == 'x.pth'
+
+
+def test_show_dir_is_meant_as_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = load_config(COCO_CONFIG)
+    set_show_dir(cfg, 'pictures')
+    hook = cfg.default_hooks.visualization
+    assert hook.draw and hook.test_out_dir == str(tmp_path / 'pictures')
+    hook.type = 'VisualizationHook'
+    set_show_dir(cfg, 'pictures')
+    assert hook.enable and hook.out_dir == str(tmp_path / 'pictures')
+    cfg.default_hooks.pop('visualization')
+    with pytest.raises(UserError, match='visualization'):
+        set_show_dir(cfg, 'pictures')
+
+
+def test_tta_of_a_detector():
+    cfg = load_config(COCO_CONFIG)
+    enable_tta(cfg)
+    assert cfg.model.type == 'mmfasternet.InstanceTTAModel' and cfg.model.module.type == 'MaskRCNN'
+    assert cfg.model.tta_cfg == dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    flips, pack = cfg.test_dataloader.dataset.pipeline[-1].transforms
+    assert [flip.prob for flip in flips] == [0, 1] and 'flip_direction' in pack[0].meta_keys
