@@ -162,4 +162,5 @@ def _check_coco(ann_file: str, folder: str, classes: Tuple[str, ...]) -> None:
         raise DataError(f"annotation file '{ann_file}' has the category {twice[0]!r} more than once. Merge them")
     first = Path(folder) / content['images'][0]['file_name']
     if folder and not first.is_file():
-        raise DataError(f"image '{first}' that '{ann_file}' names does not exist. Check data_prefix.img of the data set")
+        raise DataError(f"image '{first}' that '{ann_file}' names does not exist. "
+                        f'Check data_prefix.img of the data set')

@@ -1,8 +1,14 @@
 import pytest
 import torch
 
-from mmfasternet.engine.config import (enable_amp, enable_auto_scale_lr, enable_tta, load_config, set_resume,
-                                       set_show_dir)
+from mmfasternet.engine.config import (
+    enable_amp,
+    enable_auto_scale_lr,
+    enable_tta,
+    load_config,
+    set_resume,
+    set_show_dir,
+)
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG
 

@@ -1,0 +1,17 @@
+from mmfasternet.engine.metrics import print_metrics
+
+
+def test_coco_metrics_are_a_table(capsys):
+    names = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+    metrics = {f'coco/bbox_{name}': (i + 1) / 10 for i, name in enumerate(names)}
+    metrics |= {f'coco/segm_{name}': (i + 2) / 10 for i, name in enumerate(names)}
+    metrics['coco/segm_mAP_l'] = -1.
+    print_metrics(metrics)
+    rows = [line.replace('│', ' ').split() for line in capsys.readouterr().out.splitlines()]
+    assert ['box', '0.100', '0.200', '0.300', '0.400', '0.500', '0.600'] in rows
+    assert ['mask', '0.200', '0.300', '0.400', '0.500', '0.600', '-'] in rows
+
+
+def test_other_metrics_are_listed(capsys):
+    print_metrics({'accuracy/top1': 71.9})
+    assert '71.9' in capsys.readouterr().out

@@ -1,0 +1,233 @@
+"""Every script and every flag of it, run."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import pytest
+import torch
+
+from mmfasternet.checkpoints import register_safe_globals
+from tests.conftest import ROOT, SHAPES_CONFIG, data_options
+
+TOOLS = ROOT / 'tools'
+# As little work as a training run can be.
+QUICK = ['train_dataloader.batch_size=4', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'param_scheduler=[]',
+         'default_hooks.logger.interval=1', 'model.test_cfg.rcnn.max_per_img=5']
+
+
+def weights(trained):
+    return trained / 'epoch_2.pth'
+
+
+def load(checkpoint):
+    register_safe_globals()  # MMEngine's loading leaves its own globals unregistered behind it
+    return torch.load(checkpoint, weights_only=True, map_location='cpu')
+
+
+def log_text(work_dir):
+    return '\n'.join(path.read_text() for path in sorted(work_dir.glob('*/*.log')))
+
+
+def environment(**variables):
+    return dict(os.environ, PATH=f'{os.path.dirname(sys.executable)}{os.pathsep}{os.environ["PATH"]}', **variables)
+
+
+@pytest.mark.parametrize('script', sorted(p.name for p in TOOLS.glob('*.py')))
+def test_help_shows_an_example_that_names_the_script(script):
+    result = subprocess.run([sys.executable, TOOLS / script, '--help'], capture_output=True, text=True, check=True)
+    assert re.search(rf'[Ee]xample:\s+python3? tools/{script}', result.stdout)
+
+
+@pytest.mark.parametrize('script', sorted(p.name for p in TOOLS.glob('*.sh')))
+def test_shell_scripts_parse_and_ask_for_their_arguments(script):
+    subprocess.run(['bash', '-n', TOOLS / script], check=True)
+    result = subprocess.run(['bash', TOOLS / script], capture_output=True, text=True)
+    assert result.returncode and f'usage: tools/{script}' in result.stderr
+
+
+def test_make_shapes_coco(run_tool, tmp_path):
+    arguments = ['--num-train', 2, '--num-val', 1, '--size', 64, '--seed']
+    assert run_tool('make_shapes_coco', tmp_path / 'a', *arguments, 1).code == 0
+    assert run_tool('make_shapes_coco', tmp_path / 'b', *arguments, 2).code == 0
+    assert len(list((tmp_path / 'a' / 'train').iterdir())) == 2
+    assert len(list((tmp_path / 'a' / 'val').iterdir())) == 1
+    assert cv2.imread(str(tmp_path / 'a' / 'train' / '000000.png')).shape == (64, 64, 3)
+    assert (tmp_path / 'a' / 'annotations' / 'instances_val.json').read_text() != \
+        (tmp_path / 'b' / 'annotations' / 'instances_val.json').read_text()
+    again = run_tool('make_shapes_coco', tmp_path / 'a')
+    assert again.code == 1 and again.err.startswith('error: ') and again.err.count('\n') == 1
+
+
+def test_train_writes_a_checkpoint_and_evaluates(run_tool, shapes, tmp_path):
+    result = run_tool('train', SHAPES_CONFIG, '--work-dir', tmp_path, '--cfg-options', *data_options(shapes), *QUICK)
+    assert result.code == 0, result.err
+    assert (tmp_path / 'epoch_1.pth').is_file()
+    log = log_text(tmp_path)
+    assert 'loss_mask' in log and 'coco/bbox_mAP' in log and 'coco/segm_mAP' in log
+
+
+@pytest.mark.parametrize('how', ['newest', 'path'])
+def test_train_resumes(run_tool, trained, shapes, tmp_path, how):
+    shutil.copytree(trained, tmp_path / 'run')
+    resume = ['--resume'] if how == 'newest' else ['--resume', trained / 'epoch_1.pth']
+    result = run_tool('train', SHAPES_CONFIG, '--work-dir', tmp_path / 'run', *resume, '--cfg-options',
+                      *data_options(shapes), *QUICK, 'train_cfg.max_epochs=3', 'val_cfg=None', 'val_dataloader=None',
+                      'val_evaluator=None')
+    assert result.code == 0, result.err
+    content = load(tmp_path / 'run' / 'epoch_3.pth')
+    assert content['meta']['iter'] == 6
+    assert f'resumed epoch: {2 if how == "newest" else 1}, iter: {4 if how == "newest" else 2}' in log_text(
+        tmp_path / 'run')
+
+
+def test_auto_scale_lr_scales(run_tool, shapes, tmp_path):
+    for flags in ([], ['--auto-scale-lr']):
+        folder = tmp_path / str(len(flags))
+        run_tool('train', SHAPES_CONFIG, '--work-dir', folder, *flags, '--cfg-options', *data_options(shapes), *QUICK,
+                 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None', 'auto_scale_lr.base_batch_size=8')
+        content = load(folder / 'epoch_1.pth')
+        rate = content['optimizer']['param_groups'][0]['lr']
+        assert rate == pytest.approx(2e-3 / (2 if flags else 1))
+
+
+def test_amp_without_a_gpu_is_one_line(run_tool, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    result = run_tool('train', SHAPES_CONFIG, '--amp')
+    assert result.code == 1 and result.err.startswith('error: --amp needs a GPU') and result.err.count('\n') == 1
+
+
+def test_test_prints_ap_and_writes_what_it_is_asked_for(run_tool, trained, shapes, tmp_path):
+    result = run_tool('test', SHAPES_CONFIG, weights(trained), '--work-dir', tmp_path / 'work', '--out',
+                      tmp_path / 'raw.pkl', '--show-dir', tmp_path / 'shown', '--cfg-options', *data_options(shapes),
+                      'model.test_cfg.rcnn.score_thr=0.0')
+    assert result.code == 0, result.err
+    assert re.search(r'│ box +│', result.out) and re.search(r'│ mask +│', result.out)
+    predictions = pickle.loads((tmp_path / 'raw.pkl').read_bytes())
+    assert len(predictions) == 6 and len(predictions[0]['pred_instances']['bboxes'])
+    assert len(list((tmp_path / 'shown').iterdir())) == 6
+    assert list((tmp_path / 'work').glob('*/*.json'))
+
+
+def test_tta_doubles_the_views(run_tool, trained, shapes, tmp_path):
+    found = []
+    for flags in ([], ['--tta']):
+        result = run_tool('test', SHAPES_CONFIG, weights(trained), '--work-dir', tmp_path, '--out',
+                          tmp_path / 'raw.pkl', *flags, '--cfg-options', *data_options(shapes),
+                          'model.test_cfg.rcnn.score_thr=0.0')
+        assert result.code == 0 and re.search(r'│ mask +│', result.out), result.err
+        found.append(pickle.loads((tmp_path / 'raw.pkl').read_bytes())[0]['pred_instances']['bboxes'])
+    assert found[0].shape != found[1].shape or not torch.equal(*found)
+
+
+def test_image_demo_on_a_folder_and_a_file(run_tool, trained, shapes, tmp_path):
+    out = tmp_path / 'out'
+    result = run_tool('image_demo', shapes / 'val', SHAPES_CONFIG, weights(trained), '--out-dir', out, '--device',
+                      'cpu', '--score-thr', 0)
+    assert result.code == 0, result.err
+    assert 'Inference' in result.out  # the progress bar
+    assert sorted(p.name for p in (out / 'vis').iterdir()) == sorted(p.name for p in (shapes / 'val').iterdir())
+    rows = json.loads((out / 'predictions.json').read_text())
+    assert {row['file_name'] for row in rows} <= {p.name for p in (shapes / 'val').iterdir()}
+    for row in rows:
+        assert set(row) == {'image_id', 'file_name', 'category_id', 'category_name', 'bbox', 'score', 'segmentation'}
+        assert row['segmentation']['size'] == [96, 96] and row['bbox'][2] >= 0 and row['bbox'][3] >= 0
+    fewer = run_tool('image_demo', shapes / 'val' / '000000.png', SHAPES_CONFIG, weights(trained), '--out-dir', out,
+                     '--score-thr', 0.999)
+    assert fewer.code == 0 and json.loads((out / 'predictions.json').read_text()) == []
+    assert rows
+
+
+def test_results_of_image_demo_are_cocos(run_tool, trained, shapes, tmp_path):
+    from pycocotools.coco import COCO
+    run_tool('image_demo', shapes / 'val', SHAPES_CONFIG, weights(trained), '--out-dir', tmp_path, '--score-thr', 0)
+    truth = COCO(str(shapes / 'annotations' / 'instances_val.json'))
+    rows = json.loads((tmp_path / 'predictions.json').read_text())
+    assert len(truth.loadRes(rows).getAnnIds()) == len(rows) > 0
+
+
+def test_benchmark_detector(run_tool, trained):
+    result = run_tool('benchmark_detector', SHAPES_CONFIG, '--checkpoint', weights(trained), '--size', 64, 96,
+                      '--device', 'cpu', '--runs', 3)
+    assert result.code == 0, result.err
+    assert re.search(r'mask_rcnn_fasternet_t0_shapes: [\d.]+ ms .*3 runs.*1 x 64 x 96', result.out)
+    both = run_tool('benchmark_detector', SHAPES_CONFIG, SHAPES_CONFIG, '--checkpoint', weights(trained))
+    assert both.code == 2 and '--checkpoint' in both.err
+
+
+@pytest.mark.parametrize('tool, arguments, part', [
+    ('train', ['configs/none.py'], 'configs/none.py'),
+    ('train', [SHAPES_CONFIG, '--cfg-options', 'model.backbone.arch=x', *data_options('{shapes}')], 'arch must be'),
+    ('train', [SHAPES_CONFIG, '--cfg-options', 'train_dataloader.dataset.data_root=gone'], "'gone'"),
+    ('train', [SHAPES_CONFIG, '--resume', 'gone.pth'], "'gone.pth'"),
+    ('train', [SHAPES_CONFIG, '--launcher', 'slurm'], 'launcher slurm'),
+    ('train', [SHAPES_CONFIG, '--launcher', 'pytorch'], 'dist_train.sh'),
+    ('test', [SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
+    ('test', [SHAPES_CONFIG, 'gone.pth', '--out', 'raw.json'], 'raw.json'),
+    ('image_demo', ['gone.jpg', SHAPES_CONFIG, 'gone.pth'], "'gone.jpg'"),
+    ('image_demo', [ROOT / 'tests', SHAPES_CONFIG, 'gone.pth'], 'holds no image'),
+    ('image_demo', ['{shapes}/val', SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
+    ('benchmark_detector', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
+])
+def test_bad_input_is_one_line(run_tool, shapes, tmp_path, monkeypatch, tool, arguments, part):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.delenv('RANK', raising=False)
+    result = run_tool(tool, *(str(a).replace('{shapes}', str(shapes)) for a in arguments))
+    line = result.err.splitlines()[-1]
+    assert result.code == 1 and line.startswith('error: ') and part in line
+    assert 'Traceback' not in result.err
+    assert not list(tmp_path.rglob('*.pth')) and not (tmp_path / 'outputs').exists()
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_truncated_image_stops_training_with_its_name(run_tool, shapes, tmp_path, workers):
+    data = shutil.copytree(shapes, tmp_path / 'data')
+    broken = data / 'train' / '000003.png'
+    broken.write_bytes(broken.read_bytes()[:-100])
+    result = run_tool('train', SHAPES_CONFIG, '--work-dir', tmp_path / 'work', '--cfg-options', *data_options(data),
+                      *QUICK, f'train_dataloader.num_workers={workers}')
+    line = result.err.splitlines()[-1]
+    assert result.code == 1 and line.startswith('error: image') and '000003.png' in line and 'broken' in line
+
+
+def test_as_a_user_types_it_with_two_processes(trained, shapes, tmp_path):
+    """Two processes train; evaluated by one and by two, a checkpoint has the same AP."""
+    options = ['--cfg-options', *data_options(shapes)]
+    ports = iter(('29611', '29612'))
+
+    def run(*command):
+        result = subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True, timeout=600,
+                                env=environment(MASTER_PORT=next(ports), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''))
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    run('tools/dist_train.sh', SHAPES_CONFIG, 2, '--work-dir', tmp_path / 'train', *options, *QUICK,
+        'train_dataloader.batch_size=2')
+    content = load(tmp_path / 'train' / 'epoch_1.pth')
+    assert content['meta']['iter'] == 2  # eight images over two processes, two at a time
+
+    run('tools/dist_test.sh', SHAPES_CONFIG, weights(trained), 2, '--work-dir', tmp_path / 'two', *options)
+    subprocess.run([sys.executable, 'tools/test.py', SHAPES_CONFIG, weights(trained), '--work-dir', tmp_path / 'one',
+                    *options], cwd=ROOT, check=True, capture_output=True, env=environment(CUDA_VISIBLE_DEVICES=''))
+    one, two = (json.loads(next((tmp_path / name).glob('*/*.json')).read_text()) for name in ('one', 'two'))
+    assert {k: v for k, v in one.items() if k.startswith('coco/')} == {k: v for k, v in two.items()
+                                                                      if k.startswith('coco/')}
+    assert 'coco/segm_mAP' in one
+
+
+@pytest.mark.parametrize('name, arguments', [('train', ['part', 'job', 'c.py', '--amp']),
+                                             ('test', ['part', 'job', 'c.py', 'w.pth', '--tta'])])
+def test_slurm_scripts_hand_everything_to_srun(tmp_path, name, arguments):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\necho "$@"\n')
+    srun.chmod(0o755)
+    result = subprocess.run([TOOLS / f'slurm_{name}.sh', *arguments], capture_output=True, text=True, check=True,
+                            env=dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='4', SRUN_ARGS='--x 1'))
+    for part in ('--partition=part', '--job-name=job', '--ntasks=4', '--gres=gpu:4', '--x 1',
+                 f'{name}.py {" ".join(arguments[2:-1])} --launcher slurm {arguments[-1]}'):
+        assert part in result.stdout
