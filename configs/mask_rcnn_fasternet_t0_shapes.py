@@ -6,7 +6,7 @@ custom_imports = dict(imports=['mmfasternet.models', 'mmfasternet.datasets'], al
 
 data_root = 'data/shapes/'
 image_size = (192, 192)
-max_epochs = 10
+max_epochs = 12
 classes = ('circle', 'square', 'triangle', 'star')
 channels = 64
 norm_cfg = dict(type='BN')

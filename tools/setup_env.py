@@ -111,7 +111,8 @@ def set_up(stack, venv):
     run([*install, '-r', requirements('torch'), '-r', requirements('runtime'), '-r', requirements('tests')],
         'installing torch and the libraries')
     # The OpenMMLab packages ask for the OpenCV that needs a desktop; runtime.txt holds what they do need.
-    run([*install, '--no-deps', mmcv_wheel(python, stack)], 'installing mmcv')
+    # Forced: pip takes a wheel of the same version for the same wheel, whatever torch it was compiled against.
+    run([*install, '--no-deps', '--force-reinstall', mmcv_wheel(python, stack)], 'installing mmcv')
     run([*install, '--no-deps', '--no-build-isolation', '-r', requirements(stack)], 'installing the OpenMMLab packages')
     run([*install, '--no-deps', '--no-build-isolation', '-e', ROOT], 'installing mmfasternet')
     try:

@@ -113,8 +113,15 @@ def set_show_dir(cfg: Config, show_dir: str) -> None:
 
 
 def enable_tta(cfg: Config) -> None:
-    """Average the predictions over an image and its mirror image, unless the config says how."""
+    """Average the predictions over an image and its mirror image, unless the config says how.
+
+    Raises:
+        UserError: If a classifier's predictions are to be drawn as well.
+    """
     classifies = cfg.model.type.endswith('Classifier')
+    if classifies and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
+        raise UserError('--tta and --show-dir do not go together for a classifier: MMPretrain draws single views only. '
+                        'Leave one out')
     if 'tta_model' not in cfg:
         if classifies:
             cfg.tta_model = ConfigDict(type='mmpretrain.AverageClsScoreTTA')

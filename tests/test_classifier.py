@@ -1,0 +1,66 @@
+"""The same scripts serve a config of MMPretrain's scope."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CONFIG = """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmfasternet.models'], allow_failed_imports=False)
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='mmfasternet.FasterNet', arch=dict(embed_channels=8, depths=(1, 1)), out_indices=(1, ), out_norm=False),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=16, topk=(1, )))
+data_preprocessor = dict(num_classes=2, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
+pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=32), dict(type='PackInputs')]
+dataset = dict(type='CustomDataset', data_root={root!r}, data_prefix='', pipeline=pipeline)
+train_dataloader = dict(
+    batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True), dataset=dataset)
+test_dataloader = dict(
+    batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dataset)
+test_evaluator = dict(type='Accuracy', topk=(1, ))
+train_cfg = dict(by_epoch=True, max_epochs=6)
+test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-2))
+default_hooks = dict(visualization=dict(type='VisualizationHook'))
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Dark and bright noise to tell apart."""
+    rng = np.random.default_rng(0)
+    for name, low in (('bright', 128), ('dark', 0)):
+        folder = tmp_path / 'images' / name
+        folder.mkdir(parents=True)
+        for index in range(8):
+            Image.fromarray(rng.integers(low, low + 128, (32, 32, 3), dtype=np.uint8)).save(folder / f'{index}.png')
+    path = tmp_path / 'config.py'
+    path.write_text(CONFIG.format(root=str(tmp_path / 'images')))
+    return path
+
+
+def test_train_test_and_predict(run_tool, config, tmp_path):
+    work = tmp_path / 'work'
+    assert run_tool('train', config, '--work-dir', work).code == 0
+    weights = work / 'epoch_6.pth'
+    for flags in (['--show-dir', tmp_path / 'shown'], ['--tta']):
+        result = run_tool('test', config, weights, '--work-dir', work, *flags)
+        assert result.code == 0, result.err
+        assert re.search(r'accuracy/top1 +│ +100 ', result.out)
+    assert list((tmp_path / 'shown').iterdir())
+    both = run_tool('test', config, weights, '--work-dir', work, '--tta', '--show-dir', tmp_path / 'shown')
+    assert both.code == 1 and '--tta and --show-dir' in both.err
+    result = run_tool('image_demo', tmp_path / 'images' / 'dark', config, weights, '--out-dir', tmp_path / 'out')
+    assert result.code == 0, result.err
+    rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    assert len(rows) == 8 and all(row['classes'][0] == 'dark' for row in rows)
+    assert re.search(r'0\.png  dark \d\.\d+  bright', result.out)
+    assert (tmp_path / 'out' / '0.png').is_file()

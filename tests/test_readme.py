@@ -1,0 +1,59 @@
+"""The README's examples do what it says."""
+
+import re
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmfasternet.models import FasterNet
+from tests.conftest import ROOT
+
+README = (ROOT / 'README.md').read_text()
+CONFIGS = [block for block in re.findall(r'```python\n(.*?)```', README, re.S) if '_base_' in block]
+
+
+@pytest.mark.parametrize('text', CONFIGS)
+def test_example_configs_build(tmp_path, text):
+    path = tmp_path / 'config.py'
+    path.write_text(text.replace("'./mask", f"'{ROOT}/configs/mask"))
+    cfg = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model).eval()
+        assert isinstance(model.backbone, FasterNet)
+        with torch.no_grad():
+            assert len(model.extract_feat(torch.rand(1, 3, 64, 64))) == 5
+
+
+def test_own_data_example_reaches_every_place():
+    path = ROOT / 'configs' / 'own_data_of_a_test.py'
+    path.write_text(CONFIGS[0])
+    try:
+        cfg = Config.fromfile(path)
+    finally:
+        path.unlink()
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        assert dataset.metainfo.classes == ('cat', 'dog') and dataset.data_root == 'data/my_data/'
+        assert dataset.data_prefix.img == 'images/'
+    assert cfg.test_evaluator.ann_file == 'data/my_data/val.json'
+    assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 2
+
+
+def test_tables_agree_with_the_code():
+    for arch, settings in FasterNet.arch_settings.items():
+        model = FasterNet(arch)
+        channels = ', '.join(map(str, model.stage_channels))
+        blocks = ', '.join(map(str, settings['depths']))
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        row = f"| `{arch}` | {channels} | {blocks} | {settings['act_cfg']['type']} | {millions:.1f} M |"
+        assert row in README
+        assert row.split('|')[2].strip() in FasterNet.__doc__
+
+
+@pytest.mark.parametrize('path',
+                         re.findall(r'(?:configs|tools|requirements|mmfasternet)/[\w/]+\.(?:py|sh|txt)', README))
+def test_named_files_exist(path):
+    assert (ROOT / path).is_file() or path == 'configs/my_data.py'
