@@ -10,17 +10,17 @@ DEMO_WEIGHTS = $$(cat work_dirs/demo/last_checkpoint)
 .PHONY: setup demo test lint
 
 setup:
-	@$(PYTHON) tools/setup_env.py --stack $(STACK) --venv $(VENV)
+	@$(PYTHON) tools/setup_env.py --stack $(STACK) --venv "$(VENV)"
 
 demo: setup
-	@test -d data/shapes || $(BIN)/python tools/make_shapes_coco.py data/shapes
-	$(BIN)/python tools/train.py $(DEMO) --work-dir work_dirs/demo --cfg-options randomness.seed=$(SEED)
-	$(BIN)/python tools/image_demo.py data/shapes/val $(DEMO) $(DEMO_WEIGHTS) --out-dir work_dirs/demo/pictures
-	$(BIN)/python tools/benchmark_detector.py $(DEMO) --checkpoint $(DEMO_WEIGHTS) --size 192 192
-	$(BIN)/python tools/test.py $(DEMO) $(DEMO_WEIGHTS) --work-dir work_dirs/demo/test
+	@test -d data/shapes || "$(BIN)/python" tools/make_shapes_coco.py data/shapes
+	"$(BIN)/python" tools/train.py $(DEMO) --work-dir work_dirs/demo --cfg-options randomness.seed=$(SEED)
+	"$(BIN)/python" tools/image_demo.py data/shapes/val $(DEMO) $(DEMO_WEIGHTS) --out-dir work_dirs/demo/pictures
+	"$(BIN)/python" tools/benchmark_detector.py $(DEMO) --checkpoint $(DEMO_WEIGHTS) --images data/shapes/val
+	"$(BIN)/python" tools/test.py $(DEMO) $(DEMO_WEIGHTS) --work-dir work_dirs/demo/test
 
 test: setup
-	$(BIN)/python -m pytest
+	"$(BIN)/python" -m pytest
 
 lint: setup
-	$(BIN)/ruff check .
+	"$(BIN)/ruff" check .

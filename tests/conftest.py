@@ -1,4 +1,5 @@
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,7 @@ def run_tool(monkeypatch, capsys):
         spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers of earlier runs write to closed streams
         monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, args)])
         capsys.readouterr()
         try:

@@ -1,6 +1,7 @@
 """The same scripts serve a config of MMPretrain's scope."""
 
 import json
+import pickle
 import re
 
 import numpy as np
@@ -56,6 +57,8 @@ def test_train_test_and_predict(run_tool, config, tmp_path):
         assert result.code == 0, result.err
         assert re.search(r'accuracy/top1 +│ +100 ', result.out)
     assert list((tmp_path / 'shown').iterdir())
+    assert run_tool('test', config, weights, '--work-dir', work, '--out', tmp_path / 'raw.pkl').code == 0
+    assert len(pickle.loads((tmp_path / 'raw.pkl').read_bytes())) == 16
     both = run_tool('test', config, weights, '--work-dir', work, '--tta', '--show-dir', tmp_path / 'shown')
     assert both.code == 1 and '--tta and --show-dir' in both.err
     result = run_tool('image_demo', tmp_path / 'images' / 'dark', config, weights, '--out-dir', tmp_path / 'out')
@@ -64,3 +67,10 @@ def test_train_test_and_predict(run_tool, config, tmp_path):
     assert len(rows) == 8 and all(row['classes'][0] == 'dark' for row in rows)
     assert re.search(r'0\.png  dark \d\.\d+  bright', result.out)
     assert (tmp_path / 'out' / '0.png').is_file()
+
+
+def test_a_missing_folder_is_one_line(run_tool, config, tmp_path):
+    (tmp_path / 'images').rename(tmp_path / 'elsewhere')
+    result = run_tool('train', config, '--work-dir', tmp_path / 'work')
+    assert result.code == 1 and result.err.startswith('error: data folder') and "/images'" in result.err
+    assert not (tmp_path / 'work').exists()

@@ -15,11 +15,15 @@ README = (ROOT / 'README.md').read_text()
 CONFIGS = [block for block in re.findall(r'```python\n(.*?)```', README, re.S) if '_base_' in block]
 
 
+def written(folder, text):
+    path = folder / 'config.py'
+    path.write_text(text.replace("'./mask", f"'{ROOT}/configs/mask"))
+    return path
+
+
 @pytest.mark.parametrize('text', CONFIGS)
 def test_example_configs_build(tmp_path, text):
-    path = tmp_path / 'config.py'
-    path.write_text(text.replace("'./mask", f"'{ROOT}/configs/mask"))
-    cfg = Config.fromfile(path)
+    cfg = Config.fromfile(written(tmp_path, text))
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(cfg.model).eval()
         assert isinstance(model.backbone, FasterNet)
@@ -27,13 +31,8 @@ def test_example_configs_build(tmp_path, text):
             assert len(model.extract_feat(torch.rand(1, 3, 64, 64))) == 5
 
 
-def test_own_data_example_reaches_every_place():
-    path = ROOT / 'configs' / 'own_data_of_a_test.py'
-    path.write_text(CONFIGS[0])
-    try:
-        cfg = Config.fromfile(path)
-    finally:
-        path.unlink()
+def test_own_data_example_reaches_every_place(tmp_path):
+    cfg = Config.fromfile(written(tmp_path, CONFIGS[0]))
     for split in ('train', 'val', 'test'):
         dataset = cfg[f'{split}_dataloader'].dataset
         assert dataset.metainfo.classes == ('cat', 'dog') and dataset.data_root == 'data/my_data/'

@@ -89,6 +89,15 @@ def test_a_missing_compiler_is_named(setup_env, steps, tmp_path, monkeypatch):
         setup_env.set_up('onedl', tmp_path / 'venv')
 
 
+def test_a_gpu_without_nvcc_is_named(setup_env, steps, tmp_path, monkeypatch):
+    record = setup_env.run
+    monkeypatch.setattr(setup_env, 'run', lambda command, what, **kwargs: record(command, what, **kwargs) and 'py3-sm90')
+    monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None if name == 'nvcc' else f'/usr/bin/{name}')
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path))
+    with pytest.raises(setup_env.SetupError, match='nvcc'):
+        setup_env.set_up('onedl', tmp_path / 'venv')
+
+
 def test_a_failing_step_shows_the_end_of_its_output(setup_env):
     with pytest.raises(setup_env.SetupError, match='(?s)doing this failed.*exit status 3.*last words'):
         setup_env.run([sys.executable, '-c', 'print("last words"); exit(3)'], 'doing this')

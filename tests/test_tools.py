@@ -12,7 +12,7 @@ import cv2
 import pytest
 import torch
 
-from mmfasternet.checkpoints import register_safe_globals
+from mmfasternet.checkpoints import enforce_safe_loading
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 
 TOOLS = ROOT / 'tools'
@@ -26,7 +26,7 @@ def weights(trained):
 
 
 def load(checkpoint):
-    register_safe_globals()  # MMEngine's loading leaves its own globals unregistered behind it
+    enforce_safe_loading()  # MMEngine's loading leaves its own globals unregistered behind it
     return torch.load(checkpoint, weights_only=True, map_location='cpu')
 
 
@@ -144,18 +144,35 @@ def test_image_demo_on_a_folder_and_a_file(run_tool, trained, shapes, tmp_path):
 
 
 def test_results_of_image_demo_are_cocos(run_tool, trained, shapes, tmp_path):
+    """With ids from an annotation file, pycocotools takes them; the file's ids are far from 1, 2, 3."""
     from pycocotools.coco import COCO
-    run_tool('image_demo', shapes / 'val', SHAPES_CONFIG, weights(trained), '--out-dir', tmp_path, '--score-thr', 0)
-    truth = COCO(str(shapes / 'annotations' / 'instances_val.json'))
-    rows = json.loads((tmp_path / 'predictions.json').read_text())
-    assert len(truth.loadRes(rows).getAnnIds()) == len(rows) > 0
+    content = json.loads((shapes / 'annotations' / 'instances_val.json').read_text())
+    for image in content['images']:
+        image['id'] += 1000
+    for category in content['categories']:
+        category['id'] *= 11
+    ann_file = tmp_path / 'instances.json'
+    ann_file.write_text(json.dumps(dict(content, annotations=[])))
+    arguments = [shapes / 'val', SHAPES_CONFIG, weights(trained), '--out-dir', tmp_path / 'out', '--score-thr', 0]
+    result = run_tool('image_demo', *arguments, '--ann-file', ann_file)
+    assert result.code == 0, result.err
+    rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    assert len(COCO(str(ann_file)).loadRes(rows).getAnnIds()) == len(rows) > 0
+    assert all(row['category_id'] % 11 == 0 and row['image_id'] > 1000 for row in rows)
+    ann_file.write_text(json.dumps(dict(content, images=content['images'][1:])))
+    result = run_tool('image_demo', *arguments, '--ann-file', ann_file)
+    assert result.code == 1 and "no image '000000.png'" in result.err
 
 
-def test_benchmark_detector(run_tool, trained):
+def test_benchmark_detector(run_tool, trained, shapes):
     result = run_tool('benchmark_detector', SHAPES_CONFIG, '--checkpoint', weights(trained), '--size', 64, 96,
                       '--device', 'cpu', '--runs', 3)
     assert result.code == 0, result.err
-    assert re.search(r'mask_rcnn_fasternet_t0_shapes: [\d.]+ ms .*3 runs.*1 x 64 x 96', result.out)
+    assert re.search(r'mask_rcnn_fasternet_t0_shapes: [\d.]+ ms .*3 runs.*64x96 pixels', result.out)
+    real = run_tool('benchmark_detector', SHAPES_CONFIG, '--images', shapes / 'val', '--runs', 2)
+    assert re.search(r' ms .*2 runs.*192x192 pixels', real.out), real.err
+    clash = run_tool('benchmark_detector', SHAPES_CONFIG, '--images', shapes / 'val', '--size', 64, 64)
+    assert clash.code == 2 and 'not allowed with' in clash.err
     both = run_tool('benchmark_detector', SHAPES_CONFIG, SHAPES_CONFIG, '--checkpoint', weights(trained))
     assert both.code == 2 and '--checkpoint' in both.err
 
@@ -172,17 +189,47 @@ def test_benchmark_detector(run_tool, trained):
     ('image_demo', ['gone.jpg', SHAPES_CONFIG, 'gone.pth'], "'gone.jpg'"),
     ('image_demo', [ROOT / 'tests', SHAPES_CONFIG, 'gone.pth'], 'holds no image'),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
+    ('image_demo', ['{shapes}/val', SHAPES_CONFIG, __file__, '--device', 'cuda:9'], "'cuda:9'"),
+    ('image_demo', ['{shapes}/val', SHAPES_CONFIG, '{trained}', '--ann-file', 'gone.json'], "'gone.json'"),
+    ('test', [ROOT / 'configs' / 'mask_rcnn_fasternet_t0_1x_coco.py', '{trained}'], 'does not fit'),
+    ('test', [SHAPES_CONFIG, __file__], 'test_tools.py'),
+    ('train', [ROOT / 'configs' / '_base_' / 'mask_rcnn_fasternet_1x_coco.py', '--launcher', 'pytorch'], 'torchrun'),
     ('benchmark_detector', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
+    ('benchmark_detector', [SHAPES_CONFIG, '--device', 'abacus'], "'abacus'"),
+    ('benchmark_detector', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),
 ])
-def test_bad_input_is_one_line(run_tool, shapes, tmp_path, monkeypatch, tool, arguments, part):
+def test_bad_input_is_one_line(run_tool, trained, shapes, tmp_path, monkeypatch, tool, arguments, part):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.delenv('RANK', raising=False)
-    result = run_tool(tool, *(str(a).replace('{shapes}', str(shapes)) for a in arguments))
+    places = {'{shapes}': shapes, '{trained}': weights(trained)}
+    for name, place in places.items():
+        arguments = [str(argument).replace(name, str(place)) for argument in arguments]
+    result = run_tool(tool, *arguments)
     line = result.err.splitlines()[-1]
     assert result.code == 1 and line.startswith('error: ') and part in line
     assert 'Traceback' not in result.err
-    assert not list(tmp_path.rglob('*.pth')) and not (tmp_path / 'outputs').exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hostile_checkpoint_is_refused_and_not_run(run_tool, shapes, tmp_path):
+
+    class Hostile:
+
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'ran'), )
+
+    torch.save(dict(state_dict={}, meta=Hostile()), tmp_path / 'hostile.pth')
+    for name, *arguments in (
+        ('test', SHAPES_CONFIG, tmp_path / 'hostile.pth'),
+        ('train', SHAPES_CONFIG, '--resume', tmp_path / 'hostile.pth'),
+        ('image_demo', shapes / 'val', SHAPES_CONFIG, tmp_path / 'hostile.pth'),
+        ('benchmark_detector', SHAPES_CONFIG, '--checkpoint', tmp_path / 'hostile.pth'),
+    ):
+        result = run_tool(name, *arguments)
+        line = result.err.splitlines()[-1]
+        assert result.code == 1 and 'hostile.pth' in line and 'mkdir' in line, (name, result.err)
+        assert not (tmp_path / 'ran').exists()
 
 
 @pytest.mark.parametrize('workers', [0, 1])

@@ -6,13 +6,15 @@ from mmfasternet.engine.cli import make_parser, one_line_errors
 def parse_args():
     parser = make_parser(
         __doc__, 'python tools/image_demo.py data/shapes/val configs/mask_rcnn_fasternet_t0_shapes.py '
-        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_12.pth')
+        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_10.pth')
     parser.add_argument('input', help='image file, or folder of images')
     parser.add_argument('config', help='config file of a detector or a classifier')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out-dir', default='outputs', help='folder for the results (default: outputs)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection (default: 0.3)')
+    parser.add_argument('--ann-file', help='COCO annotation file to take the ids of images and categories from '
+                        '(default: they are counted from 1)')
     return parser.parse_args()
 
 
@@ -23,7 +25,8 @@ def main():
         from mmfasternet.engine.inference import find_images, predict
         images = find_images(args.input)
         predictions = predict(
-            load_config(args.config), args.checkpoint, images, args.out_dir, args.device, args.score_thr)
+            load_config(args.config), args.checkpoint, images, args.out_dir, args.device, args.score_thr,
+            args.ann_file)
         for row in predictions if 'classes' in (predictions or [{}])[0] else []:
             print(row['file_name'], *(f'{name} {score:.3f}' for name, score in zip(row['classes'], row['scores'])),
                   sep='  ')

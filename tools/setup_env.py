@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the virtual environment that everything else here runs in.
 
-Needs Python 3.10 or newer and a C++ compiler, nothing else. mmcv's compiled operators have no ready-made
+Needs Python 3.10 to 3.13 and a C++ compiler; where there is a GPU, also the CUDA toolkit (nvcc). mmcv's compiled operators have no ready-made
 wheel for every torch, so they are compiled once and kept for the next time.
 
 Example:
@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -25,15 +26,18 @@ PIP = ('-m', 'pip', '--disable-pip-version-check', '--quiet')
 CHECK_OPS = """
 import torch
 from mmcv.ops import nms
-boxes = torch.tensor([[0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30.]])
-kept = nms(boxes, torch.tensor([.9, .8, .7]), .5)[1].tolist()
-assert kept == [0, 2], f'nms keeps {kept} instead of [0, 2]'
+for device in ['cpu'] + ['cuda'] * torch.cuda.is_available():
+    boxes = torch.tensor([[0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30.]], device=device)
+    kept = nms(boxes, torch.tensor([.9, .8, .7], device=device), .5)[1].tolist()
+    assert kept == [0, 2], f'nms keeps {kept} instead of [0, 2] on {device}'
 """
 
+# mmcv's build makes operators for the GPUs that torch sees, or for the CPU only.
 BUILD_KEY = """
 import platform, sys, torch
+kinds = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
 print('py{}.{}'.format(*sys.version_info), 'torch' + torch.__version__,
-      'cuda' if torch.cuda.is_available() else 'cpu', platform.machine(), sep='-')
+      *(f'sm{major}{minor}' for major, minor in sorted(kinds)) if kinds else ['cpu'], platform.machine(), sep='-')
 """
 
 
@@ -55,8 +59,11 @@ def requirements(name):
 
 
 def fingerprint(stack):
-    """Changes whenever the environment has to be made anew or brought up to date."""
+    """Changes whenever the environment has to be made anew or brought up to date: GPUs come and go, too."""
     digest = hashlib.sha256(sys.version.encode())
+    if shutil.which('nvidia-smi'):
+        digest.update(subprocess.run(['nvidia-smi', '--query-gpu=name', '--format=csv,noheader'],
+                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
     for path in [*map(requirements, ('torch', 'runtime', 'tests', stack)), ROOT / 'setup.cfg', Path(__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -72,13 +79,20 @@ def mmcv_wheel(python, stack):
     pin = next(line for line in requirements(stack).read_text().split() if line.startswith(f'{name}=='))
     cache = Path(os.environ.get('MMFASTERNET_CACHE')
                  or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmfasternet')
-    folder = cache / 'wheels' / f'{pin.replace("==", "-")}-{run([python, "-c", BUILD_KEY], "looking at torch")}'
+    key = run([python, '-W', 'ignore', '-c', BUILD_KEY], 'looking at torch').splitlines()[-1]
+    folder = cache / 'wheels' / f'{pin.replace("==", "-")}-{key}'
     for wheel in folder.glob('*.whl'):
         return wheel
     compiler = os.environ.get('CXX', 'c++')
     if not shutil.which(compiler):
         raise SetupError(f"no C++ compiler: '{compiler}' is not on the PATH. Install one (Debian: g++), or set CXX")
-    print('compiling the operators of mmcv, 4 to 9 minutes on two cores, once on this machine ...', flush=True)
+    if not (Path(sysconfig.get_path('include')) / 'Python.h').is_file():
+        raise SetupError("Python's headers are missing. Install them (Debian: python3-dev)")
+    nvcc = Path(os.environ.get('CUDA_HOME', '/usr/local/cuda')) / 'bin' / 'nvcc'
+    if '-cpu-' not in f'{key}-' and not (shutil.which('nvcc') or nvcc.exists()):
+        raise SetupError('torch sees a GPU, but nvcc is not there to compile operators for it. Install the CUDA toolkit '
+                         'of torch.version.cuda and set CUDA_HOME, or hide the GPU with CUDA_VISIBLE_DEVICES=')
+    print('compiling the operators of mmcv, minutes on a CPU, longer for a GPU, once on this machine ...', flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as build:
         # Given flags replace Python's own: they must name the optimisation too.
@@ -107,7 +121,7 @@ def set_up(stack, venv):
     stamp.unlink(missing_ok=True)
     run([sys.executable, '-m', 'venv', venv], "making the virtual environment (Debian: install python3-venv)")
     pip = [python, *PIP]
-    install = [*pip, 'install', '--no-warn-script-location']
+    install = [*pip, 'install', '--no-warn-script-location', '--no-compile']
     run([*install, '-r', requirements('torch'), '-r', requirements('runtime'), '-r', requirements('tests')],
         'installing torch and the libraries')
     # The OpenMMLab packages ask for the OpenCV that needs a desktop; runtime.txt holds what they do need.
@@ -130,8 +144,8 @@ def main():
                         help='onedl: the maintained OpenMMLab releases (default); openmmlab: the original ones')
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='folder of the environment')
     args = parser.parse_args()
-    if sys.version_info < (3, 10):  # noqa: UP036
-        sys.exit(f'error: Python {sys.version.split()[0]} is too old, 3.10 is the least: make PYTHON=python3.12 ...')
+    if not (3, 10) <= sys.version_info < (3, 14):
+        sys.exit(f'error: Python {sys.version.split()[0]} does not serve, 3.10 to 3.13 do: make PYTHON=python3.12 ...')
     try:
         set_up(args.stack, args.venv)
     except SetupError as error:

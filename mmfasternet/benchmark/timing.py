@@ -3,10 +3,12 @@
 import platform
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List
 
 import numpy as np
 import torch
+
+from mmfasternet.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class LatencyRecord:
         runs: Number of timed calls.
         warmup: Number of calls before them that were not timed.
         batch_size: Images per call.
-        input_size: Height and width of the images in pixels.
+        input_size: Height and width of the images in pixels, such as
+            ``'800x1280'``; several where they differ.
         dtype: Data type of the images.
         memory_format: Memory format of the images.
         form: Form of the model, such as ``'eager'``.
@@ -37,7 +40,7 @@ class LatencyRecord:
     runs: int
     warmup: int
     batch_size: int
-    input_size: Tuple[int, int]
+    input_size: str
     dtype: str
     memory_format: str
     form: str
@@ -46,16 +49,19 @@ class LatencyRecord:
     torch: str
 
     def __str__(self) -> str:
-        height, width = self.input_size
         return (f'{self.name}: {self.median_ms:.1f} ms (p10 {self.p10_ms:.1f}, p90 {self.p90_ms:.1f}; {self.runs} runs '
-                f'after {self.warmup}) for {self.batch_size} x {height} x {width} in {self.dtype}, '
-                f'{self.memory_format}, {self.form}, on {self.device} with {self.threads} threads, torch {self.torch}')
+                f'after {self.warmup}) at batch {self.batch_size}, {self.input_size} pixels, '
+                f'{self.dtype}, {self.memory_format}, {self.form}, '
+                f'on {self.device} with {self.threads} threads, torch {self.torch}')
 
 
 def measure(function: Callable[[], Any],
             name: str,
             device: torch.device,
-            images: torch.Tensor,
+            input_size: str,
+            batch_size: int = 1,
+            dtype: torch.dtype = torch.float32,
+            memory_format: str = 'NCHW',
             form: str = 'eager',
             warmup: int = 5,
             runs: int = 20) -> LatencyRecord:
@@ -65,11 +71,19 @@ def measure(function: Callable[[], Any],
         function: What to time; called without arguments.
         name: Its name.
         device: The device it works on.
-        images: The batch it works on, ``(N, C, H, W)``, for the record only.
-        form: Form of the model, for the record only. Defaults to ``'eager'``.
+        input_size: Size of the images, for the record, as are the following.
+        batch_size: Images per call. Defaults to 1.
+        dtype: Data type of the images. Defaults to float32.
+        memory_format: ``'NCHW'`` or ``'NHWC'``. Defaults to ``'NCHW'``.
+        form: Form of the model. Defaults to ``'eager'``.
         warmup: Calls that are not timed. Defaults to 5.
         runs: Calls that are timed. Defaults to 20.
+
+    Raises:
+        ArgumentError: If ``runs`` is not positive.
     """
+    if runs < 1:
+        raise ArgumentError(f'runs must be at least 1, got {runs}')
     seconds: List[float] = []
     for index in range(warmup + runs):
         _synchronize(device)
@@ -86,10 +100,10 @@ def measure(function: Callable[[], Any],
         p90_ms=p90,
         runs=runs,
         warmup=warmup,
-        batch_size=images.shape[0],
-        input_size=(images.shape[2], images.shape[3]),
-        dtype=str(images.dtype).removeprefix('torch.'),
-        memory_format='NCHW' if images.is_contiguous() else 'NHWC',
+        batch_size=batch_size,
+        input_size=input_size,
+        dtype=str(dtype).removeprefix('torch.'),
+        memory_format=memory_format,
         form=form,
         device=_device_name(device),
         threads=torch.get_num_threads(),

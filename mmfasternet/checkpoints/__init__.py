@@ -1,4 +1,5 @@
 from .pretrained import load_pretrained_backbone
-from .safe_globals import register_safe_globals
+from .reading import check_fits, read_checkpoint
+from .safe_loading import enforce_safe_loading
 
-__all__ = ['load_pretrained_backbone', 'register_safe_globals']
+__all__ = ['check_fits', 'enforce_safe_loading', 'load_pretrained_backbone', 'read_checkpoint']

@@ -1,5 +1,6 @@
 """Key names of the weights that the authors of FasterNet published."""
 
+import re
 from typing import Any, Dict
 
 # official -> ours, within an embedding or merging layer and within a block
@@ -10,25 +11,28 @@ _BLOCK_KEYS = {
     'mlp.1': 'norm',
     'mlp.3': 'conv2',
 }
+_OUTPUT_NORM = re.compile(r'norm([0246])$')
 _HEAD_PREFIXES = ('avgpool_pre_head.', 'head.')
 
 
 def is_official(state_dict: Dict[str, Any]) -> bool:
-    """Whether the keys are those of the authors' classification weights."""
+    """Whether the keys are those of the authors' classifiers and backbones."""
     return 'patch_embed.proj.weight' in state_dict
 
 
 def official_to_backbone(state_dict: Dict[str, Any]) -> Dict[str, Any]:
-    """Rename the keys of official classification weights to those of :class:`FasterNet`.
+    """Rename the keys of official weights to those of :class:`FasterNet`.
 
     The official ``stages`` hold the four stages at the even and the merging
-    layers before them at the odd indices. The classifier's head is left out.
+    layers before them at the odd indices; a detector's backbone has output
+    norms under the stages' indices. The classifier's head is left out.
 
     Args:
-        state_dict: The official state dict.
+        state_dict: The official state dict of a classifier or of a
+            detector's backbone.
 
     Returns:
-        A state dict for the backbone, without output norms.
+        A state dict for the backbone.
 
     Raises:
         KeyError: If a key is unknown; it is named.
@@ -49,6 +53,9 @@ def _rename(key: str) -> str:
     parts = module.split('.')
     if parts[0] == 'patch_embed':
         return f'stages.0.downsample.{_PATCH_KEYS[parts[1]]}.{name}'
+    output_norm = _OUTPUT_NORM.match(module)
+    if output_norm:
+        return f'norm{int(output_norm[1]) // 2}.{name}'
     if parts[0] != 'stages':
         raise KeyError(key)
     stage, odd = divmod(int(parts[1]), 2)

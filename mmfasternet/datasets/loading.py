@@ -1,9 +1,8 @@
 """Image loading that names a broken file instead of passing on half a picture."""
 
-import io
+import os
 from typing import Any, Dict, Optional
 
-import mmengine.fileio as fileio
 import numpy as np
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from PIL import Image
@@ -19,7 +18,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that refuses missing, broken and truncated files.
 
     OpenCV fills the missing rest of a truncated JPEG with grey and says
-    nothing; a training run would learn from it.
+    nothing; a training run would learn from it. Whether a file is whole is
+    read off its last bytes, for local files only.
 
     Args:
         See :class:`mmcv.transforms.LoadImageFromFile`.
@@ -32,38 +32,31 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         """Load ``results['img_path']``; adds ``img``, ``img_shape`` and ``ori_shape``."""
         path = results['img_path']
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
-        except OSError as error:
-            if self.ignore_empty:
-                return None
-            raise DataError(f"image '{path}' can't be read: {error.strerror or error}. Check the data root, "
-                            f'or remove the image from the annotation file') from None
-        problem = _problem(content)
-        if problem is None:
-            try:
-                loaded = super().transform(results)
-            except Exception as error:  # the decoders raise whatever they like
-                problem = str(error).strip().splitlines()[-1]
-            else:
-                return loaded
+            _check_whole(path)
+            return super().transform(results)
+        except MemoryError:
+            raise
+        except FileNotFoundError:
+            problem, remedy = 'does not exist', 'Check the data root and data_prefix'
+        except Exception as error:  # the decoders raise whatever they like
+            problem = f"is broken ({(str(error).strip() or type(error).__name__).splitlines()[-1]})"
+            remedy = 'Fetch it again'
         if self.ignore_empty:
             return None
-        raise DataError(f"image '{path}' is broken ({problem}). Fetch it again, "
-                        f'or remove it from the annotation file')
+        raise DataError(f"image '{path}' {problem}. {remedy}, or remove it from the annotation file")
 
 
-def _problem(content: bytes) -> Optional[str]:
-    """What is wrong with an encoded image, None where nothing is."""
-    if not content:
-        return 'the file is empty'
-    for start, end in _ENDINGS.items():
-        if content.startswith(start) and not content.endswith(end):
-            break  # cut short, or whole with something appended: only decoding tells
-    else:
-        return None
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        return str(error)
-    return None
+def _check_whole(path: str) -> None:
+    """Raise if a local JPEG or PNG does not end as one and can't be decoded to its end."""
+    if not os.path.isfile(path):
+        return  # missing, or on a remote store: loading tells
+    with open(path, 'rb') as file:
+        start = file.read(4)
+        file.seek(max(0, os.path.getsize(path) - 8))
+        end = file.read()
+    if not start:
+        raise OSError('the file is empty')
+    for beginning, ending in _ENDINGS.items():
+        if start.startswith(beginning) and not end.endswith(ending):
+            with Image.open(path) as image:  # cut short, or whole with something appended: only decoding tells
+                np.asarray(image)

@@ -67,7 +67,9 @@ def _place(rng: np.random.Generator, size: int) -> List[Tuple[int, Polygon, Base
     """Class index, full shape and visible part of each shape, the hindmost first."""
     frame = box(0, 0, size, size)
     placed: List[Tuple[int, Polygon, BaseGeometry]] = []
-    for _ in range(rng.integers(2, 8)):
+    attempts = rng.integers(2, 8)
+    while attempts > 0 or not placed:
+        attempts -= 1
         label = int(rng.integers(len(CLASSES)))
         radius = rng.uniform(_MIN_RADIUS, _MAX_RADIUS) * size
         center = rng.uniform(radius / 2, size - radius / 2, 2)
@@ -102,13 +104,14 @@ def draw_shapes_image(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, 
     objects = []
     for label, shape, visible in _place(rng, size):
         _fill(canvas, shape, rng.integers(0, 256, 3))
-        x0, y0, x1, y1 = visible.bounds
+        parts = _parts(visible)
+        x0, y0, x1, y1 = MultiPolygon(parts).bounds
         objects.append(
             dict(
                 category_id=label + 1,
                 bbox=[round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)],
-                area=round(visible.area, 2),
-                segmentation=[np.round(np.array(p.exterior.coords[:-1]), 2).ravel().tolist() for p in _parts(visible)],
+                area=round(sum(p.area for p in parts), 2),
+                segmentation=[np.round(np.array(p.exterior.coords[:-1]), 2).ravel().tolist() for p in parts],
                 iscrowd=0))
     image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
     image += rng.normal(0, 4, image.shape)
@@ -163,7 +166,8 @@ def make_shapes_coco(root: Union[str, Path],
         ArgumentError: If a number is out of its range; the message names it.
     """
     root = Path(root)
-    for name, value, least in (('num_train', num_train, 1), ('num_val', num_val, 1), ('size', size, 64)):
+    for name, value, least in (('num_train', num_train, 1), ('num_val', num_val, 1), ('size', size, 64),
+                               ('seed', seed, 0)):
         if value < least:
             raise ArgumentError(f'{name} must be at least {least}, got {value}')
     if root.exists():

@@ -1,65 +1,120 @@
 """What is looked at before a run starts, so that it does not fail an hour later or with a page of traceback."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
 
+import torch
 from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS
 from mmengine.config import Config
-from mmengine.dist import get_dist_info
+from mmengine.fileio import list_from_file
+from mmengine.model import BaseTTAModel
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-from mmfasternet.errors import CheckpointError, DataError
+from mmfasternet.checkpoints import check_fits, read_checkpoint
+from mmfasternet.errors import CheckpointError, DataError, UserError
 
 _COCO_TREE = ('COCO belongs in data/coco/ as annotations/instances_{train,val}2017.json, train2017/*.jpg and '
-              'val2017/*.jpg; set MMDET_DATASETS to the folder if it lies elsewhere, or '
-              '--cfg-options {split}_dataloader.dataset.data_root=DIR for data of your own')
+              'val2017/*.jpg; set MMDET_DATASETS to the folder if it lies elsewhere, or --cfg-options '
+              '%s_dataloader.dataset.data_root=DIR for data of your own')
 _COCO_KEYS = {
     'images': ('id', 'file_name', 'height', 'width'),
-    'annotations': ('image_id', 'category_id', 'bbox'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
     'categories': ('id', 'name'),
 }
+_HEADS = ('bbox_head', 'mask_head')
 
 
 def check_run(cfg: Config, splits: Sequence[str]) -> None:
-    """Check the data and checkpoints that a config names.
+    """Check the data, the model and the checkpoints that a config names, before anything is written.
 
     Args:
         cfg: The config.
         splits: Which data are used, of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        DataError: If a file or folder of a COCO data set is missing, an
-            annotation file is not COCO's format, or its classes do not match
-            the config's or the model's.
-        CheckpointError: If a checkpoint file does not exist.
+        DataError: If a file or folder of a data set is missing, an annotation
+            file is not COCO's format, or its classes do not match the
+            config's or the model's.
+        CheckpointError: If a checkpoint is missing or broken, or does not
+            hold the model that is to be tested or resumed.
+        UserError: If the model can't be built.
     """
-    if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from)
-    for path in _pretrained(cfg.model):
-        check_checkpoint(path)
-    seen = set()
-    for split in splits:
-        for dataset in _coco_datasets(cfg.get(f'{split}_dataloader') or {}):
-            classes = _classes(dataset)
-            _check_num_classes(cfg.model, classes, split)
-            ann_file, image_folder = _check_paths(dataset, split)
-            # One process of many reads the file: COCO's is large.
-            if get_dist_info()[0] == 0 and (ann_file, classes) not in seen:
-                _check_coco(ann_file, image_folder, classes)
-            seen.add((ann_file, classes))
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-            if evaluator.get('ann_file'):
-                _check_exists(evaluator.ann_file, split, 'annotation file')
+    if 'model' not in cfg:
+        raise UserError(f"config '{cfg.filename}' has no model: it is a part of others, such as those in configs/")
+    with _scope(cfg):
+        if 'train' in splits:
+            for path in _pretrained(cfg.model):
+                check_checkpoint(path)
+        starts_from = cfg.get('load_from')
+        if starts_from and 'train' in splits and not cfg.get('resume'):
+            read_checkpoint(starts_from)
+            starts_from = None  # its heads may have other classes
+        check_model(cfg, starts_from)
+        seen = set()
+        for split in splits:
+            for dataset in _datasets(cfg.get(f'{split}_dataloader') or {}):
+                ann_file, folder = _check_paths(dataset, split)
+                if not _is_coco(dataset):
+                    continue
+                classes = _classes(dataset)
+                if 'language_model' not in cfg.model:  # its classes are texts
+                    _check_num_classes(cfg.model, classes, split)
+                wants = (ann_file, classes, split == 'test', _with_masks(dataset))
+                # One process of many reads the file: COCO's is large.
+                if ann_file and _is_first_process() and wants not in seen:
+                    _check_coco(ann_file, folder, classes, *wants[2:])
+                seen.add(wants)
+            evaluators = cfg.get(f'{split}_evaluator') or []
+            for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+                if evaluator.get('ann_file') and not evaluator.get('backend_args'):
+                    _check_exists(evaluator['ann_file'], split, 'annotation file', coco=True)
+
+
+def _scope(cfg: Config) -> ContextManager:
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
+
+
+def check_model(cfg: Config, checkpoint: Optional[str] = None) -> None:
+    """Check that a config's model can be built, and that a checkpoint holds all of it.
+
+    Raises:
+        UserError: If not.
+    """
+    with _scope(cfg):
+        model = MODELS.build(cfg.model)
+    if checkpoint:
+        check_fits(model.module if isinstance(model, BaseTTAModel) else model, checkpoint)
 
 
 def check_checkpoint(path: str) -> None:
     """Raise :class:`CheckpointError` if ``path`` is local and not a file."""
     if '://' not in path and not Path(path).expanduser().is_file():
-        raise CheckpointError(f"checkpoint '{path}' does not exist. Check the path; training writes its "
-                              f'checkpoints to the work folder, work_dirs/CONFIG by default')
+        raise CheckpointError(f"checkpoint '{path}' does not exist. Check the path")
+
+
+def find_device(name: Optional[str] = None) -> torch.device:
+    """The device called ``name``; without a name the first GPU, else the CPU.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    if name is None:
+        return torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device '{name}' can't be used: {str(error).splitlines()[0]}. Use cpu, or cuda:0 for the "
+                        f'first GPU') from None
+    return device
+
+
+def _is_first_process() -> bool:
+    """By the launchers' variables: the process group comes up only with the runner."""
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
 
 
 def _pretrained(model: Any) -> Iterator[str]:
@@ -73,26 +128,44 @@ def _pretrained(model: Any) -> Iterator[str]:
             yield from _pretrained(item)
 
 
-def _coco_datasets(config: Any) -> Iterator[Dict[str, Any]]:
-    """The data sets of COCO's format in a data loader's config, unwrapped."""
+def _datasets(config: Any) -> Iterator[Dict[str, Any]]:
+    """The data sets in a data loader's config, unwrapped."""
     if not isinstance(config, dict):
         return
-    name = config.get('type')
-    kind = DATASETS.get(name) if isinstance(name, str) and 'ann_file' in config else name
-    if isinstance(kind, type) and issubclass(kind, CocoDataset):
+    if 'data_root' in config or 'ann_file' in config:
         yield config
     children = config.get('datasets', [])
     for child in [config.get('dataset'), *(children if isinstance(children, (list, tuple)) else [])]:
-        yield from _coco_datasets(child)
+        yield from _datasets(child)
+
+
+def _class_of(dataset: Dict[str, Any]) -> Any:
+    kind = dataset.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        return registry.get(kind)
+
+
+def _is_coco(dataset: Dict[str, Any]) -> bool:
+    """Whether the file is read as COCO's: LVIS and the panoptic sets do it in ways of their own."""
+    kind = _class_of(dataset)
+    return isinstance(kind, type) and issubclass(kind, CocoDataset) and all(
+        getattr(kind, name) is getattr(CocoDataset, name) for name in ('load_data_list', 'parse_data_info'))
 
 
 def _classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
-    metainfo = dataset.get('metainfo') or {}
-    classes = metainfo.get('classes') or DATASETS.get(dataset['type']).METAINFO.get('classes', ())
+    classes = (dataset.get('metainfo') or {}).get('classes') or _class_of(dataset).METAINFO.get('classes', ())
     if isinstance(classes, str):
-        raise DataError(f"metainfo.classes is the text '{classes}': it must be a tuple of names, such as "
-                        f"('{classes}', ) with its comma")
+        if not Path(classes).is_file():
+            raise DataError(f"metainfo.classes is the text '{classes}': it must be a tuple of names, such as "
+                            f"('{classes}', ) with its comma, or a file with a name on each line")
+        classes = list_from_file(classes)
     return tuple(classes)
+
+
+def _with_masks(dataset: Dict[str, Any]) -> bool:
+    return any(transform.get('with_mask') for transform in dataset.get('pipeline') or [])
 
 
 def _check_num_classes(model: Any, classes: Tuple[str, ...], split: str, where: str = 'model') -> None:
@@ -101,41 +174,41 @@ def _check_num_classes(model: Any, classes: Tuple[str, ...], split: str, where: 
             _check_num_classes(item, classes, split, f'{where}[{index}]')
     if not isinstance(model, dict):
         return
+    count = model.get('num_classes', len(classes))
+    if where.split('.')[-1].split('[')[0] in _HEADS and count != len(classes):
+        raise DataError(f'{where}.num_classes is {count}, but the {split} data has {len(classes)} classes '
+                        f"({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}). Make num_classes of "
+                        f'all heads and metainfo.classes of the data sets agree')
     for key, value in model.items():
-        if key == 'num_classes' and not where.endswith('rpn_head') and value != len(classes):
-            raise DataError(f'{where}.num_classes is {value}, but the {split} data has {len(classes)} classes '
-                            f"({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}). Make num_classes of "
-                            f'all heads and metainfo.classes of the data sets agree')
         _check_num_classes(value, classes, split, f'{where}.{key}')
 
 
-def _join(root: Optional[str], path: str) -> str:
-    return path if not root or '://' in path or Path(path).is_absolute() else str(Path(root) / path)
-
-
 def _check_paths(dataset: Dict[str, Any], split: str) -> Tuple[str, str]:
-    root = dataset.get('data_root') or ''
-    if '://' in root:
+    """Check that the local files of a data set exist; gives its annotation file and image folder."""
+    root, ann_file = dataset.get('data_root') or '', dataset.get('ann_file') or ''
+    if dataset.get('backend_args') or '://' in root or '://' in ann_file:
         return '', ''
-    ann_file = _join(root, dataset['ann_file'])
-    folder = _join(root, (dataset.get('data_prefix') or {}).get('img', ''))
-    if root:
-        _check_exists(root, split, 'data folder')
-    _check_exists(ann_file, split, 'annotation file')
-    if folder:
-        _check_exists(folder, split, 'image folder')
-    return ann_file, folder
+    prefix = dataset.get('data_prefix') or ''
+    prefix = prefix.get('img', prefix.get('img_path', '')) if isinstance(prefix, dict) else prefix
+    coco = _is_coco(dataset)
+    if root and not (Path(ann_file).is_absolute() and Path(prefix).is_absolute()):
+        _check_exists(root, split, 'data folder', coco)
+    ann_file, folder = (str(Path(root) / part) if part else '' for part in (ann_file, prefix))
+    for path, what in ((ann_file, 'annotation file'), (folder, 'image folder')):
+        if path:
+            _check_exists(path, split, what, coco)
+    return ann_file, folder or root
 
 
-def _check_exists(path: str, split: str, what: str) -> None:
+def _check_exists(path: str, split: str, what: str, coco: bool) -> None:
     if '://' not in path and not Path(path).exists():
-        raise DataError(f"{what} '{path}' of the {split} data does not exist. {_COCO_TREE.replace('{split}', split)}")
+        remedy = _COCO_TREE % split if coco else (
+            f'Put the data there, or name their place with --cfg-options {split}_dataloader.dataset.data_root=DIR')
+        raise DataError(f"{what} '{path}' of the {split} data does not exist. {remedy}")
 
 
-def _check_coco(ann_file: str, folder: str, classes: Tuple[str, ...]) -> None:
+def _check_coco(ann_file: str, folder: str, classes: Tuple[str, ...], unlabelled: bool, with_masks: bool) -> None:
     """Check the content of a COCO annotation file against its classes and image folder."""
-    if not ann_file or '://' in ann_file:
-        return
     try:
         content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
     except (ValueError, OSError) as error:
@@ -143,6 +216,10 @@ def _check_coco(ann_file: str, folder: str, classes: Tuple[str, ...]) -> None:
             from None
     for key, fields in _COCO_KEYS.items():
         rows = content.get(key) if isinstance(content, dict) else None
+        if key == 'annotations':
+            if rows is None and unlabelled and isinstance(content, dict):
+                continue
+            fields = (*fields, 'segmentation') if with_masks else fields
         if not isinstance(rows, list) or (not rows and key != 'annotations'):
             raise DataError(f"annotation file '{ann_file}' is not in COCO's format: it has no list '{key}'. Needed are "
                             f'images, annotations and categories; see the README on data of your own')
@@ -151,16 +228,21 @@ def _check_coco(ann_file: str, folder: str, classes: Tuple[str, ...]) -> None:
             if absent:
                 raise DataError(f"annotation file '{ann_file}' is not in COCO's format: {key}[{index}] has no "
                                 f"{', '.join(absent)}. Add it, or remove the entry")
+        _check_unique(ann_file, key, 'id', rows)
+    _check_unique(ann_file, 'categories', 'name', content['categories'])
     names: List[str] = [category['name'] for category in content['categories']]
     unknown = [name for name in classes if name not in names]
     if unknown:
         raise DataError(f"annotation file '{ann_file}' has no category {', '.join(map(repr, unknown[:3]))} "
                         f'({len(unknown)} of {len(classes)} classes); it has {", ".join(names[:5])}. Set '
                         f'metainfo=dict(classes=...) of the data sets to its names')
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"annotation file '{ann_file}' has the category {twice[0]!r} more than once. Merge them")
     first = Path(folder) / content['images'][0]['file_name']
     if folder and not first.is_file():
         raise DataError(f"image '{first}' that '{ann_file}' names does not exist. "
                         f'Check data_prefix.img of the data set')
+
+
+def _check_unique(ann_file: str, key: str, field: str, rows: List[Dict[str, Any]]) -> None:
+    value, count = Counter(row[field] for row in rows).most_common(1)[0] if rows else (None, 1)
+    if count > 1:
+        raise DataError(f"annotation file '{ann_file}' has {count} {key} with the {field} {value!r}. Make them differ")

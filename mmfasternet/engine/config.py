@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config, ConfigDict
 
 from mmfasternet.errors import UserError
 
+_IMAGE_LOADERS = ('LoadImageFromFile', 'mmcv.LoadImageFromFile', LoadImageFromFile)
+_FLIP_KEYS = ('flip', 'flip_direction')
 _COCO_ROOT = 'data/coco/'  # where MMDetection's configs look for COCO
 
 
@@ -66,6 +69,22 @@ def _update_coco_root(cfg: Config) -> None:
     replaced(cfg._cfg_dict)
 
 
+def name_broken_images(cfg: Config) -> None:
+    """Load the images of all pipelines by :class:`~mmfasternet.datasets.LoadImageFromFile`."""
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict):
+            if value.get('type') in _IMAGE_LOADERS:
+                value['type'] = 'mmfasternet.LoadImageFromFile'
+            value = list(value.values())
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                visit(item)
+
+    for split in ('train', 'val', 'test'):
+        visit(cfg.get(f'{split}_dataloader'))
+
+
 def enable_amp(cfg: Config) -> None:
     """Train with automatic mixed precision and dynamic loss scaling.
 
@@ -84,7 +103,7 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     Raises:
         UserError: If the config names no base batch size.
     """
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size, and the config has none. '
                         'Add auto_scale_lr = dict(base_batch_size=...) with the batch size its rate is meant for')
     cfg.auto_scale_lr.enable = True
@@ -118,32 +137,38 @@ def enable_tta(cfg: Config) -> None:
     Raises:
         UserError: If a classifier's predictions are to be drawn as well.
     """
-    classifies = cfg.model.type.endswith('Classifier')
+    classifies = is_classifier(cfg)
     if classifies and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
         raise UserError('--tta and --show-dir do not go together for a classifier: MMPretrain draws single views only. '
                         'Leave one out')
-    if 'tta_model' not in cfg:
-        if classifies:
-            cfg.tta_model = ConfigDict(type='mmpretrain.AverageClsScoreTTA')
-        else:
-            rcnn = cfg.model.get('test_cfg', {})
-            rcnn = rcnn.get('rcnn', rcnn)
-            cfg.tta_model = ConfigDict(
-                type='mmfasternet.InstanceTTAModel',
-                tta_cfg=dict(
-                    nms=rcnn.get('nms', dict(type='nms', iou_threshold=0.5)),
-                    max_per_img=rcnn.get('max_per_img', 100)))
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
+    if 'pipeline' not in dataset:
+        raise UserError(f"--tta needs a pipeline in test_dataloader.dataset, and '{dataset.get('type')}' has none")
+    if 'tta_model' not in cfg:
+        cfg.tta_model = ConfigDict(
+            type='mmpretrain.AverageClsScoreTTA') if classifies else _instance_tta(cfg.model.get('test_cfg') or {})
     if 'tta_pipeline' not in cfg:
         *transforms, pack = dataset.pipeline
-        if classifies:
-            flips = [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0., 1.)]
-        else:
-            flips = [dict(type='RandomFlip', prob=prob) for prob in (0., 1.)]
-            keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-            pack = dict(pack, meta_keys=keys)
+        flips = [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0., 1.)]
+        if not classifies:
+            keys = pack.get('meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+            pack = dict(pack, meta_keys=(*(k for k in keys if k not in _FLIP_KEYS), *_FLIP_KEYS))
         cfg.tta_pipeline = [*transforms, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
+
+
+def is_classifier(cfg: Config) -> bool:
+    """Whether the model is one of MMPretrain's classifiers."""
+    kind = cfg.model.type
+    return (kind if isinstance(kind, str) else kind.__name__).endswith('Classifier')
+
+
+def _instance_tta(test_cfg: Dict[str, Any]) -> ConfigDict:
+    boxes = test_cfg.get('rcnn', test_cfg)
+    return ConfigDict(
+        type='mmfasternet.InstanceTTAModel',
+        tta_cfg=dict(
+            nms=boxes.get('nms', dict(type='nms', iou_threshold=0.5)), max_per_img=boxes.get('max_per_img', 100)))

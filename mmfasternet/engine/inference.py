@@ -1,16 +1,17 @@
 """Predictions for pictures: drawn, and as a json file in COCO's result format."""
 
+import copy
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from mmengine.config import Config
 
-from mmfasternet.checkpoints import register_safe_globals
 from mmfasternet.datasets import LoadImageFromFile
-from mmfasternet.engine.checks import check_checkpoint
-from mmfasternet.errors import DataError, UserError
+from mmfasternet.engine.checks import check_model, find_device
+from mmfasternet.engine.config import is_classifier
+from mmfasternet.errors import DataError
 
 _IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
@@ -38,7 +39,8 @@ def predict(cfg: Config,
             images: List[str],
             out_dir: str,
             device: Optional[str] = None,
-            score_thr: float = 0.3) -> List[Dict[str, Any]]:
+            score_thr: float = 0.3,
+            ann_file: Optional[str] = None) -> List[Dict[str, Any]]:
     """Predict, draw and write down what is on some images.
 
     Args:
@@ -49,53 +51,70 @@ def predict(cfg: Config,
         device: Such as ``'cpu'`` or ``'cuda:0'``. Defaults to None, the first
             GPU where there is one.
         score_thr: Detections below this score are left out. Defaults to 0.3.
+        ann_file: COCO annotation file that gives the ids of images, by their
+            file names, and of categories. Defaults to None: images and
+            classes are counted from 1.
 
     Returns:
         What ``predictions.json`` holds. Of a detector, a dict for each object
         as COCO's results have it (``image_id``, ``category_id``, ``bbox`` as
         x, y, width, height in pixels, ``score``, ``segmentation`` as RLE),
-        with ``file_name`` and ``category_name``; ``image_id`` counts the
-        images from 1, ``category_id`` the classes. Of a classifier, a dict
-        for each image with ``file_name`` and the five likeliest ``classes``
+        with ``file_name`` and ``category_name``. Of a classifier, a dict for
+        each image with ``file_name`` and the five likeliest ``classes``
         and ``scores``.
 
     Raises:
-        UserError: If the checkpoint or the device can't be used.
+        UserError: If the checkpoint, the device or ``ann_file`` can't be used.
     """
-    check_checkpoint(checkpoint)
-    if device and torch.device(device).type == 'cuda' and not torch.cuda.is_available():
-        raise UserError(f"--device {device}: PyTorch sees no GPU here. Use --device cpu")
-    register_safe_globals()
-    cfg = cfg.copy()
-    for transform in cfg.test_dataloader.dataset.pipeline:
-        if transform.type == 'mmfasternet.LoadImageFromFile':  # the inferencers look for the plain name
-            transform.type = 'LoadImageFromFile'
-    if cfg.model.type.endswith('Classifier'):
+    device = str(find_device(device))
+    cfg = copy.deepcopy(cfg)  # the inferencers change it
+    check_model(cfg, checkpoint)
+    if is_classifier(cfg):
         predictions = _classify(cfg, checkpoint, images, out_dir, device)
     else:
-        predictions = _detect(cfg, checkpoint, images, out_dir, device, score_thr)
+        ids = _read_ids(ann_file) if ann_file else None
+        predictions = _detect(cfg, checkpoint, images, out_dir, device, score_thr, ids)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     (Path(out_dir) / 'predictions.json').write_text(json.dumps(predictions, indent=1))
     return predictions
 
 
-def _detect(cfg: Config, checkpoint: str, images: List[str], out_dir: str, device: Optional[str],
-            score_thr: float) -> List[Dict[str, Any]]:
+def _read_ids(ann_file: str) -> Tuple[Dict[str, int], Dict[str, int]]:
+    """Image ids by file name and category ids by name."""
+    try:
+        content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
+        return ({Path(image['file_name']).name: image['id'] for image in content['images']},
+                {category['name']: category['id'] for category in content['categories']})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"annotation file '{ann_file}' can't be used for its ids: {error!r}. "
+                        f"It must be COCO's format") from None
+
+
+def _detect(cfg: Config, checkpoint: str, images: List[str], out_dir: str, device: str, score_thr: float,
+            ids: Optional[Tuple[Dict[str, int], Dict[str, int]]]) -> List[Dict[str, Any]]:
     from mmdet.apis import DetInferencer
     inferencer = DetInferencer(cfg, checkpoint, device=device)
-    results = inferencer(images, out_dir=out_dir, pred_score_thr=score_thr, no_save_pred=True)['predictions']
     classes = inferencer.model.dataset_meta['classes']
+    names = [Path(image).name for image in images]
+    image_ids, category_ids = ids or ({name: i for i, name in enumerate(names, 1)},
+                                      {name: i for i, name in enumerate(classes, 1)})
+    for kind, wanted, known in (('image', names, image_ids), ('category', classes, category_ids)):
+        absent = [name for name in wanted if name not in known]
+        if absent:
+            raise DataError(f"the annotation file has no {kind} '{absent[0]}' ({len(absent)} in all). Leave it out, or "
+                            f'name the one that belongs to these images and this model')
+    results = inferencer(images, out_dir=out_dir, pred_score_thr=score_thr, no_save_pred=True)['predictions']
     predictions = []
-    for index, (image, result) in enumerate(zip(images, results), start=1):
+    for name, result in zip(names, results):
         masks = result.get('masks') or [None] * len(result['labels'])
         for label, score, box, mask in zip(result['labels'], result['scores'], result['bboxes'], masks):
             if score < score_thr:
                 continue
             x0, y0, x1, y1 = box
             prediction = dict(
-                image_id=index,
-                file_name=Path(image).name,
-                category_id=label + 1,
+                image_id=image_ids[name],
+                file_name=name,
+                category_id=category_ids[classes[label]],
                 category_name=classes[label],
                 bbox=[x0, y0, x1 - x0, y1 - y0],
                 score=score)
@@ -106,7 +125,7 @@ def _detect(cfg: Config, checkpoint: str, images: List[str], out_dir: str, devic
 
 
 def _classify(cfg: Config, checkpoint: str, images: List[str], out_dir: str,
-              device: Optional[str]) -> List[Dict[str, Any]]:
+              device: str) -> List[Dict[str, Any]]:
     from mmpretrain.apis import ImageClassificationInferencer
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)

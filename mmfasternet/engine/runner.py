@@ -7,11 +7,12 @@ import torch
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
-from mmengine.registry import RUNNERS, DefaultScope, init_default_scope
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmfasternet.checkpoints import register_safe_globals
+from mmfasternet.checkpoints import enforce_safe_loading
 from mmfasternet.engine.checks import check_run
+from mmfasternet.engine.config import name_broken_images
 from mmfasternet.errors import UserError
 
 
@@ -21,7 +22,7 @@ def train(cfg: Config) -> Runner:
     Raises:
         UserError: If the config's data or checkpoints can't be used.
     """
-    runner = _build(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train', ))
+    runner = _build(cfg, ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
     runner.train()
     return runner
 
@@ -50,25 +51,27 @@ def test(cfg: Config, checkpoint: str, out: Optional[str] = None) -> Dict[str, A
 
 
 def _build(cfg: Config, splits: tuple) -> Runner:
-    register_safe_globals()
+    enforce_safe_loading()
     setup_cache_size_limit_of_dynamo()
-    _init_cpu_processes(cfg)
-    if DefaultScope.get_current_instance() is None:
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
+    _check_launcher(cfg.launcher)
+    name_broken_images(cfg)
     check_run(cfg, splits)
+    if cfg.launcher != 'none' and not torch.cuda.is_available():
+        _init_cpu_processes(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _check_launcher(launcher: str) -> None:
+    if launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch is for processes that torchrun starts: use tools/dist_train.sh or '
+                        'tools/dist_test.sh')
+    if launcher in ('slurm', 'mpi') and not torch.cuda.is_available():
+        raise UserError(f'--launcher {launcher} needs GPUs, and PyTorch sees none here. On CPUs use torchrun and '
+                        f'--launcher pytorch (tools/dist_train.sh)')
 
 
 def _init_cpu_processes(cfg: Config) -> None:
     """Several processes without a GPU: MMEngine sets CUDA devices and knows nothing else."""
-    if cfg.launcher == 'none' or torch.cuda.is_available():
-        return
-    if cfg.launcher != 'pytorch':
-        raise UserError(f'--launcher {cfg.launcher} needs GPUs, and PyTorch sees none here. On CPUs use torchrun and '
-                        f'--launcher pytorch (tools/dist_train.sh)')
-    if 'RANK' not in os.environ:
-        raise UserError('--launcher pytorch is for processes that torchrun starts: use tools/dist_train.sh or '
-                        'tools/dist_test.sh')
     torch.distributed.init_process_group('gloo')
     wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)

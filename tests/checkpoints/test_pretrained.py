@@ -3,7 +3,7 @@ import urllib.error
 import pytest
 import torch
 
-from mmfasternet.checkpoints import load_pretrained_backbone, pretrained
+from mmfasternet.checkpoints import load_pretrained_backbone, reading
 from mmfasternet.checkpoints.official import official_to_backbone
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models import FasterNet
@@ -94,6 +94,50 @@ def test_an_unknown_official_key_is_named(source, key):
         official_to_backbone(weights)
 
 
+def test_output_norms_of_official_detectors(tmp_path):
+    source, target = FasterNet('t0'), FasterNet('t0')
+    randomize_norms(source)
+    weights = official_weights(source)
+    for index in range(4):
+        norm = getattr(source, f'norm{index}').state_dict()
+        weights.update({f'norm{2 * index}.{name}': value for name, value in norm.items()})
+    assert len(weights) - 3 == 148
+    load_pretrained_backbone(target, saved({f'backbone.{k}': v for k, v in weights.items()}, tmp_path / 'det.pth'))
+    assert_same_features(target, source)
+
+
+def test_a_backbone_without_the_last_stages(tmp_path, source):
+    target = FasterNet('t0', out_indices=(0, 1, 2), out_norm=False)
+    load_pretrained_backbone(target, saved(official_weights(source), tmp_path / 'weights.pth'))
+    assert_same_features(target, source)
+
+
+def test_beside_other_initialisations(tmp_path, source):
+    path = saved(official_weights(source), tmp_path / 'weights.pth')
+    target = FasterNet('t0', init_cfg=[dict(type='Constant', layer='BatchNorm2d', val=0.5),
+                                       dict(type='Pretrained', checkpoint=path)])
+    target.init_weights()
+    assert target.norm0.weight.eq(0.5).all()
+    assert torch.equal(target.stages[0].downsample.norm.weight, source.stages[0].downsample.norm.weight)
+
+
+@pytest.mark.parametrize('content', [b'', b'<html>', b'PK\x03\x04 cut'])
+def test_a_broken_file_is_named(tmp_path, content):
+    path = tmp_path / 'broken.pth'
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match='broken.pth') as caught:
+        load_pretrained_backbone(FasterNet('t0'), str(path))
+    assert '\n' not in str(caught.value)
+
+
+def test_a_truncated_file_is_named(tmp_path, source):
+    path = tmp_path / 'cut.pth'
+    torch.save(source.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match='cut.pth'):
+        load_pretrained_backbone(FasterNet('t0'), str(path))
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match='nowhere.pth'):
         load_pretrained_backbone(FasterNet('t0'), str(tmp_path / 'nowhere.pth'))
@@ -104,7 +148,7 @@ def test_without_a_network_the_file_and_its_place_are_named(monkeypatch):
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError('no route')
 
-    monkeypatch.setattr(pretrained.CheckpointLoader, 'load_checkpoint', unreachable)
+    monkeypatch.setattr(reading.CheckpointLoader, 'load_checkpoint', unreachable)
     with pytest.raises(CheckpointError) as caught:
         load_pretrained_backbone(FasterNet('t0'), 'https://example.org/release/weights.pth')
     for part in ('weights.pth could not be downloaded', 'https://example.org/release/weights.pth', 'no route',

@@ -44,7 +44,7 @@ def test_what_is_no_image_is_named(tmp_path, content):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere\.jpg.* can't be read"):
+    with pytest.raises(DataError, match=r"nowhere\.jpg.* does not exist"):
         LoadImageFromFile().transform({'img_path': str(tmp_path / 'nowhere.jpg')})
 
 

@@ -37,7 +37,7 @@ def test_is_valid_coco_with_all_classes(shapes):
 def test_polygons_boxes_and_areas_agree(shapes):
     coco = COCO(str(shapes / 'annotations' / 'instances_train.json'))
     annotations = coco.loadAnns(coco.getAnnIds())
-    assert annotations
+    assert {annotation['image_id'] for annotation in annotations} == set(coco.getImgIds())
     for annotation in annotations:
         mask = coco.annToMask(annotation)
         assert mask.sum() == pytest.approx(annotation['area'], rel=0.15, abs=8)
@@ -73,7 +73,7 @@ def test_the_drawing_lies_where_the_annotation_says():
         assert image[inside].std(axis=0).max() < 8  # one colour and the noise
 
 
-@pytest.mark.parametrize('name, value', [('num_train', 0), ('num_val', 0), ('size', 8)])
+@pytest.mark.parametrize('name, value', [('num_train', 0), ('num_val', 0), ('size', 8), ('seed', -1)])
 def test_numbers_out_of_range_are_named(tmp_path, name, value):
     with pytest.raises(UserError, match=name):
         make_shapes_coco(tmp_path / 'x', **{name: value})

@@ -2,10 +2,11 @@ import json
 import shutil
 
 import pytest
+from mmdet.datasets import CocoDataset
 
 from mmfasternet.engine.checks import check_checkpoint, check_run
 from mmfasternet.engine.config import load_config
-from mmfasternet.errors import CheckpointError, DataError
+from mmfasternet.errors import CheckpointError, DataError, UserError
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 
 
@@ -81,7 +82,8 @@ def test_json_that_is_a_list(data):
     assert_refused(shapes_config(data), "no list 'images'")
 
 
-@pytest.mark.parametrize('key, field', [('images', 'file_name'), ('annotations', 'bbox'), ('categories', 'name')])
+@pytest.mark.parametrize('key, field', [('images', 'file_name'), ('annotations', 'bbox'), ('annotations', 'area'),
+                                        ('annotations', 'segmentation'), ('categories', 'name')])
 def test_entry_without_a_field(data, key, field):
     edit(data, lambda c: c[key][1].pop(field))
     assert_refused(shapes_config(data), f'{key}[1] has no {field}')
@@ -92,9 +94,13 @@ def test_classes_that_the_file_does_not_have(data):
     assert_refused(shapes_config(data), "no category 'triangle'", 'hexagon', 'metainfo')
 
 
-def test_a_category_twice(data):
-    edit(data, lambda c: c['categories'].append(dict(id=9, name='circle')))
-    assert_refused(shapes_config(data), "'circle' more than once")
+@pytest.mark.parametrize('key, entry, what', [('categories', dict(id=9, name='circle'), "2 categories with the name"),
+                                              ('categories', dict(id=1, name='disc'), '2 categories with the id 1'),
+                                              ('annotations', None, '2 annotations with the id 1'),
+                                              ('images', None, '2 images with the id 1')])
+def test_an_entry_twice(data, key, entry, what):
+    edit(data, lambda c: c[key].append(entry or c[key][0]))
+    assert_refused(shapes_config(data), what)
 
 
 @pytest.mark.parametrize('head', ['bbox_head', 'mask_head'])
@@ -117,13 +123,69 @@ def test_wrapped_data_sets_are_found(data):
     assert_refused(cfg, 'instances_train.json', splits=('train', ))
 
 
+@pytest.mark.parametrize('kind', ['LVISV1Dataset', 'CocoPanopticDataset'])
+def test_other_formats_are_left_to_their_classes(data, kind):
+    (data / 'annotations' / 'instances_train.json').write_text('{"info": {}}')
+    check_run(shapes_config(data, train_dataloader__dataset__type=kind), ('train', ))
+
+
+def test_what_mmdetection_takes_is_not_refused(data, tmp_path):
+    absolute = shapes_config('gone', **{
+        'train_dataloader__dataset__ann_file': str(data / 'annotations' / 'instances_train.json'),
+        'train_dataloader__dataset__data_prefix__img': str(data / 'train')})
+    check_run(absolute, ('train', ))
+    check_run(shapes_config('gone', train_dataloader__dataset__backend_args=dict(backend='petrel')), ('train', ))
+    (tmp_path / 'classes.txt').write_text('circle\nsquare\ntriangle\nstar\n')
+    listed = shapes_config(data, train_dataloader__dataset__metainfo__classes=str(tmp_path / 'classes.txt'))
+    check_run(listed, ('train', ))
+    as_class = shapes_config(data)
+    as_class.train_dataloader.dataset.type = CocoDataset
+    check_run(as_class, ('train', ))
+    edit(data, lambda c: c.pop('annotations'), 'val')
+    check_run(shapes_config(data), ('test', ))
+
+
+def test_weights_to_start_from_are_looked_for_in_training_only(data):
+    cfg = shapes_config(data)
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='lost.pth')
+    assert_refused(cfg, "'lost.pth'", error=CheckpointError)
+    check_run(cfg, ('test', ))
+
+
+def test_other_data_sets_must_exist(tmp_path):
+    cfg = shapes_config(tmp_path, train_dataloader__dataset=dict(
+        type='VOCDataset', data_root=str(tmp_path / 'VOC'), ann_file='list.txt', pipeline=[]))
+    assert_refused(cfg, "VOC'", 'train_dataloader.dataset.data_root', splits=('train', ))
+
+
+def test_a_config_without_a_model(data):
+    cfg = shapes_config(data)
+    cfg.pop('model')
+    assert_refused(cfg, 'has no model', error=UserError)
+
+
+def test_only_the_first_process_reads_the_annotations(data, monkeypatch):
+    (data / 'annotations' / 'instances_train.json').write_text('spoilt')
+    monkeypatch.setenv('RANK', '1')
+    check_run(shapes_config(data), ('train', ))
+    monkeypatch.setenv('RANK', '0')
+    assert_refused(shapes_config(data), 'json')
+
+
 def test_missing_evaluator_file(data):
     assert_refused(shapes_config(data, val_evaluator__ann_file='gone.json'), "'gone.json'")
 
 
+def test_a_checkpoint_that_does_not_hold_the_model(data, trained):
+    cfg = shapes_config(data, load_from=str(trained / 'epoch_2.pth'))
+    check_run(cfg, ('test', ))
+    cfg.model.roi_head.mask_head.conv_out_channels = 32
+    assert_refused(cfg, 'epoch_2.pth', 'other shapes', splits=('test', ), error=CheckpointError)
+    check_run(cfg, ('train', ))  # to start from
+    cfg.resume = True
+    assert_refused(cfg, 'other shapes', splits=('train', ), error=CheckpointError)
+
+
 def test_missing_checkpoints(data):
     assert_refused(shapes_config(data, load_from='gone.pth'), "'gone.pth'", error=CheckpointError)
-    cfg = shapes_config(data)
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='lost.pth')
-    assert_refused(cfg, "'lost.pth'", error=CheckpointError)
     check_checkpoint('https://example.org/weights.pth')

@@ -6,6 +6,7 @@ from mmfasternet.engine.config import (
     enable_auto_scale_lr,
     enable_tta,
     load_config,
+    name_broken_images,
     set_resume,
     set_show_dir,
 )
@@ -96,3 +97,25 @@ def test_tta_of_a_detector():
     assert cfg.model.tta_cfg == dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
     flips, pack = cfg.test_dataloader.dataset.pipeline[-1].transforms
     assert [flip.prob for flip in flips] == [0, 1] and 'flip_direction' in pack[0].meta_keys
+
+
+def test_tta_keeps_what_the_config_packs():
+    cfg = load_config(COCO_CONFIG)
+    cfg.test_dataloader.dataset.pipeline[-1].meta_keys = ('img_id', 'border', 'flip')
+    enable_tta(cfg)
+    assert cfg.tta_pipeline[-1]['transforms'][1][0]['meta_keys'] == ('img_id', 'border', 'flip', 'flip_direction')
+
+
+def test_tta_without_a_pipeline():
+    cfg = load_config(COCO_CONFIG)
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[])
+    with pytest.raises(UserError, match='ConcatDataset'):
+        enable_tta(cfg)
+
+
+def test_all_pipelines_name_broken_images():
+    cfg = load_config(COCO_CONFIG)
+    name_broken_images(cfg)
+    for split in ('train', 'val', 'test'):
+        first, *others = (t.type for t in cfg[f'{split}_dataloader'].dataset.pipeline)
+        assert first == 'mmfasternet.LoadImageFromFile' and 'LoadImageFromFile' not in others

@@ -15,3 +15,10 @@ def test_coco_metrics_are_a_table(capsys):
 def test_other_metrics_are_listed(capsys):
     print_metrics({'accuracy/top1': 71.9})
     assert '71.9' in capsys.readouterr().out
+
+
+def test_missing_and_odd_metrics_do_not_stop_the_table(capsys):
+    print_metrics({'coco/bbox_mAP': 0.5, 'coco/bbox_AR@100': 0.25, 'confusion': [[1, 2]]})
+    out = capsys.readouterr().out
+    assert ['box', '0.500', '-', '-', '-', '-', '-'] in [r.replace('│', ' ').split() for r in out.splitlines()]
+    assert '0.25' in out and '[[1, 2]]' in out

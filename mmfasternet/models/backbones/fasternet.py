@@ -3,7 +3,7 @@
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -61,7 +61,8 @@ class FasterNet(BaseModule):
             Defaults to ``'t0'``.
         in_channels: Number of image channels. Defaults to 3.
         out_indices: Stages whose maps are returned, in increasing order;
-            negative ones count from the last. Defaults to ``(0, 1, 2, 3)``.
+            negative ones count from the last. Stages behind the last of them
+            are not built. Defaults to ``(0, 1, 2, 3)``.
         out_norm: Put a norm layer on each output, as the published detectors
             do; a classifier has none. Defaults to True.
         partial_ratio: Share of the channels that a partial convolution
@@ -145,7 +146,9 @@ class FasterNet(BaseModule):
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         previous = in_channels
         self.stages = nn.ModuleList()
-        for index, (channels, depth) in enumerate(zip(self.stage_channels, depths)):
+        # Stages behind the last output would be parameters without a gradient.
+        for index in range(self.out_indices[-1] + 1):
+            channels, depth = self.stage_channels[index], depths[index]
             downsample = PatchConv(previous, channels, patch_size=4 if index == 0 else 2, norm_cfg=norm_cfg)
             blocks = [
                 FasterNetBlock(
@@ -185,10 +188,15 @@ class FasterNet(BaseModule):
 
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``; type ``'Pretrained'`` takes the published ImageNet weights as they are."""
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
-            load_pretrained_backbone(self, self.init_cfg['checkpoint'])
-        else:
+        configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        pretrained = [config for config in configs if config['type'] == 'Pretrained']
+        if not pretrained:
             super().init_weights()
+            return
+        if len(configs) > len(pretrained):
+            initialize(self, [config for config in configs if config['type'] != 'Pretrained'])
+        for config in pretrained:
+            load_pretrained_backbone(self, config['checkpoint'])
 
     def train(self, mode: bool = True) -> 'FasterNet':
         """Set the mode, but for frozen stages and, with ``norm_eval``, batch norm; returns ``self``."""
@@ -204,7 +212,7 @@ class FasterNet(BaseModule):
         frozen: List[nn.Module] = []
         if self.frozen_stages >= 0:
             frozen.append(self.stages[0].downsample)
-        for index in range(self.frozen_stages):
+        for index in range(min(self.frozen_stages, len(self.stages))):
             frozen.append(self.stages[index])
             if self.out_norm and index in self.out_indices:
                 frozen.append(getattr(self, f'norm{index}'))

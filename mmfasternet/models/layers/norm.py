@@ -40,5 +40,5 @@ def build_norm(cfg: Dict[str, Any], channels: int) -> nn.Module:
         channels: Number of channels of the ``(N, C, H, W)`` map.
     """
     if cfg.get('type') == 'LN2d':
-        cfg = {**cfg, 'type': LayerNorm2d}
+        cfg = {'eps': 1e-6, **cfg, 'type': LayerNorm2d}  # mmcv would set its own eps
     return build_norm_layer(cfg, channels)[1]
