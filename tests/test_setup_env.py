@@ -91,8 +91,13 @@ def test_a_missing_compiler_is_named(setup_env, steps, tmp_path, monkeypatch):
 
 def test_a_gpu_without_nvcc_is_named(setup_env, steps, tmp_path, monkeypatch):
     record = setup_env.run
-    monkeypatch.setattr(setup_env, 'run', lambda command, what, **kwargs: record(command, what, **kwargs) and 'py3-sm90')
-    monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None if name == 'nvcc' else f'/usr/bin/{name}')
+
+    def run(command, what, **kwargs):
+        record(command, what, **kwargs)
+        return 'py3-sm90-x86_64'
+
+    monkeypatch.setattr(setup_env, 'run', run)
+    monkeypatch.setattr(setup_env.shutil, 'which', lambda name: '/usr/bin/c++' if name == 'c++' else None)
     monkeypatch.setenv('CUDA_HOME', str(tmp_path))
     with pytest.raises(setup_env.SetupError, match='nvcc'):
         setup_env.set_up('onedl', tmp_path / 'venv')

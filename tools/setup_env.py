@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Make the virtual environment that everything else here runs in.
 
-Needs Python 3.10 to 3.13 and a C++ compiler; where there is a GPU, also the CUDA toolkit (nvcc). mmcv's compiled operators have no ready-made
-wheel for every torch, so they are compiled once and kept for the next time.
+Needs Python 3.10 to 3.13 and a C++ compiler; where there is a GPU, also the CUDA toolkit (nvcc). mmcv's compiled
+operators have no ready-made wheel for every torch, so they are compiled once and kept for the next time.
 
 Example:
     python3 tools/setup_env.py --stack onedl --venv .venv
@@ -89,9 +89,9 @@ def mmcv_wheel(python, stack):
     if not (Path(sysconfig.get_path('include')) / 'Python.h').is_file():
         raise SetupError("Python's headers are missing. Install them (Debian: python3-dev)")
     nvcc = Path(os.environ.get('CUDA_HOME', '/usr/local/cuda')) / 'bin' / 'nvcc'
-    if '-cpu-' not in f'{key}-' and not (shutil.which('nvcc') or nvcc.exists()):
-        raise SetupError('torch sees a GPU, but nvcc is not there to compile operators for it. Install the CUDA toolkit '
-                         'of torch.version.cuda and set CUDA_HOME, or hide the GPU with CUDA_VISIBLE_DEVICES=')
+    if '-cpu' not in key and not (shutil.which('nvcc') or nvcc.exists()):
+        raise SetupError('torch sees a GPU, but nvcc is not there to compile operators for it. Install the CUDA '
+                         'toolkit of torch.version.cuda and set CUDA_HOME, or hide the GPU with CUDA_VISIBLE_DEVICES=')
     print('compiling the operators of mmcv, minutes on a CPU, longer for a GPU, once on this machine ...', flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as build:
