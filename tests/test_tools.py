@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -243,14 +244,19 @@ def test_a_truncated_image_stops_training_with_its_name(run_tool, shapes, tmp_pa
     assert result.code == 1 and line.startswith('error: image') and '000003.png' in line and 'broken' in line
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
 def test_as_a_user_types_it_with_two_processes(trained, shapes, tmp_path):
-    """Two processes train; evaluated by one and by two, a checkpoint has the same AP."""
+    """Two processes train; evaluated by one and by two, a checkpoint finds the same objects and has the same AP."""
     options = ['--cfg-options', *data_options(shapes)]
-    ports = iter(('29611', '29612'))
 
     def run(*command):
         result = subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True, timeout=600,
-                                env=environment(MASTER_PORT=next(ports), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''))
+                                env=environment(MASTER_PORT=free_port(), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''))
         assert result.returncode == 0, result.stderr[-3000:]
 
     run('tools/dist_train.sh', SHAPES_CONFIG, 2, '--work-dir', tmp_path / 'train', *options, *QUICK,
@@ -258,13 +264,18 @@ def test_as_a_user_types_it_with_two_processes(trained, shapes, tmp_path):
     content = load(tmp_path / 'train' / 'epoch_1.pth')
     assert content['meta']['iter'] == 2  # eight images over two processes, two at a time
 
-    run('tools/dist_test.sh', SHAPES_CONFIG, weights(trained), 2, '--work-dir', tmp_path / 'two', *options)
-    subprocess.run([sys.executable, 'tools/test.py', SHAPES_CONFIG, weights(trained), '--work-dir', tmp_path / 'one',
-                    *options], cwd=ROOT, check=True, capture_output=True, env=environment(CUDA_VISIBLE_DEVICES=''))
-    one, two = (json.loads(next((tmp_path / name).glob('*/*.json')).read_text()) for name in ('one', 'two'))
-    assert {k: v for k, v in one.items() if k.startswith('coco/')} == {k: v for k, v in two.items()
-                                                                      if k.startswith('coco/')}
-    assert 'coco/segm_mAP' in one
+    options.append('model.test_cfg.rcnn.score_thr=0.0')
+    evaluate = [SHAPES_CONFIG, weights(trained)]
+    run(sys.executable, 'tools/test.py', *evaluate, '--work-dir', tmp_path / 'one', '--out', tmp_path / '1.pkl',
+        *options)
+    run('tools/dist_test.sh', *evaluate, 2, '--work-dir', tmp_path / 'two', '--out', tmp_path / '2.pkl', *options)
+    logs = [json.loads(next((tmp_path / name).glob('*/*.json')).read_text()) for name in ('one', 'two')]
+    one, two = ({key: value for key, value in log.items() if key.startswith('coco/')} for log in logs)
+    assert one == two and 'coco/segm_mAP' in one
+    for a, b in zip(*(pickle.loads((tmp_path / f'{count}.pkl').read_bytes()) for count in (1, 2)), strict=True):
+        assert a['img_path'] == b['img_path'] and len(a['pred_instances']['scores'])
+        for field in ('bboxes', 'scores', 'labels'):
+            torch.testing.assert_close(a['pred_instances'][field], b['pred_instances'][field])
 
 
 @pytest.mark.parametrize('name, arguments', [('train', ['part', 'job', 'c.py', '--amp']),

@@ -12,7 +12,8 @@ from mmengine.dataset import pseudo_collate
 
 from mmfasternet.benchmark.timing import LatencyRecord, measure
 from mmfasternet.checkpoints import enforce_safe_loading
-from mmfasternet.engine.checks import check_model, find_device
+from mmfasternet.engine.checks import check_model
+from mmfasternet.engine.device import find_device
 
 Batch = Dict[str, Any]
 

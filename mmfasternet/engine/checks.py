@@ -1,12 +1,9 @@
 """What is looked at before a run starts, so that it does not fail an hour later or with a page of traceback."""
 
-import json
 import os
-from collections import Counter
 from pathlib import Path
-from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Dict, Iterator, Optional, Sequence, Tuple
 
-import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
@@ -14,16 +11,12 @@ from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from mmfasternet.checkpoints import check_fits, read_checkpoint
+from mmfasternet.datasets.coco_file import check_coco_file
 from mmfasternet.errors import CheckpointError, DataError, UserError
 
 _COCO_TREE = ('COCO belongs in data/coco/ as annotations/instances_{train,val}2017.json, train2017/*.jpg and '
               'val2017/*.jpg; set MMDET_DATASETS to the folder if it lies elsewhere, or --cfg-options '
               '%s_dataloader.dataset.data_root=DIR for data of your own')
-_COCO_KEYS = {
-    'images': ('id', 'file_name', 'height', 'width'),
-    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
-    'categories': ('id', 'name'),
-}
 _HEADS = ('bbox_head', 'mask_head')
 
 
@@ -65,7 +58,7 @@ def check_run(cfg: Config, splits: Sequence[str]) -> None:
                 wants = (ann_file, classes, split == 'test', _with_masks(dataset))
                 # One process of many reads the file: COCO's is large.
                 if ann_file and _is_first_process() and wants not in seen:
-                    _check_coco(ann_file, folder, classes, *wants[2:])
+                    check_coco_file(ann_file, folder, classes, *wants[2:])
                 seen.add(wants)
             evaluators = cfg.get(f'{split}_evaluator') or []
             for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
@@ -93,23 +86,6 @@ def check_checkpoint(path: str) -> None:
     """Raise :class:`CheckpointError` if ``path`` is local and not a file."""
     if '://' not in path and not Path(path).expanduser().is_file():
         raise CheckpointError(f"checkpoint '{path}' does not exist. Check the path")
-
-
-def find_device(name: Optional[str] = None) -> torch.device:
-    """The device called ``name``; without a name the first GPU, else the CPU.
-
-    Raises:
-        UserError: If it is not there.
-    """
-    if name is None:
-        return torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device '{name}' can't be used: {str(error).splitlines()[0]}. Use cpu, or cuda:0 for the "
-                        f'first GPU') from None
-    return device
 
 
 def _is_first_process() -> bool:
@@ -205,44 +181,3 @@ def _check_exists(path: str, split: str, what: str, coco: bool) -> None:
         remedy = _COCO_TREE % split if coco else (
             f'Put the data there, or name their place with --cfg-options {split}_dataloader.dataset.data_root=DIR')
         raise DataError(f"{what} '{path}' of the {split} data does not exist. {remedy}")
-
-
-def _check_coco(ann_file: str, folder: str, classes: Tuple[str, ...], unlabelled: bool, with_masks: bool) -> None:
-    """Check the content of a COCO annotation file against its classes and image folder."""
-    try:
-        content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
-    except (ValueError, OSError) as error:
-        raise DataError(f"annotation file '{ann_file}' can't be read as json: {error}. Fetch or export it again") \
-            from None
-    for key, fields in _COCO_KEYS.items():
-        rows = content.get(key) if isinstance(content, dict) else None
-        if key == 'annotations':
-            if rows is None and unlabelled and isinstance(content, dict):
-                continue
-            fields = (*fields, 'segmentation') if with_masks else fields
-        if not isinstance(rows, list) or (not rows and key != 'annotations'):
-            raise DataError(f"annotation file '{ann_file}' is not in COCO's format: it has no list '{key}'. Needed are "
-                            f'images, annotations and categories; see the README on data of your own')
-        for index, row in enumerate(rows):
-            absent = [field for field in fields if not isinstance(row, dict) or field not in row]
-            if absent:
-                raise DataError(f"annotation file '{ann_file}' is not in COCO's format: {key}[{index}] has no "
-                                f"{', '.join(absent)}. Add it, or remove the entry")
-        _check_unique(ann_file, key, 'id', rows)
-    _check_unique(ann_file, 'categories', 'name', content['categories'])
-    names: List[str] = [category['name'] for category in content['categories']]
-    unknown = [name for name in classes if name not in names]
-    if unknown:
-        raise DataError(f"annotation file '{ann_file}' has no category {', '.join(map(repr, unknown[:3]))} "
-                        f'({len(unknown)} of {len(classes)} classes); it has {", ".join(names[:5])}. Set '
-                        f'metainfo=dict(classes=...) of the data sets to its names')
-    first = Path(folder) / content['images'][0]['file_name']
-    if folder and not first.is_file():
-        raise DataError(f"image '{first}' that '{ann_file}' names does not exist. "
-                        f'Check data_prefix.img of the data set')
-
-
-def _check_unique(ann_file: str, key: str, field: str, rows: List[Dict[str, Any]]) -> None:
-    value, count = Counter(row[field] for row in rows).most_common(1)[0] if rows else (None, 1)
-    if count > 1:
-        raise DataError(f"annotation file '{ann_file}' has {count} {key} with the {field} {value!r}. Make them differ")

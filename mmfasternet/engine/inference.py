@@ -9,8 +9,9 @@ import torch
 from mmengine.config import Config
 
 from mmfasternet.datasets import LoadImageFromFile
-from mmfasternet.engine.checks import check_model, find_device
+from mmfasternet.engine.checks import check_model
 from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.device import find_device
 from mmfasternet.errors import DataError
 
 _IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')

@@ -1,0 +1,24 @@
+"""The device that work is done on."""
+
+from typing import Optional
+
+import torch
+
+from mmfasternet.errors import UserError
+
+
+def find_device(name: Optional[str] = None) -> torch.device:
+    """The device called ``name``; without a name the first GPU, else the CPU.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    if name is None:
+        return torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device '{name}' can't be used: {str(error).splitlines()[0]}. Use cpu, or cuda:0 for the "
+                        f'first GPU') from None
+    return device
