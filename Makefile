@@ -5,7 +5,7 @@ VENV := $(CURDIR)/.venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 BIN := $(VENV)/bin
 SEED ?= 0
 DEMO := configs/mask_rcnn_fasternet_t0_shapes.py
-DEMO_WEIGHTS = $$(cat work_dirs/demo/last_checkpoint)
+DEMO_WEIGHTS = "$$(cat work_dirs/demo/last_checkpoint)"
 
 .PHONY: setup demo test lint
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +30,11 @@ def data_options(root) -> list:
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def same_surroundings(monkeypatch):
+    """The same seed, and no variables that change what the tools do."""
     torch.manual_seed(0)
+    for name in ('MMDET_DATASETS', 'RANK', 'SLURM_PROCID', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope='session')
@@ -48,6 +52,7 @@ def run_tool(monkeypatch, capsys):
         spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        Visualizer._instance_dict.clear()  # hooks draw with the newest, which may be of another scope's run
         monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers of earlier runs write to closed streams
         monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, args)])
         capsys.readouterr()

@@ -165,6 +165,15 @@ def test_results_of_image_demo_are_cocos(run_tool, trained, shapes, tmp_path):
     assert result.code == 1 and "no image '000000.png'" in result.err
 
 
+def test_image_demo_names_the_classes_of_weights_alone(run_tool, trained, shapes, tmp_path):
+    torch.save(load(weights(trained))['state_dict'], tmp_path / 'bare.pth')
+    result = run_tool('image_demo', shapes / 'val', SHAPES_CONFIG, tmp_path / 'bare.pth', '--out-dir', tmp_path,
+                      '--score-thr', 0)
+    assert result.code == 0, result.err
+    rows = json.loads((tmp_path / 'predictions.json').read_text())
+    assert rows and {row['category_name'] for row in rows} <= {'circle', 'square', 'triangle', 'star'}
+
+
 def test_benchmark_detector(run_tool, trained, shapes):
     result = run_tool('benchmark_detector', SHAPES_CONFIG, '--checkpoint', weights(trained), '--size', 64, 96,
                       '--device', 'cpu', '--runs', 3)
@@ -178,22 +187,26 @@ def test_benchmark_detector(run_tool, trained, shapes):
     assert both.code == 2 and '--checkpoint' in both.err
 
 
+WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
+
+
 @pytest.mark.parametrize('tool, arguments, part', [
     ('train', ['configs/none.py'], 'configs/none.py'),
-    ('train', [SHAPES_CONFIG, '--cfg-options', 'model.backbone.arch=x', *data_options('{shapes}')], 'arch must be'),
+    ('train', [SHAPES_CONFIG, *WITH_DATA, 'model.backbone.arch=x'], 'arch must be'),
     ('train', [SHAPES_CONFIG, '--cfg-options', 'train_dataloader.dataset.data_root=gone'], "'gone'"),
-    ('train', [SHAPES_CONFIG, '--resume', 'gone.pth'], "'gone.pth'"),
+    ('train', [SHAPES_CONFIG, '--resume', 'gone.pth', *WITH_DATA], "'gone.pth'"),
     ('train', [SHAPES_CONFIG, '--launcher', 'slurm'], 'launcher slurm'),
     ('train', [SHAPES_CONFIG, '--launcher', 'pytorch'], 'dist_train.sh'),
-    ('test', [SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
+    ('test', [SHAPES_CONFIG, 'gone.pth', *WITH_DATA], "'gone.pth'"),
     ('test', [SHAPES_CONFIG, 'gone.pth', '--out', 'raw.json'], 'raw.json'),
     ('image_demo', ['gone.jpg', SHAPES_CONFIG, 'gone.pth'], "'gone.jpg'"),
     ('image_demo', [ROOT / 'tests', SHAPES_CONFIG, 'gone.pth'], 'holds no image'),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, __file__, '--device', 'cuda:9'], "'cuda:9'"),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, '{trained}', '--ann-file', 'gone.json'], "'gone.json'"),
-    ('test', [ROOT / 'configs' / 'mask_rcnn_fasternet_t0_1x_coco.py', '{trained}'], 'does not fit'),
-    ('test', [SHAPES_CONFIG, __file__], 'test_tools.py'),
+    ('test', [SHAPES_CONFIG, '{trained}', *WITH_DATA, 'model.backbone.arch=t1',
+              'model.neck.in_channels=64,128,256,512'], 'does not fit'),
+    ('test', [SHAPES_CONFIG, __file__, *WITH_DATA], 'test_tools.py'),
     ('train', [ROOT / 'configs' / '_base_' / 'mask_rcnn_fasternet_1x_coco.py', '--launcher', 'pytorch'], 'torchrun'),
     ('benchmark_detector', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--device', 'abacus'], "'abacus'"),
@@ -222,8 +235,8 @@ def test_a_hostile_checkpoint_is_refused_and_not_run(run_tool, shapes, tmp_path)
 
     torch.save(dict(state_dict={}, meta=Hostile()), tmp_path / 'hostile.pth')
     for name, *arguments in (
-        ('test', SHAPES_CONFIG, tmp_path / 'hostile.pth'),
-        ('train', SHAPES_CONFIG, '--resume', tmp_path / 'hostile.pth'),
+        ('test', SHAPES_CONFIG, tmp_path / 'hostile.pth', '--cfg-options', *data_options(shapes)),
+        ('train', SHAPES_CONFIG, '--resume', tmp_path / 'hostile.pth', '--cfg-options', *data_options(shapes)),
         ('image_demo', shapes / 'val', SHAPES_CONFIG, tmp_path / 'hostile.pth'),
         ('benchmark_detector', SHAPES_CONFIG, '--checkpoint', tmp_path / 'hostile.pth'),
     ):
@@ -276,6 +289,14 @@ def test_as_a_user_types_it_with_two_processes(trained, shapes, tmp_path):
         assert a['img_path'] == b['img_path'] and len(a['pred_instances']['scores'])
         for field in ('bboxes', 'scores', 'labels'):
             torch.testing.assert_close(a['pred_instances'][field], b['pred_instances'][field])
+
+
+def test_bad_input_of_several_processes_is_said_once(tmp_path):
+    result = subprocess.run([TOOLS / 'dist_train.sh', SHAPES_CONFIG, '2', '--work-dir', tmp_path / 'work',
+                             '--cfg-options', 'train_dataloader.dataset.data_root=gone'],
+                            capture_output=True, text=True, env=environment(MASTER_PORT=free_port()))
+    assert result.returncode == 1 and result.stderr.count("error: data folder 'gone'") == 1
+    assert 'Traceback' not in result.stderr and not (tmp_path / 'work').exists()
 
 
 @pytest.mark.parametrize('name, arguments', [('train', ['part', 'job', 'c.py', '--amp']),

@@ -60,7 +60,8 @@ def requirements(name):
 
 def fingerprint(stack):
     """Changes whenever the environment has to be made anew or brought up to date: GPUs come and go, too."""
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256(f"{sys.version} {ROOT} {os.environ.get('CUDA_VISIBLE_DEVICES')}".encode())
+    digest.update(str(shutil.which('nvcc')).encode())
     if shutil.which('nvidia-smi'):
         digest.update(subprocess.run(['nvidia-smi', '--query-gpu=name', '--format=csv,noheader'],
                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)

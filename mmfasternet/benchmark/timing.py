@@ -3,8 +3,11 @@
 import platform
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
+import mmcv
+import mmdet
+import mmengine
 import numpy as np
 import torch
 
@@ -30,7 +33,7 @@ class LatencyRecord:
         form: Form of the model, such as ``'eager'``.
         device: Name of the processor.
         threads: Threads PyTorch may use on a CPU.
-        torch: Version of PyTorch.
+        versions: Versions of the libraries by name.
     """
 
     name: str
@@ -46,13 +49,14 @@ class LatencyRecord:
     form: str
     device: str
     threads: int
-    torch: str
+    versions: Dict[str, str]
 
     def __str__(self) -> str:
         return (f'{self.name}: {self.median_ms:.1f} ms (p10 {self.p10_ms:.1f}, p90 {self.p90_ms:.1f}; {self.runs} runs '
                 f'after {self.warmup}) at batch {self.batch_size}, {self.input_size} pixels, '
                 f'{self.dtype}, {self.memory_format}, {self.form}, '
-                f'on {self.device} with {self.threads} threads, torch {self.torch}')
+                f'on {self.device} with {self.threads} threads, '
+                + ', '.join(f'{name} {version}' for name, version in self.versions.items()))
 
 
 def measure(function: Callable[[], Any],
@@ -107,7 +111,7 @@ def measure(function: Callable[[], Any],
         form=form,
         device=_device_name(device),
         threads=torch.get_num_threads(),
-        torch=torch.__version__)
+        versions={library.__name__: library.__version__ for library in (torch, mmcv, mmengine, mmdet)})
 
 
 def _synchronize(device: torch.device) -> None:

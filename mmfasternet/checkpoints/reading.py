@@ -68,7 +68,7 @@ def state_dict_of(content: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def check_fits(model: nn.Module, path: str) -> None:
-    """Check that a checkpoint holds all of a model's weights in their shapes.
+    """Check that a checkpoint holds all of a model's weights in their shapes, where MMEngine looks for them.
 
     Args:
         model: The model.
@@ -77,7 +77,8 @@ def check_fits(model: nn.Module, path: str) -> None:
     Raises:
         CheckpointError: If not; the message names the file and the keys.
     """
-    weights = state_dict_of(read_checkpoint(path))
+    content = read_checkpoint(path)
+    weights = {key.removeprefix('module.'): value for key, value in content.get('state_dict', content).items()}
     own = model.state_dict()
     raise_unless_fitting(
         path,

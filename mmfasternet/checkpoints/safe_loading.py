@@ -22,6 +22,7 @@ def enforce_safe_loading() -> None:
     release unpickles whatever safe loading refuses.
     """
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
     torch.serialization.add_safe_globals([
         HistoryBuffer, ConfigDict, np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar,

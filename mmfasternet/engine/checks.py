@@ -1,10 +1,12 @@
 """What is looked at before a run starts, so that it does not fail an hour later or with a page of traceback."""
 
+import copy
+import inspect
 import os
 from pathlib import Path
 from typing import Any, ContextManager, Dict, Iterator, Optional, Sequence, Tuple
 
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import BaseDetDataset, CocoDataset, CocoPanopticDataset
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.model import BaseTTAModel
@@ -12,11 +14,15 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from mmfasternet.checkpoints import check_fits, read_checkpoint
 from mmfasternet.datasets.coco_file import check_coco_file
+from mmfasternet.engine.cli import is_first_process
 from mmfasternet.errors import CheckpointError, DataError, UserError
+from mmfasternet.models import FasterNet
 
-_COCO_TREE = ('COCO belongs in data/coco/ as annotations/instances_{train,val}2017.json, train2017/*.jpg and '
-              'val2017/*.jpg; set MMDET_DATASETS to the folder if it lies elsewhere, or --cfg-options '
-              '%s_dataloader.dataset.data_root=DIR for data of your own')
+_COCO_TREE = 'COCO holds annotations/instances_{train,val}2017.json, train2017/*.jpg and val2017/*.jpg'
+_REMEDIES = {
+    'data/coco': f'{_COCO_TREE}: put it into data/coco/, set MMDET_DATASETS to its folder',
+    'data/shapes': 'Make it with python tools/make_shapes_coco.py data/shapes',
+}
 _HEADS = ('bbox_head', 'mask_head')
 
 
@@ -38,59 +44,61 @@ def check_run(cfg: Config, splits: Sequence[str]) -> None:
     if 'model' not in cfg:
         raise UserError(f"config '{cfg.filename}' has no model: it is a part of others, such as those in configs/")
     with _scope(cfg):
-        if 'train' in splits:
-            for path in _pretrained(cfg.model):
-                check_checkpoint(path)
-        starts_from = cfg.get('load_from')
-        if starts_from and 'train' in splits and not cfg.get('resume'):
-            read_checkpoint(starts_from)
-            starts_from = None  # its heads may have other classes
-        check_model(cfg, starts_from)
         seen = set()
         for split in splits:
             for dataset in _datasets(cfg.get(f'{split}_dataloader') or {}):
                 ann_file, folder = _check_paths(dataset, split)
-                if not _is_coco(dataset):
-                    continue
-                classes = _classes(dataset)
-                if 'language_model' not in cfg.model:  # its classes are texts
+                classes = dataset_classes(dataset)
+                if classes and 'language_model' not in cfg.model:  # its classes are texts
                     _check_num_classes(cfg.model, classes, split)
-                wants = (ann_file, classes, split == 'test', _with_masks(dataset))
+                wants = (ann_file, classes, split, _with_masks(dataset))
                 # One process of many reads the file: COCO's is large.
-                if ann_file and _is_first_process() and wants not in seen:
-                    check_coco_file(ann_file, folder, classes, *wants[2:])
+                if ann_file and _is_coco(dataset) and is_first_process() and wants not in seen:
+                    check_coco_file(ann_file, folder, *wants[1:])
                 seen.add(wants)
             evaluators = cfg.get(f'{split}_evaluator') or []
             for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
                 if evaluator.get('ann_file') and not evaluator.get('backend_args'):
-                    _check_exists(evaluator['ann_file'], split, 'annotation file', coco=True)
+                    _check_exists(evaluator['ann_file'], split, 'annotation file', f'{split}_evaluator.ann_file=FILE')
+        starts_from, trains = cfg.get('load_from'), 'train' in splits
+        if starts_from and trains:
+            content = read_checkpoint(starts_from)
+            if not cfg.get('resume'):
+                starts_from = None  # its heads may have other classes
+            elif not {'meta', 'optimizer'} <= set(content):
+                raise CheckpointError(f"checkpoint '{starts_from}' holds weights only, and no training to resume. "
+                                      f'Start from it with --cfg-options load_from=PATH')
+        check_model(cfg, starts_from, pretrained=trains)
 
 
 def _scope(cfg: Config) -> ContextManager:
     return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
 
 
-def check_model(cfg: Config, checkpoint: Optional[str] = None) -> None:
-    """Check that a config's model can be built, and that a checkpoint holds all of it.
+def check_model(cfg: Config, checkpoint: Optional[str] = None, pretrained: bool = False) -> None:
+    """Check that a config's model can be built and gets its weights.
+
+    Args:
+        cfg: The config.
+        checkpoint: A checkpoint that must hold all of the model.
+            Defaults to None.
+        pretrained: Whether the weights that ``init_cfg`` names are checked.
+            Defaults to False.
 
     Raises:
         UserError: If not.
     """
     with _scope(cfg):
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
     if checkpoint:
         check_fits(model.module if isinstance(model, BaseTTAModel) else model, checkpoint)
-
-
-def check_checkpoint(path: str) -> None:
-    """Raise :class:`CheckpointError` if ``path`` is local and not a file."""
-    if '://' not in path and not Path(path).expanduser().is_file():
-        raise CheckpointError(f"checkpoint '{path}' does not exist. Check the path")
-
-
-def _is_first_process() -> bool:
-    """By the launchers' variables: the process group comes up only with the runner."""
-    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+    if pretrained:
+        for path in _pretrained(cfg.model):
+            if '://' not in path:
+                read_checkpoint(path)
+        for module in model.modules():
+            if isinstance(module, FasterNet) and any(_pretrained(module.init_cfg)):
+                module.init_weights()
 
 
 def _pretrained(model: Any) -> Iterator[str]:
@@ -130,8 +138,16 @@ def _is_coco(dataset: Dict[str, Any]) -> bool:
         getattr(kind, name) is getattr(CocoDataset, name) for name in ('load_data_list', 'parse_data_info'))
 
 
-def _classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
-    classes = (dataset.get('metainfo') or {}).get('classes') or _class_of(dataset).METAINFO.get('classes', ())
+def dataset_classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
+    """Class names of a detection data set by its config; empty where only its files tell.
+
+    Raises:
+        DataError: If they are a text.
+    """
+    kind = _class_of(dataset)
+    if not (isinstance(kind, type) and issubclass(kind, BaseDetDataset)) or issubclass(kind, CocoPanopticDataset):
+        return ()
+    classes = (dataset.get('metainfo') or {}).get('classes') or kind.METAINFO.get('classes', ())
     if isinstance(classes, str):
         if not Path(classes).is_file():
             raise DataError(f"metainfo.classes is the text '{classes}': it must be a tuple of names, such as "
@@ -162,22 +178,34 @@ def _check_num_classes(model: Any, classes: Tuple[str, ...], split: str, where: 
 def _check_paths(dataset: Dict[str, Any], split: str) -> Tuple[str, str]:
     """Check that the local files of a data set exist; gives its annotation file and image folder."""
     root, ann_file = dataset.get('data_root') or '', dataset.get('ann_file') or ''
-    if dataset.get('backend_args') or '://' in root or '://' in ann_file:
+    if dataset.get('backend_args') or '://' in root or '://' in ann_file or _downloads(dataset):
         return '', ''
     prefix = dataset.get('data_prefix') or ''
     prefix = prefix.get('img', prefix.get('img_path', '')) if isinstance(prefix, dict) else prefix
-    coco = _is_coco(dataset)
+    option = f'{split}_dataloader.dataset.data_root=DIR'
     if root and not (Path(ann_file).is_absolute() and Path(prefix).is_absolute()):
-        _check_exists(root, split, 'data folder', coco)
+        _check_exists(root, split, 'data folder', option)
     ann_file, folder = (str(Path(root) / part) if part else '' for part in (ann_file, prefix))
     for path, what in ((ann_file, 'annotation file'), (folder, 'image folder')):
         if path:
-            _check_exists(path, split, what, coco)
+            _check_exists(path, split, what, option)
     return ann_file, folder or root
 
 
-def _check_exists(path: str, split: str, what: str, coco: bool) -> None:
-    if '://' not in path and not Path(path).exists():
-        remedy = _COCO_TREE % split if coco else (
-            f'Put the data there, or name their place with --cfg-options {split}_dataloader.dataset.data_root=DIR')
-        raise DataError(f"{what} '{path}' of the {split} data does not exist. {remedy}")
+def _downloads(dataset: Dict[str, Any]) -> bool:
+    kind = _class_of(dataset)
+    return callable(kind) and 'download' in inspect.signature(kind).parameters
+
+
+def _check_exists(path: str, split: str, what: str, option: str) -> None:
+    if '://' in path or Path(path).exists():
+        return
+    remedy = 'Put it there'
+    for root, how in _REMEDIES.items():
+        if path.startswith(root):
+            remedy = how
+    coco = os.environ.get('MMDET_DATASETS')
+    if coco and path.startswith(coco):
+        remedy = f'MMDET_DATASETS is {coco}. {_COCO_TREE}'
+    raise DataError(f"{what} '{path}' of the {split} data does not exist. {remedy}, or name another with "
+                    f'--cfg-options {option}')

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from typing import Iterator
 
@@ -32,12 +33,23 @@ def set_local_rank(args: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
 
+def is_first_process() -> bool:
+    """By the launchers' variables: the process group comes up only with MMEngine's runner."""
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the program with one line and status 1 on a :class:`UserError`; other errors keep their traceback."""
+    """End the program with one line and status 1 on a :class:`UserError`; other errors keep their traceback.
+
+    Of several processes the first one says it.
+    """
+    warnings.filterwarnings('ignore', message='faster_coco_eval')  # an evaluator that is not used here
     try:
         yield
     except UserError as error:
+        if not is_first_process():
+            sys.exit(1)
         # A data loader's worker sends its traceback along; the error itself is the last line.
         line = str(error).strip().splitlines()[-1]
         print(f"error: {line.removeprefix('mmfasternet.errors.' + type(error).__name__ + ': ')}", file=sys.stderr)

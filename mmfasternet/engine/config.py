@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional
 import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import find_latest_checkpoint
 
 from mmfasternet.errors import UserError
 
@@ -110,9 +111,14 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 
 
 def set_resume(cfg: Config, resume: str) -> None:
-    """Resume from the newest checkpoint of the work folder (``'auto'``) or from a path."""
+    """Resume from a path or, by ``'auto'``, from the newest checkpoint of the work folder, if there is one."""
     cfg.resume = True
-    cfg.load_from = None if resume == 'auto' else resume
+    cfg.load_from = resume
+    if resume == 'auto':
+        newest = find_latest_checkpoint(cfg.work_dir)
+        if newest and not Path(newest).is_file():  # the folder was moved, and MMEngine notes whole paths
+            newest = str(Path(cfg.work_dir) / Path(newest).name)
+        cfg.load_from = newest
 
 
 def set_show_dir(cfg: Config, show_dir: str) -> None:

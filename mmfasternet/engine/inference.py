@@ -8,8 +8,9 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 from mmengine.config import Config
 
+from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.datasets import LoadImageFromFile
-from mmfasternet.engine.checks import check_model
+from mmfasternet.engine.checks import check_model, dataset_classes
 from mmfasternet.engine.config import is_classifier
 from mmfasternet.engine.device import find_device
 from mmfasternet.errors import DataError
@@ -96,6 +97,9 @@ def _detect(cfg: Config, checkpoint: str, images: List[str], out_dir: str, devic
     from mmdet.apis import DetInferencer
     inferencer = DetInferencer(cfg, checkpoint, device=device)
     classes = inferencer.model.dataset_meta['classes']
+    if 'dataset_meta' not in read_checkpoint(checkpoint).get('meta', {}):  # MMDetection then takes COCO's names
+        classes = dataset_classes(cfg.test_dataloader.dataset) or classes
+        inferencer.visualizer.dataset_meta = dict(inferencer.model.dataset_meta, classes=classes)
     names = [Path(image).name for image in images]
     image_ids, category_ids = ids or ({name: i for i, name in enumerate(names, 1)},
                                       {name: i for i, name in enumerate(classes, 1)})

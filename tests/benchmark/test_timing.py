@@ -18,7 +18,7 @@ def test_median_of_a_known_duration():
     assert record.median_ms == pytest.approx(50, rel=0.05)
     assert record.p10_ms <= record.median_ms <= record.p90_ms
     assert (record.batch_size, record.input_size, record.dtype) == (2, '8x16', 'float32')
-    assert record.threads == torch.get_num_threads() and record.torch == torch.__version__ and record.device
+    assert record.threads == torch.get_num_threads() and record.versions['torch'] == torch.__version__ and record.device
     assert str(record).startswith('sleep: 5') and 'batch 2, 8x16 pixels' in str(record)
 
 

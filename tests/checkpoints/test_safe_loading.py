@@ -41,7 +41,8 @@ def test_numpy_1_arrays_load(tmp_path):
     assert torch.load(path, weights_only=True)['curve'].tolist() == [0, 1, 2]
 
 
-def test_unsafe_loading_is_overruled(tmp_path):
+def test_unsafe_loading_is_overruled(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     torch.save(Reduced(print, 'code ran'), tmp_path / 'evil.pth')
     enforce_safe_loading()
     with pytest.raises(pickle.UnpicklingError, match='print'):

@@ -1,12 +1,18 @@
 import json
 import shutil
+from pathlib import Path
 
+import mmdet
 import pytest
+import torch
 from mmdet.datasets import CocoDataset
+from mmengine.config import Config
 
-from mmfasternet.engine.checks import check_checkpoint, check_run
+from mmfasternet.checkpoints import read_checkpoint
+from mmfasternet.engine.checks import check_model, check_run
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import CheckpointError, DataError, UserError
+from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 
 
@@ -46,6 +52,20 @@ def test_missing_coco_names_the_tree_and_the_variable(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = load_config(str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py'))
     assert_refused(cfg, "'data/coco/'", 'annotations/instances_{train,val}2017.json', 'train2017/', 'MMDET_DATASETS')
+    monkeypatch.setenv('MMDET_DATASETS', str(tmp_path / 'elsewhere'))
+    cfg = load_config(str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py'))
+    assert_refused(cfg, f"'{tmp_path}/elsewhere/'", f'MMDET_DATASETS is {tmp_path}/elsewhere')
+
+
+def test_missing_shapes_name_the_script_that_makes_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(load_config(str(SHAPES_CONFIG)), "'data/shapes/'", 'tools/make_shapes_coco.py')
+
+
+def test_data_sets_that_download_themselves_pass(data):
+    cfg = shapes_config(data)
+    cfg.train_dataloader.dataset = dict(type='mmpretrain.CIFAR10', data_root='data/cifar10', pipeline=[])
+    check_run(cfg, ('train', ))
 
 
 def test_missing_annotation_file(data):
@@ -92,6 +112,33 @@ def test_entry_without_a_field(data, key, field):
 def test_classes_that_the_file_does_not_have(data):
     edit(data, lambda c: c['categories'][2].update(name='hexagon'))
     assert_refused(shapes_config(data), "no category 'triangle'", 'hexagon', 'metainfo')
+
+
+@pytest.mark.parametrize('key, field, value', [
+    ('images', 'height', None), ('images', 'width', 0), ('images', 'file_name', 5),
+    ('annotations', 'bbox', None), ('annotations', 'bbox', [1, 2, 3]), ('annotations', 'bbox', [1, 2, 3, '4']),
+    ('annotations', 'segmentation', []), ('annotations', 'segmentation', [1, 2, 3, 4, 5, 6]),
+    ('categories', 'name', ['circle']),
+])
+def test_a_value_of_the_wrong_kind(data, key, field, value):
+    edit(data, lambda c: c[key][1].update({field: value}))
+    assert_refused(shapes_config(data), f'{key}[1].{field} is')
+
+
+@pytest.mark.parametrize('change', [
+    lambda c: c.update(annotations=[]),
+    lambda c: [a.update(image_id=999) for a in c['annotations']],
+    lambda c: [a.update(category_id=999) for a in c['annotations']],
+])
+def test_nothing_to_train_on(data, change):
+    edit(data, change)
+    assert_refused(shapes_config(data), 'nothing to train on')
+
+
+def test_categories_in_another_order(data):
+    """MMDetection would take every star for a circle."""
+    edit(data, lambda c: c['categories'].reverse())
+    assert_refused(shapes_config(data), 'another order', 'star, triangle, square, circle')
 
 
 @pytest.mark.parametrize('key, entry, what', [('categories', dict(id=9, name='circle'), "2 categories with the name"),
@@ -173,7 +220,7 @@ def test_only_the_first_process_reads_the_annotations(data, monkeypatch):
 
 
 def test_missing_evaluator_file(data):
-    assert_refused(shapes_config(data, val_evaluator__ann_file='gone.json'), "'gone.json'")
+    assert_refused(shapes_config(data, val_evaluator__ann_file='gone.json'), "'gone.json'", 'val_evaluator.ann_file')
 
 
 def test_a_checkpoint_that_does_not_hold_the_model(data, trained):
@@ -186,6 +233,36 @@ def test_a_checkpoint_that_does_not_hold_the_model(data, trained):
     assert_refused(cfg, 'other shapes', splits=('train', ), error=CheckpointError)
 
 
+def test_weights_where_mmengine_does_not_look_for_them(data, trained, tmp_path):
+    weights = read_checkpoint(str(trained / 'epoch_2.pth'))['state_dict']
+    for content, fits in ((dict(model=weights), False), (weights, True),
+                          (dict(state_dict={f'module.{key}': value for key, value in weights.items()}), True)):
+        torch.save(content, tmp_path / 'weights.pth')
+        cfg = shapes_config(data, load_from=str(tmp_path / 'weights.pth'))
+        if fits:
+            check_run(cfg, ('test', ))
+        else:
+            assert_refused(cfg, 'weights.pth', 'lacks', splits=('test', ), error=CheckpointError)
+    assert_refused(shapes_config(data, load_from=str(tmp_path / 'weights.pth'), resume=True), 'weights only',
+                   error=CheckpointError)
+
+
+def test_a_detector_that_writes_into_its_config_can_be_built_again():
+    cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_fasternet_t0_1x_coco.py')
+    dino = Config.fromfile(str(Path(mmdet.__file__).parent / '.mim/configs/dino/dino-4scale_r50_8xb2-12e_coco.py'))
+    cfg.model = dino.model
+    check_model(cfg)
+    check_model(cfg)
+
+
+def test_pretrained_weights_that_do_not_fit(data, tmp_path):
+    torch.save(FasterNet('t1').state_dict(), tmp_path / 't1.pth')
+    (tmp_path / 'cut.pth').write_bytes((tmp_path / 't1.pth').read_bytes()[:1000])
+    for name, problem in (('t1.pth', 'other shapes'), ('cut.pth', 'broken')):
+        cfg = shapes_config(data)
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / name))
+        assert_refused(cfg, name, problem, error=CheckpointError)
+
+
 def test_missing_checkpoints(data):
     assert_refused(shapes_config(data, load_from='gone.pth'), "'gone.pth'", error=CheckpointError)
-    check_checkpoint('https://example.org/weights.pth')

@@ -16,11 +16,6 @@ from tests.conftest import ROOT, SHAPES_CONFIG
 COCO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py')
 
 
-@pytest.fixture(autouse=True)
-def no_coco_root(monkeypatch):
-    monkeypatch.delenv('MMDET_DATASETS', raising=False)
-
-
 def test_work_dir():
     assert load_config(COCO_CONFIG).work_dir == 'work_dirs/mask_rcnn_fasternet_s_1x_coco'
     assert load_config(COCO_CONFIG, {'work_dir': 'elsewhere'}).work_dir == 'elsewhere'
@@ -68,10 +63,15 @@ def test_amp(monkeypatch):
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
 
 
-def test_resume():
-    cfg = load_config(COCO_CONFIG)
+def test_resume(tmp_path):
+    cfg = load_config(COCO_CONFIG, work_dir=str(tmp_path))
     set_resume(cfg, 'auto')
     assert cfg.resume and cfg.load_from is None
+    (tmp_path / 'epoch_3.pth').touch()
+    for noted in (tmp_path / 'epoch_3.pth', '/where/it/was/before/epoch_3.pth'):
+        (tmp_path / 'last_checkpoint').write_text(str(noted))
+        set_resume(cfg, 'auto')
+        assert cfg.resume and cfg.load_from == str(tmp_path / 'epoch_3.pth')
     set_resume(cfg, 'x.pth')
     assert cfg.resume and cfg.load_from == 'x.pth'
 

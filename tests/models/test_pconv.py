@@ -61,6 +61,7 @@ def test_multiply_adds_and_parameters_follow_equation_4():
 
 def test_n_div_is_the_reciprocal_ratio():
     assert PartialConv(96, n_div=3).conv_channels == 32
+    assert PartialConv(64, 1 / 4, 3, 'slicing').mode == 'slicing'
     assert PartialConv(40, n_div=4).conv_channels == PartialConv(40, 1 / 4).conv_channels == 10
     assert PartialConv(64).conv_channels == 16
     assert PartialConv(10, 0.1).conv_channels == 1
@@ -70,6 +71,7 @@ def test_n_div_is_the_reciprocal_ratio():
 @pytest.mark.parametrize('kwargs, names', [
     (dict(channels=8, stride=2), 'stride'),
     (dict(channels=3), 'partial_ratio'),
+    (dict(channels=3, n_div=4), 'n_div'),
     (dict(channels=8, partial_ratio=0), 'partial_ratio'),
     (dict(channels=8, partial_ratio=1.5), 'partial_ratio'),
     (dict(channels=8, partial_ratio=-0.5), 'partial_ratio'),

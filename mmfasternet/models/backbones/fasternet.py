@@ -130,6 +130,8 @@ class FasterNet(BaseModule):
         settings = self._arch_settings(arch)
         depths = tuple(settings['depths'])
         act_cfg = act_cfg or settings.get('act_cfg', _RELU)
+        if in_channels < 1:
+            raise ArgumentError(f'in_channels must be positive, got {in_channels}')
         if not 0 <= drop_path_rate < 1:
             raise ArgumentError(f'drop_path_rate must lie in [0, 1), got {drop_path_rate}')
         if not -1 <= frozen_stages <= len(depths):

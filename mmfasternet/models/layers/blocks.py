@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmfasternet.errors import ArgumentError
+
 from .norm import build_norm
 from .pconv import PartialConv
 
@@ -72,6 +74,8 @@ class FasterNetBlock(nn.Module):
                  with_cp: bool = False) -> None:
         super().__init__()
         hidden_channels = int(channels * mlp_ratio)
+        if hidden_channels < 1:
+            raise ArgumentError(f'mlp_ratio {mlp_ratio} of {channels} channels leaves no hidden channel')
         self.pconv = PartialConv(channels, partial_ratio, mode=pconv_mode)
         self.conv1 = nn.Conv2d(channels, hidden_channels, 1, bias=False)
         self.norm = build_norm(norm_cfg, hidden_channels)

@@ -31,13 +31,13 @@ class PartialConv(nn.Module):
             Defaults to 1/4 where ``n_div`` is not given either.
         kernel_size: Odd kernel size :math:`k`; the padding keeps the spatial
             size. Defaults to 3.
-        stride: Only 1: the untouched channels keep their resolution, so the
-            convolved ones must. Defaults to 1.
         mode: ``'split_cat'`` concatenates the two parts and is
             differentiable; ``'slicing'`` writes them into one new tensor and
             is for inference only. Defaults to ``'split_cat'``.
         n_div: The reciprocal of ``partial_ratio``, as the paper's listing
             spells it; give one of the two. Defaults to None.
+        stride: Only 1: the untouched channels keep their resolution, so the
+            convolved ones must. Defaults to 1.
 
     Raises:
         ValueError: If an argument is out of its range; the message names it.
@@ -56,9 +56,9 @@ class PartialConv(nn.Module):
                  channels: int,
                  partial_ratio: Optional[float] = None,
                  kernel_size: int = 3,
-                 stride: int = 1,
                  mode: str = 'split_cat',
-                 n_div: Optional[int] = None) -> None:
+                 n_div: Optional[int] = None,
+                 stride: int = 1) -> None:
         super().__init__()
         if n_div is not None:
             if partial_ratio is not None:
@@ -79,7 +79,8 @@ class PartialConv(nn.Module):
         # The tolerance undoes the rounding of ratios such as 1/3 or 0.1.
         conv_channels = math.floor(channels * partial_ratio + 1e-6)
         if conv_channels < 1:
-            raise ArgumentError(f'partial_ratio {partial_ratio:g} of {channels} channels leaves no channel to convolve')
+            raise ArgumentError(f'partial_ratio {partial_ratio:g} (1 / n_div) of {channels} channels leaves '
+                                f'no channel to convolve')
 
         self.channels = channels
         self.conv_channels = conv_channels
