@@ -69,6 +69,16 @@ def test_mmcv_is_compiled_once_with_its_operators(setup_env, steps, tmp_path, st
     assert [p.name for p in (tmp_path / 'cache' / 'wheels').iterdir()] == [f'{name.replace("==", "-")}-py3-torch2-cpu']
 
 
+def test_an_environment_of_another_python_is_cleared(setup_env, steps, tmp_path):
+    for name, minor, cleared in (('same', sys.version_info.minor, False), ('other', sys.version_info.minor - 1, True)):
+        venv = tmp_path / name
+        (venv / 'lib' / f'python3.{minor}').mkdir(parents=True)
+        (venv / 'pyvenv.cfg').touch()
+        setup_env.set_up('onedl', venv)
+        made = [command for what, command, _ in steps if 'virtual' in what][-1]
+        assert ('--clear' in made) == cleared and made[-1] == str(venv)
+
+
 def test_operators_that_do_not_run_stop_the_set_up(setup_env, steps, tmp_path, monkeypatch):
     record = setup_env.run
 

@@ -120,7 +120,10 @@ def set_up(stack, venv):
     start = time.monotonic()
     print(f'setting up {venv} ...', flush=True)
     stamp.unlink(missing_ok=True)
-    run([sys.executable, '-m', 'venv', venv], "making the virtual environment (Debian: install python3-venv)")
+    major, minor = sys.version_info[:2]
+    other_python = (venv / 'pyvenv.cfg').exists() and not (venv / 'lib' / f'python{major}.{minor}').exists()
+    run([sys.executable, '-m', 'venv', *['--clear'] * other_python, venv],
+        'making the virtual environment (Debian: install python3-venv)')
     pip = [python, *PIP]
     install = [*pip, 'install', '--no-warn-script-location', '--no-compile']
     run([*install, '-r', requirements('torch'), '-r', requirements('runtime'), '-r', requirements('tests')],
