@@ -18,6 +18,8 @@ def print_metrics(metrics: Dict[str, Any]) -> None:
             what was not computed.
     """
     console, others = Console(), dict(metrics)
+    if not metrics:
+        console.print('no metrics: nothing was detected on any image')
     rows = [(title, [others.pop(f'coco/{row}_{column}', -1) for column in _COCO_COLUMNS])
             for row, title in _COCO_ROWS.items() if f'coco/{row}_mAP' in metrics]
     if rows:

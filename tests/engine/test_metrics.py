@@ -22,3 +22,8 @@ def test_missing_and_odd_metrics_do_not_stop_the_table(capsys):
     out = capsys.readouterr().out
     assert ['box', '0.500', '-', '-', '-', '-', '-'] in [r.replace('│', ' ').split() for r in out.splitlines()]
     assert '0.25' in out and '[[1, 2]]' in out
+
+
+def test_no_metrics_are_not_passed_over(capsys):
+    print_metrics({})
+    assert 'nothing was detected' in capsys.readouterr().out
