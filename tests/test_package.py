@@ -31,7 +31,7 @@ print(type(MODELS.build(Config.fromfile('configs/mask_rcnn_fasternet_t0_shapes.p
 
 @pytest.mark.parametrize('package, version', [('mmengine', '0.9.0'), ('mmdet', '2.28.0'), ('mmcv', '3.0.0')])
 def test_a_release_out_of_bounds_is_named(package, version):
-    result = run(f'import {package}; {package}.__version__ = "{version}"; import mmfasternet')
+    result = run(f'import mmdet, {package}; {package}.__version__ = "{version}"; import mmfasternet')
     assert result.returncode and f'{package} {version} is installed, but mmfasternet' in result.stderr
 
 

@@ -12,4 +12,5 @@ if __name__ == '__main__':
     try:
         main()
     except ChildFailedError as error:
-        sys.exit(max(abs(failure.exitcode) for failure in error.failures.values()) or 1)
+        # Those that were stopped for it have negative ones.
+        sys.exit(max(1, *(failure.exitcode for failure in error.failures.values())))
