@@ -1,6 +1,6 @@
 """Evaluate a checkpoint: box and mask AP of a detector, top-1 and top-5 of a classifier."""
 
-from mmfasternet.engine.cli import add_run_options, make_parser, one_line_errors, set_local_rank
+from mmfasternet.engine.cli import add_run_options, is_first_process, make_parser, one_line_errors, set_local_rank
 
 
 def parse_args():
@@ -21,8 +21,6 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors():
-        from mmengine.dist import is_main_process
-
         from mmfasternet.engine.config import enable_tta, load_config, set_show_dir
         from mmfasternet.engine.metrics import print_metrics
         from mmfasternet.engine.runner import test
@@ -32,7 +30,7 @@ def main():
         if args.tta:
             enable_tta(cfg)
         metrics = test(cfg, args.checkpoint, args.out)
-        if is_main_process():
+        if is_first_process():
             print_metrics(metrics)
 
 

@@ -1,6 +1,7 @@
 """Training and testing through MMEngine's ``Runner``, whatever the config's scope."""
 
 import os
+import time
 from typing import Any, Dict, Optional
 
 import torch
@@ -24,6 +25,7 @@ def train(cfg: Config) -> Runner:
     """
     runner = _build(cfg, ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
     runner.train()
+    _leave_processes()
     return runner
 
 
@@ -47,7 +49,9 @@ def test(cfg: Config, checkpoint: str, out: Optional[str] = None) -> Dict[str, A
     runner = _build(cfg, ('test', ))
     if out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
-    return runner.test()
+    metrics = runner.test()
+    _leave_processes()
+    return metrics
 
 
 def _build(cfg: Config, splits: tuple) -> Runner:
@@ -76,3 +80,14 @@ def _init_cpu_processes(cfg: Config) -> None:
     wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
     cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
+
+
+def _leave_processes() -> None:
+    """Leave the process group in order.
+
+    gloo reports a work as done before its thread lets go of the tensors, which takes Python's lock: an interpreter that
+    ends in between aborts the process.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        time.sleep(0.5)
