@@ -1,11 +1,16 @@
+import functools
+import http.server
 import importlib.util
 import logging
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.visualization import Visualizer
 from torch import nn
 
@@ -23,6 +28,12 @@ def randomize_norms(model: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
 
 
+def build(model: dict, scope: str = 'mmdet') -> nn.Module:
+    """A model of a config, in its own scope whatever ran before."""
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(ConfigDict(model))
+
+
 def data_options(root) -> list:
     """--cfg-options that point the shapes config to another folder."""
     options = [f'{split}_dataloader.dataset.data_root={root}/' for split in ('train', 'val', 'test')]
@@ -35,6 +46,25 @@ def same_surroundings(monkeypatch):
     torch.manual_seed(0)
     for name in ('MMDET_DATASETS', 'RANK', 'SLURM_PROCID', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def web_server(tmp_path, monkeypatch):
+    """A web server of the folder ``site``, with the downloads kept in ``hub``; gives its address and its requests."""
+    (tmp_path / 'site').mkdir()
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+
+        def log_message(self, *args):
+            requests.append(self.path)
+
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(
+            Handler, directory=tmp_path / 'site')) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{running.server_address[1]}', requests
+        running.shutdown()
 
 
 @pytest.fixture(scope='session')

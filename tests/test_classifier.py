@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 CONFIG = """
@@ -67,6 +68,27 @@ def test_train_test_and_predict(run_tool, config, tmp_path):
     assert len(rows) == 8 and all(row['classes'][0] == 'dark' for row in rows)
     assert re.search(r'0\.png  dark \d\.\d+  bright', result.out)
     assert (tmp_path / 'out' / '0.png').is_file()
+
+
+def test_classifiers_of_the_authors_and_of_timm_need_no_conversion(run_tool, config, tmp_path):
+    text = config.read_text().replace("['mmfasternet.models']", "['mmfasternet.models', 'mmfasternet.models.heads']")
+    text = re.sub(r"    neck=.*\n    head=.*\n", """\
+    head=dict(type='mmfasternet.FasterNetHead', num_classes=2, in_channels=16, hidden_channels=32, topk=(1, )))
+""", text)
+    config.write_text(text)
+    result = run_tool('train', config, '--work-dir', tmp_path / 'work')
+    assert result.code == 0, result.err
+    ours, scores = tmp_path / 'work' / 'epoch_6.pth', []
+    for path, to in ((tmp_path / 'official.pth', 'official'), (tmp_path / 'model.safetensors', 'timm')):
+        assert run_tool('convert_checkpoint', ours, path, '--to', to).code == 0
+    for index, path in enumerate((ours, tmp_path / 'official.pth', tmp_path / 'model.safetensors')):
+        out = tmp_path / f'{index}.pkl'
+        result = run_tool('test', config, path, '--work-dir', tmp_path / 'work', '--out', out)
+        assert re.search(r'accuracy/top1 +│ +100 ', result.out), result.err
+        scores.append([row['pred_score'] for row in pickle.loads(out.read_bytes())])
+    assert len(scores[0]) == 16 and all(torch.equal(a, b) for rows in scores[1:] for a, b in zip(scores[0], rows))
+    result = run_tool('image_demo', tmp_path / 'images' / 'dark', config, path, '--out-dir', tmp_path / 'out')
+    assert result.code == 0 and re.search(r'0\.png  (dark|bright|0|1) ', result.out), result.err
 
 
 def test_a_missing_folder_is_one_line(run_tool, config, tmp_path):

@@ -8,13 +8,19 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
-from mmfasternet.checkpoints import enforce_safe_loading
-from tests.conftest import ROOT, SHAPES_CONFIG, data_options
+from mmfasternet.checkpoints import convert, read_checkpoint
+from mmfasternet.models import FasterNet
+from tests.checkpoints.hostile import Call
+from tests.conftest import ROOT, SHAPES_CONFIG, data_options, randomize_norms
+from tests.official import official_classifier
 
 TOOLS = ROOT / 'tools'
 # As little work as a training run can be.
@@ -27,8 +33,7 @@ def weights(trained):
 
 
 def load(checkpoint):
-    enforce_safe_loading()  # MMEngine's loading leaves its own globals unregistered behind it
-    return torch.load(checkpoint, weights_only=True, map_location='cpu')
+    return read_checkpoint(str(checkpoint))
 
 
 def log_text(work_dir):
@@ -208,6 +213,11 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
               'model.neck.in_channels=64,128,256,512'], 'does not fit'),
     ('test', [SHAPES_CONFIG, __file__, *WITH_DATA], 'test_tools.py'),
     ('train', [ROOT / 'configs' / '_base_' / 'mask_rcnn_fasternet_1x_coco.py', '--launcher', 'pytorch'], 'torchrun'),
+    ('train', [SHAPES_CONFIG, *WITH_DATA, 'load_from=gone.pth'], "'gone.pth'"),
+    ('convert_checkpoint', ['gone.pth', 'out.pth'], "'gone.pth'"),
+    ('convert_checkpoint', ['{trained}', '{trained}'], 'exists already'),
+    ('convert_checkpoint', ['{trained}', 'out.pth', '--to', 'timm'], 'no place in the timm layout'),
+    ('publish_model', ['gone.pth', 'out.pth'], "'gone.pth'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--device', 'abacus'], "'abacus'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),
@@ -226,24 +236,112 @@ def test_bad_input_is_one_line(run_tool, trained, shapes, tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_hostile_checkpoint_is_refused_and_not_run(run_tool, shapes, tmp_path):
+def tools_that_read(checkpoint, shapes, out):
+    """Every way to hand a checkpoint to a tool."""
+    data = ['--cfg-options', *data_options(shapes)]
+    return {
+        'test': ['test', SHAPES_CONFIG, checkpoint, '--work-dir', out, *data],
+        'resume': ['train', SHAPES_CONFIG, '--resume', checkpoint, '--work-dir', out, *data],
+        'load_from': ['train', SHAPES_CONFIG, '--work-dir', out, *data, f'load_from={checkpoint}'],
+        'init_cfg': ['train', SHAPES_CONFIG, '--work-dir', out, *data, 'model.backbone.init_cfg.type=Pretrained',
+                     f'model.backbone.init_cfg.checkpoint={checkpoint}'],
+        'image_demo': ['image_demo', shapes / 'val', SHAPES_CONFIG, checkpoint, '--out-dir', out],
+        'benchmark': ['benchmark_detector', SHAPES_CONFIG, '--checkpoint', checkpoint, '--size', 64, 64, '--runs', 2],
+        'convert': ['convert_checkpoint', checkpoint, out / 'converted.pth'],
+        'publish': ['publish_model', checkpoint, out / 'published.pth'],
+    }
 
-    class Hostile:
 
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / 'ran'), )
+@pytest.mark.parametrize('way', list(tools_that_read('', ROOT, ROOT)))
+def test_a_hostile_checkpoint_is_refused_and_not_run(run_tool, trained, shapes, tmp_path, way):
+    """A whole training checkpoint with code hidden in it; only trust loads it, and lets the code run."""
+    path, ran, out = tmp_path / 'hostile.pth', tmp_path / 'ran', tmp_path / 'out'
+    content = load(weights(trained))
+    content['meta']['hidden'] = [Call(os.system, f'mkdir -p {ran}')]
+    torch.save(content, path)
+    name, *arguments = tools_that_read(path, shapes, out)[way]
+    result = run_tool(name, *arguments)
+    line = result.err.splitlines()[-1]
+    assert result.code == 1 and 'hostile.pth' in line and 'system' in line and '--trust-checkpoint' in line, result.err
+    assert not ran.exists() and not out.exists()
+    if name == 'train':
+        arguments += ['train_cfg.max_epochs=2', 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
+    at = arguments.index('--cfg-options') if '--cfg-options' in arguments else len(arguments)
+    result = run_tool(name, *arguments[:at], '--trust-checkpoint', *arguments[at:])
+    assert result.code == 0 and ran.exists(), result.err
+    assert result.err.count('warning: --trust-checkpoint') == 1
 
-    torch.save(dict(state_dict={}, meta=Hostile()), tmp_path / 'hostile.pth')
-    for name, *arguments in (
-        ('test', SHAPES_CONFIG, tmp_path / 'hostile.pth', '--cfg-options', *data_options(shapes)),
-        ('train', SHAPES_CONFIG, '--resume', tmp_path / 'hostile.pth', '--cfg-options', *data_options(shapes)),
-        ('image_demo', shapes / 'val', SHAPES_CONFIG, tmp_path / 'hostile.pth'),
-        ('benchmark_detector', SHAPES_CONFIG, '--checkpoint', tmp_path / 'hostile.pth'),
+
+@pytest.mark.parametrize('name', ['official.pth', 'official.safetensors', 'site/official.pth'])
+def test_a_detector_of_mmdetection_2_needs_no_conversion(run_tool, trained, shapes, tmp_path, web_server, name):
+    """Its official layout gives the same AP and predictions as ours, from a file or a URL."""
+    path = tmp_path / name
+    assert run_tool('convert_checkpoint', weights(trained), path, '--to', 'official').code == 0
+    assert 'backbone.patch_embed.proj.weight' in load(path)['state_dict']
+    found = []
+    if name.startswith('site/'):
+        path = f'{web_server[0]}/{path.name}'
+    for checkpoint in (weights(trained), path):
+        out = tmp_path / Path(checkpoint).stem
+        result = run_tool('test', SHAPES_CONFIG, checkpoint, '--work-dir', out, '--out', out.with_suffix('.pkl'),
+                          '--cfg-options', *data_options(shapes), 'model.test_cfg.rcnn.score_thr=0.0')
+        assert result.code == 0, result.err
+        predictions = pickle.loads(out.with_suffix('.pkl').read_bytes())
+        found.append(torch.cat([p['pred_instances']['bboxes'] for p in predictions]))
+    assert len(found[0]) and torch.equal(*found)
+    result = run_tool('image_demo', shapes / 'val', SHAPES_CONFIG, path, '--out-dir', tmp_path / 'out', '--score-thr',
+                      0)
+    assert result.code == 0, result.err
+    rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    assert rows and {row['category_name'] for row in rows} <= {'circle', 'square', 'triangle', 'star'}
+
+
+def test_a_training_starts_from_an_official_classifier(run_tool, shapes, tmp_path):
+    backbone = FasterNet('t0', out_norm=False)
+    randomize_norms(backbone)
+    torch.save(official_classifier(backbone), tmp_path / 'official.pth')
+    # No step of the optimizer: what comes out is what was loaded, but for the batch statistics.
+    result = run_tool('train', SHAPES_CONFIG, '--work-dir', tmp_path / 'work', '--cfg-options', *data_options(shapes),
+                      *QUICK, 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None',
+                      f'load_from={tmp_path / "official.pth"}', 'optim_wrapper.optimizer.lr=0.0')
+    assert result.code == 0, result.err
+    after = convert(load(tmp_path / 'work' / 'epoch_1.pth')['state_dict'], 'backbone')
+    for key, value in backbone.named_parameters():
+        assert torch.equal(after[key], value), key
+
+
+def test_training_of_others_cannot_be_resumed(run_tool, trained, shapes, tmp_path):
+    content = load(weights(trained))
+    torch.save(dict(state_dict=convert(content['state_dict'], 'official'), optimizer=content['optimizer'],
+                    meta=dict(CLASSES=('a', ), epoch=2, iter=4)), tmp_path / '2x.pth')
+    result = run_tool('train', SHAPES_CONFIG, '--resume', tmp_path / '2x.pth', '--cfg-options', *data_options(shapes))
+    assert result.code == 1 and 'no training that can be resumed here' in result.err and 'load_from' in result.err
+
+
+def test_convert_checkpoint_says_what_it_found(run_tool, trained, tmp_path):
+    save_file(timm.create_model('fasternet_t1', num_classes=12).state_dict(), tmp_path / 'model.safetensors')
+    for arguments, line in (
+        ([tmp_path / 'model.safetensors', tmp_path / 'ours.pth'],
+         f'FasterNet-T1, timm classifier, 12 classes -> mmfasternet classifier: {tmp_path}/ours.pth\n'),
+        ([tmp_path / 'ours.pth', tmp_path / 'official.pth', '--to', 'official'],
+         f'FasterNet-T1, mmfasternet classifier, 12 classes -> official classifier: {tmp_path}/official.pth\n'),
+        ([tmp_path / 'official.pth', tmp_path / 'bare.pth', '--to', 'backbone'],
+         f'FasterNet-T1, official classifier, 12 classes -> mmfasternet backbone: {tmp_path}/bare.pth\n'),
+        ([tmp_path / 'bare.pth', tmp_path / 'timm.safetensors', '--to', 'timm'],
+         f'FasterNet-T1, mmfasternet backbone -> timm backbone: {tmp_path}/timm.safetensors\n'),
+        ([weights(trained), tmp_path / '2x.pth', '--to', 'official'],
+         f'FasterNet-T0, mmfasternet detector, 4 classes -> official detector: {tmp_path}/2x.pth\n'),
     ):
-        result = run_tool(name, *arguments)
-        line = result.err.splitlines()[-1]
-        assert result.code == 1 and 'hostile.pth' in line and 'mkdir' in line, (name, result.err)
-        assert not (tmp_path / 'ran').exists()
+        result = run_tool('convert_checkpoint', *arguments)
+        assert result.code == 0 and result.out == line, result.err
+
+
+def test_a_published_model_is_evaluated_alike(run_tool, trained, shapes, tmp_path):
+    result = run_tool('publish_model', weights(trained), tmp_path / 'model.pth')
+    path = tmp_path / re.search(r'model-[0-9a-f]{8}\.pth', result.out)[0]
+    assert result.code == 0 and path.is_file() and result.out == f'{path} ({path.stat().st_size / 1e6:.1f} MB)\n'
+    result = run_tool('test', SHAPES_CONFIG, path, '--work-dir', tmp_path, '--cfg-options', *data_options(shapes))
+    assert result.code == 0 and '│' in result.out, result.err
 
 
 @pytest.mark.parametrize('workers', [0, 1])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import make_parser, one_line_errors
+from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_errors, trusting
 
 
 def parse_args():
@@ -16,6 +16,7 @@ def parse_args():
                        help="images to take in turn, resized by the config's test pipeline (default: a random one)")
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
     parser.add_argument('--runs', type=int, default=20, help='timed runs (default: 20)')
+    add_trust_option(parser)
     args = parser.parse_args()
     if args.checkpoint and len(args.configs) > 1:
         parser.error('--checkpoint goes with one config')
@@ -24,7 +25,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(), trusting(args):
         from mmfasternet.benchmark.detector import measure_detector
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.inference import find_images

@@ -1,6 +1,6 @@
 """Predict what is on an image or on all images of a folder: drawn pictures and one json file."""
 
-from mmfasternet.engine.cli import make_parser, one_line_errors
+from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_errors, trusting
 
 
 def parse_args():
@@ -15,12 +15,13 @@ def parse_args():
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection (default: 0.3)')
     parser.add_argument('--ann-file', help='COCO annotation file to take the ids of images and categories from '
                         '(default: they are counted from 1)')
+    add_trust_option(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(), trusting(args):
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.inference import find_images, predict
         images = find_images(args.input)

@@ -1,6 +1,13 @@
 """Evaluate a checkpoint: box and mask AP of a detector, top-1 and top-5 of a classifier."""
 
-from mmfasternet.engine.cli import add_run_options, is_first_process, make_parser, one_line_errors, set_local_rank
+from mmfasternet.engine.cli import (
+    add_run_options,
+    is_first_process,
+    make_parser,
+    one_line_errors,
+    set_local_rank,
+    trusting,
+)
 
 
 def parse_args():
@@ -20,7 +27,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(), trusting(args):
         from mmfasternet.engine.config import enable_tta, load_config, set_show_dir
         from mmfasternet.engine.metrics import print_metrics
         from mmfasternet.engine.runner import test

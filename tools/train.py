@@ -1,6 +1,6 @@
 """Train a detector or a classifier by a config."""
 
-from mmfasternet.engine.cli import add_run_options, make_parser, one_line_errors, set_local_rank
+from mmfasternet.engine.cli import add_run_options, make_parser, one_line_errors, set_local_rank, trusting
 
 
 def parse_args():
@@ -19,7 +19,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(), trusting(args):
         from mmfasternet.engine.config import enable_amp, enable_auto_scale_lr, load_config, set_resume
         from mmfasternet.engine.runner import train
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)

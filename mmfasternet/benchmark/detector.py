@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
 from mmfasternet.benchmark.timing import LatencyRecord, measure
-from mmfasternet.checkpoints import enforce_safe_loading
+from mmfasternet.checkpoints import safe_loading
 from mmfasternet.engine.checks import check_model
 from mmfasternet.engine.device import find_device
 
@@ -47,9 +47,9 @@ def measure_detector(cfg: Config,
         UserError: If the checkpoint or the device can't be used.
     """
     target = find_device(device)
-    check_model(cfg, checkpoint)
-    enforce_safe_loading()
-    model = init_detector(cfg, checkpoint, palette='random', device=str(target))
+    with safe_loading():
+        check_model(cfg, checkpoint)
+        model = init_detector(cfg, checkpoint, palette='random', device=str(target))
     batches = _load_batches(cfg, images[:runs]) if images else [_random_batch(size)]
     sizes = sorted({f'{h}x{w}' for h, w in (tuple(batch['inputs'][0].shape[1:]) for batch in batches)})
     turns = itertools.cycle(batches)

@@ -1,5 +1,17 @@
-from .pretrained import load_pretrained_backbone
-from .reading import check_fits, read_checkpoint
-from .safe_loading import enforce_safe_loading
+"""Checkpoints: read safely, understood in all published layouts, converted.
 
-__all__ = ['check_fits', 'enforce_safe_loading', 'load_pretrained_backbone', 'read_checkpoint']
+``models`` takes :func:`load_pretrained_backbone` from here; nothing here
+imports ``models``.
+"""
+
+from .layouts import LAYOUTS, WeightsKind, convert, recognize
+from .loading import check_fits, check_start, load_for_mmengine, load_pretrained_backbone, safe_loading
+from .reading import read_checkpoint
+from .safe_loading import trust_checkpoints
+from .writing import TARGETS, convert_checkpoint, publish_checkpoint
+
+__all__ = [
+    'LAYOUTS', 'TARGETS', 'WeightsKind', 'check_fits', 'check_start', 'convert', 'convert_checkpoint',
+    'load_for_mmengine', 'load_pretrained_backbone', 'publish_checkpoint', 'read_checkpoint', 'recognize',
+    'safe_loading', 'trust_checkpoints'
+]

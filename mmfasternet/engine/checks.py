@@ -12,7 +12,7 @@ from mmengine.fileio import list_from_file
 from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-from mmfasternet.checkpoints import check_fits, read_checkpoint
+from mmfasternet.checkpoints import check_fits, check_start, load_for_mmengine, read_checkpoint
 from mmfasternet.datasets.coco_file import check_coco_file
 from mmfasternet.engine.cli import is_first_process
 from mmfasternet.errors import CheckpointError, DataError, UserError
@@ -60,22 +60,22 @@ def check_run(cfg: Config, splits: Sequence[str]) -> None:
             for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
                 if evaluator.get('ann_file') and not evaluator.get('backend_args'):
                     _check_exists(evaluator['ann_file'], split, 'annotation file', f'{split}_evaluator.ann_file=FILE')
-        starts_from, trains = cfg.get('load_from'), 'train' in splits
-        if starts_from and trains:
-            content = read_checkpoint(starts_from)
-            if not cfg.get('resume'):
-                starts_from = None  # its heads may have other classes
-            elif not {'meta', 'optimizer'} <= set(content):
-                raise CheckpointError(f"checkpoint '{starts_from}' holds weights only, and no training to resume. "
-                                      f'Start from it with --cfg-options load_from=PATH')
-        check_model(cfg, starts_from, pretrained=trains)
+        checkpoint, trains, resumes = cfg.get('load_from'), 'train' in splits, cfg.get('resume')
+        if checkpoint and trains and resumes and not {'meta', 'message_hub', 'optimizer'} <= set(
+                load_for_mmengine(checkpoint)):
+            raise CheckpointError(f"checkpoint '{checkpoint}' holds weights, and no training that can be resumed here. "
+                                  f'Start from it with --cfg-options load_from=PATH')
+        check_model(cfg, checkpoint, pretrained=trains, starts=trains and not resumes)
 
 
 def _scope(cfg: Config) -> ContextManager:
     return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
 
 
-def check_model(cfg: Config, checkpoint: Optional[str] = None, pretrained: bool = False) -> None:
+def check_model(cfg: Config,
+                checkpoint: Optional[str] = None,
+                pretrained: bool = False,
+                starts: bool = False) -> None:
     """Check that a config's model can be built and gets its weights.
 
     Args:
@@ -84,6 +84,8 @@ def check_model(cfg: Config, checkpoint: Optional[str] = None, pretrained: bool 
             Defaults to None.
         pretrained: Whether the weights that ``init_cfg`` names are checked.
             Defaults to False.
+        starts: Whether a training starts from the checkpoint: then only the
+            backbone has to fit. Defaults to False.
 
     Raises:
         UserError: If not.
@@ -91,7 +93,7 @@ def check_model(cfg: Config, checkpoint: Optional[str] = None, pretrained: bool 
     with _scope(cfg):
         model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
     if checkpoint:
-        check_fits(model.module if isinstance(model, BaseTTAModel) else model, checkpoint)
+        (check_start if starts else check_fits)(model.module if isinstance(model, BaseTTAModel) else model, checkpoint)
     if pretrained:
         for path in _pretrained(cfg.model):
             if '://' not in path:

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from contextlib import contextmanager
-from typing import Iterator
+from typing import ContextManager, Iterator
 
 from mmengine.config import DictAction
 
@@ -25,7 +25,23 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
                         help='replace values of the config, such as train_dataloader.batch_size=4')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started this process, where there are several (default: none)')
+    add_trust_option(parser)
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """The option that lets a checkpoint hold more than plain data."""
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='load checkpoints even if they hold more than plain data: code in such a file then runs '
+                        'here, with all that you may do. Only for files whose maker you know')
+
+
+def trusting(args: argparse.Namespace) -> ContextManager[None]:
+    """Within it, checkpoints are trusted if the command line says so."""
+    from mmfasternet.checkpoints import trust_checkpoints
+    if args.trust_checkpoint and is_first_process():
+        print('warning: --trust-checkpoint: if a checkpoint holds code, it will run', file=sys.stderr)
+    return trust_checkpoints(args.trust_checkpoint)
 
 
 def set_local_rank(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 from mmengine.config import Config
 
-from mmfasternet.checkpoints import read_checkpoint
+from mmfasternet.checkpoints import load_for_mmengine, safe_loading
 from mmfasternet.datasets import LoadImageFromFile
 from mmfasternet.engine.checks import check_model, dataset_classes
 from mmfasternet.engine.config import is_classifier
@@ -70,12 +70,13 @@ def predict(cfg: Config,
     """
     device = str(find_device(device))
     cfg = copy.deepcopy(cfg)  # the inferencers change it
-    check_model(cfg, checkpoint)
-    if is_classifier(cfg):
-        predictions = _classify(cfg, checkpoint, images, out_dir, device)
-    else:
-        ids = _read_ids(ann_file) if ann_file else None
-        predictions = _detect(cfg, checkpoint, images, out_dir, device, score_thr, ids)
+    with safe_loading():
+        check_model(cfg, checkpoint)
+        if is_classifier(cfg):
+            predictions = _classify(cfg, checkpoint, images, out_dir, device)
+        else:
+            ids = _read_ids(ann_file) if ann_file else None
+            predictions = _detect(cfg, checkpoint, images, out_dir, device, score_thr, ids)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     (Path(out_dir) / 'predictions.json').write_text(json.dumps(predictions, indent=1))
     return predictions
@@ -97,7 +98,7 @@ def _detect(cfg: Config, checkpoint: str, images: List[str], out_dir: str, devic
     from mmdet.apis import DetInferencer
     inferencer = DetInferencer(cfg, checkpoint, device=device)
     classes = inferencer.model.dataset_meta['classes']
-    if 'dataset_meta' not in read_checkpoint(checkpoint).get('meta', {}):  # MMDetection then takes COCO's names
+    if 'dataset_meta' not in load_for_mmengine(checkpoint).get('meta', {}):  # MMDetection then takes COCO's names
         classes = dataset_classes(cfg.test_dataloader.dataset) or classes
         inferencer.visualizer.dataset_meta = dict(inferencer.model.dataset_meta, classes=classes)
     names = [Path(image).name for image in images]

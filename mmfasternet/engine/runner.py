@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmfasternet.checkpoints import enforce_safe_loading
+from mmfasternet.checkpoints import safe_loading
 from mmfasternet.engine.checks import check_run
 from mmfasternet.engine.config import name_broken_images
 from mmfasternet.errors import UserError
@@ -23,8 +23,9 @@ def train(cfg: Config) -> Runner:
     Raises:
         UserError: If the config's data or checkpoints can't be used.
     """
-    runner = _build(cfg, ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
-    runner.train()
+    with safe_loading():
+        runner = _build(cfg, ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
+        runner.train()
     _leave_processes()
     return runner
 
@@ -46,16 +47,16 @@ def test(cfg: Config, checkpoint: str, out: Optional[str] = None) -> Dict[str, A
     if out and not out.endswith(('.pkl', '.pickle')):
         raise UserError(f"--out '{out}' must end with .pkl or .pickle")
     cfg.load_from = checkpoint
-    runner = _build(cfg, ('test', ))
-    if out:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
-    metrics = runner.test()
+    with safe_loading():
+        runner = _build(cfg, ('test', ))
+        if out:
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
+        metrics = runner.test()
     _leave_processes()
     return metrics
 
 
 def _build(cfg: Config, splits: tuple) -> Runner:
-    enforce_safe_loading()
     setup_cache_size_limit_of_dynamo()
     _check_launcher(cfg.launcher)
     name_broken_images(cfg)

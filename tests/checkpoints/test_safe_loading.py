@@ -1,61 +1,137 @@
+import os
 import pickle
+import sys
+import types
 
+import addict
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import CheckpointLoader, load_checkpoint
+from torch import nn
 
-from mmfasternet.checkpoints import enforce_safe_loading
+from mmfasternet.checkpoints import read_checkpoint, safe_loading, trust_checkpoints
+from mmfasternet.errors import CheckpointError
+from tests.checkpoints.hostile import Call, hostile_file
 
-
-class Reduced:
-    """Pickles as a call of a function."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
+WEIGHTS = dict(weight=torch.zeros(1))
 
 
-def test_a_training_checkpoint_loads_with_weights_only(trained):
-    enforce_safe_loading()
-    content = torch.load(trained / 'epoch_2.pth', weights_only=True, map_location='cpu')
+def read_back(path, **content):
+    """What is left of some content in a file, read safely."""
+    torch.save(dict(content, state_dict=WEIGHTS), path)
+    return read_checkpoint(str(path))
+
+
+def test_a_training_checkpoint_loads(trained):
+    content = read_checkpoint(str(trained / 'epoch_2.pth'))
     assert set(content) >= {'state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta'}
     losses, _ = content['message_hub']['log_scalars']['train/loss'].data
     assert len(losses) == 4
 
 
 def test_a_loss_curve_survives(tmp_path):
-    torch.save(HistoryBuffer([1., 3.], [1, 1]), tmp_path / 'curve.pth')
-    enforce_safe_loading()
-    curve = torch.load(tmp_path / 'curve.pth', weights_only=True)
-    assert curve.mean() == 2 and curve.statistics('max') == 3
+    curve = read_back(tmp_path / 'a.pth', curve=HistoryBuffer([1., 3.], [1, 1]))['curve']
+    assert curve.mean() == 2 and curve.statistics('max') == 3 and curve.min() == 1 and curve.current() == 3
+
+
+@pytest.mark.parametrize('dtype', ['bool', 'uint8', 'int16', 'int32', 'int64', 'float16', 'float32', 'float64', '<U4'])
+def test_numpy_arrays_and_numbers_survive(tmp_path, dtype):
+    array = np.array([0, 1, 3]).astype(dtype)
+    content = read_back(tmp_path / 'a.pth', array=array, number=array[1])
+    np.testing.assert_array_equal(content['array'], array)
+    assert content['number'] == array[1] and content['array'].dtype == array.dtype
 
 
 def test_numpy_1_arrays_load(tmp_path):
     path = tmp_path / 'old.pth'
-    torch.save(dict(curve=np.arange(3)), path, _use_new_zipfile_serialization=False)
+    torch.save(dict(WEIGHTS, curve=np.arange(3)), path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b'numpy._core.multiarray', b'numpy.core.multiarray'))
-    enforce_safe_loading()
-    assert torch.load(path, weights_only=True)['curve'].tolist() == [0, 1, 2]
+    assert read_checkpoint(str(path))['curve'].tolist() == [0, 1, 2]
 
 
-def test_unsafe_loading_is_overruled(tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
-    torch.save(Reduced(print, 'code ran'), tmp_path / 'evil.pth')
-    enforce_safe_loading()
-    with pytest.raises(pickle.UnpicklingError, match='print'):
-        torch.load(tmp_path / 'evil.pth', weights_only=False)
+def test_parts_of_configs_survive(tmp_path):
+    config = ConfigDict(model=dict(type='MaskRCNN', depths=(1, 2)), classes=['cat'])
+    found = read_back(tmp_path / 'a.pth', config=config)['config']
+    assert found == config and found.model.type == 'MaskRCNN'
+
+
+def test_parts_of_configs_of_mmcv_1_become_dicts(tmp_path, monkeypatch):
+    """Their class, derived from addict's, is gone from mmcv 2: such files can't be unpickled any more."""
+    config_dict = type('ConfigDict', (addict.Dict, ), dict(__module__='mmcv.utils.config'))
+    for name in ('mmcv.utils', 'mmcv.utils.config'):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules['mmcv.utils.config'].ConfigDict = config_dict
+    torch.save(dict(WEIGHTS, meta=dict(config=config_dict(a=1, b=dict(c=[2])))), tmp_path / 'old.pth')
+    monkeypatch.undo()
+    assert read_checkpoint(str(tmp_path / 'old.pth'))['meta']['config'] == dict(a=1, b=dict(c=[2]))
+
+
+SCHEDULERS = dict(
+    ConstantLR=dict(), CosineAnnealingLR=dict(T_max=5), CosineRestartLR=dict(
+        periods=[2, 3], restart_weights=[1, 1], eta_min=0),
+    ExponentialLR=dict(gamma=.5), LinearLR=dict(), MultiStepLR=dict(milestones=[2]), OneCycleLR=dict(
+        eta_max=1, total_steps=9), PolyLR=dict(), StepLR=dict(step_size=2))
+
+
+@pytest.mark.parametrize('name', sorted(SCHEDULERS))
+def test_states_of_schedulers_load(tmp_path, name):
+    optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters(), lr=.1)
+    scheduler = PARAM_SCHEDULERS.build(dict(type=name, optimizer=optimizer, **SCHEDULERS[name]))
+    state = read_back(tmp_path / 'a.pth', optimizer=optimizer.state_dict(), state=scheduler.state_dict())['state']
+    scheduler.load_state_dict(state)
+    optimizer.step()
+    scheduler.step()
 
 
 @pytest.mark.parametrize('content, named', [
-    (Reduced(print, 'code ran'), 'print'),
-    (Reduced(getattr, HistoryBuffer, '__init__'), '__init__'),
-    (Reduced(getattr, HistoryBuffer.mean, '__globals__'), 'mean'),
+    (Call(print, 'code ran'), 'print'),
+    (Call(eval, '1'), 'eval'),
+    (Call(getattr, HistoryBuffer, '__init__'), '__init__'),
+    (Call(getattr, HistoryBuffer.mean, '__globals__'), '__globals__'),
+    (Call(getattr, torch.Tensor, 'mean'), 'mean'),
+    (Call(np.load, 'file.npy'), 'numpy.load'),
+    (Call(torch.load, 'file.pth'), 'torch.serialization.load'),
+    (Call(__import__, 'os'), '__import__'),
 ])
-def test_what_could_lead_to_code_stays_refused(tmp_path, content, named):
-    torch.save(dict(state_dict={}, meta=content), tmp_path / 'evil.pth')
-    enforce_safe_loading()
-    with pytest.raises(Exception, match=f'(?s)Weights only load failed.*{named}'):
-        torch.load(tmp_path / 'evil.pth', weights_only=True)
+def test_what_could_lead_to_code_is_refused_by_name(tmp_path, content, named):
+    with pytest.raises(CheckpointError, match=f"a.pth' asks for .*{named}"):
+        read_back(tmp_path / 'a.pth', meta=content)
+
+
+def test_variables_do_not_unlock_it(tmp_path, monkeypatch):
+    path = hostile_file(tmp_path, 'in meta')
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    with pytest.raises(CheckpointError, match='posix.system'):
+        read_checkpoint(str(path))
+    with safe_loading(), pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=False)
+    assert os.environ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] == '1'
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_mmengine_loads_safely_within_it_and_as_before_behind_it(tmp_path):
+    path, model, schemes = str(hostile_file(tmp_path, 'in meta')), nn.Linear(1, 1), dict(CheckpointLoader._schemes)
+    with safe_loading():
+        with pytest.raises(CheckpointError, match='posix.system'):
+            load_checkpoint(model, path)
+    assert not (tmp_path / 'ran').exists()
+    with trust_checkpoints(), safe_loading():
+        load_checkpoint(model, path)
+    assert (tmp_path / 'ran').exists()
+    assert dict(CheckpointLoader._schemes) == schemes
+    assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
+    assert HistoryBuffer not in torch.serialization.get_safe_globals()
+
+
+def test_others_safe_globals_are_kept(tmp_path):
+    torch.serialization.add_safe_globals([HistoryBuffer, Call])
+    try:
+        with safe_loading():
+            read_back(tmp_path / 'a.pth', curve=HistoryBuffer())
+        assert set(torch.serialization.get_safe_globals()) >= {HistoryBuffer, Call}
+    finally:
+        torch.serialization.clear_safe_globals()
