@@ -1,8 +1,8 @@
 """Files from the internet, kept where PyTorch keeps them."""
 
 import os
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
@@ -30,12 +30,12 @@ def download(url: str) -> Path:
     path = folder / name
     if path.is_file():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f'{path}.lock'):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f'.{name}.lock'):
             if not path.is_file():
                 torch.hub.download_url_to_file(url, str(path), progress=os.isatty(2))
-    except (URLError, ConnectionError, TimeoutError) as error:
+    except (OSError, HTTPException) as error:  # a full disk and a folder of somebody else's, too
         raise CheckpointError(f'{name} could not be downloaded from {url} ({getattr(error, "reason", error)}). '
                               f'Fetch it elsewhere and put it into {folder}/, or name another file (for the backbone: '
                               f'--cfg-options model.backbone.init_cfg.checkpoint=PATH, or '

@@ -45,8 +45,6 @@ _HEAD = (
     ('head.conv', 'avgpool_pre_head.1', 'conv_head'),
     ('head.fc', 'head', 'classifier'),
 )
-_HEAD_PREFIXES = ('head.', 'avgpool_pre_head.', 'conv_head.', 'classifier.')
-_TIMM_ONLY = ('.downsample.reduction.', 'conv_head.', 'classifier.')
 _BOX_CLASSIFIER = re.compile(r'(roi_head\.)?bbox_head\.(\d+\.)?fc_cls\.weight$')
 
 
@@ -84,26 +82,24 @@ def recognize(state_dict: StateDict) -> Optional[WeightsKind]:
         state_dict: The weights of a whole model or of a bare backbone.
     """
     prefix = _prefix(state_dict)
-    first = f'{prefix}stages.0.downsample.conv.weight'
-    layout = 'mmfasternet'
-    if first not in state_dict:
-        first = f'{prefix}patch_embed.proj.weight'
-        if first not in state_dict:
-            return None
-        layout = 'timm' if any(part in key for key in state_dict for part in _TIMM_ONLY) else 'official'
-
+    layout = _layout(state_dict, prefix)
+    if layout is None:
+        return None
+    column = LAYOUTS.index(layout)
     num_classes = None
-    if (layout == 'mmfasternet' or not prefix) and any(key.startswith(_HEAD_PREFIXES) for key in state_dict):
+    if (layout == 'mmfasternet' or not prefix) and any(key.startswith(_head_prefixes(layout)) for key in state_dict):
         model = 'classifier'
-        classifier = state_dict.get(dict(zip(LAYOUTS, _HEAD[1]))[layout] + '.weight')
-        num_classes = None if classifier is None else classifier.shape[0]
+        fully_connected = f'{_HEAD[1][column]}.weight'
+        if fully_connected in state_dict:
+            num_classes = state_dict[fully_connected].shape[0]
     elif all(key.startswith(prefix) for key in state_dict):
         model = 'backbone'
     else:
         model = 'detector'
         for key in filter(_BOX_CLASSIFIER.match, state_dict):
             num_classes = state_dict[key].shape[0] - 1  # the last one is the background
-    return WeightsKind(layout, model, state_dict[first].shape[0], _depths(state_dict, prefix, layout), num_classes)
+    embed_channels = state_dict[f'{prefix}{_EMBEDDING[0][column]}.weight'].shape[0]
+    return WeightsKind(layout, model, embed_channels, _depths(state_dict, prefix, layout), num_classes)
 
 
 def convert(state_dict: StateDict, to: str = 'mmfasternet') -> StateDict:
@@ -135,7 +131,7 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet') -> StateDict:
     if to == 'backbone':
         kind = replace(kind, model='backbone')
         state_dict = {key: value for key, value in state_dict.items()
-                      if key.startswith(prefix) and (prefix or not key.startswith(_HEAD_PREFIXES))}
+                      if key.startswith(prefix) and (prefix or not key.startswith(_head_prefixes(kind.layout)))}
     elif kind.layout == to == 'mmfasternet' and prefix:
         return state_dict
 
@@ -152,6 +148,25 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet') -> StateDict:
 
 def _prefix(state_dict: StateDict) -> str:
     return PREFIX if any(key.startswith(PREFIX) for key in state_dict) else ''
+
+
+def _layout(state_dict: StateDict, prefix: str) -> Optional[str]:
+    keys = [key[len(prefix):] for key in state_dict if key.startswith(prefix)]
+
+    def any_holds(part: str) -> bool:
+        return any(part in key for key in keys)
+
+    # Other networks have embeddings of these names, too, but no partial convolution.
+    if 'stages.0.downsample.conv.weight' in keys and any_holds('.pconv.conv.'):
+        return 'mmfasternet'
+    if 'patch_embed.proj.weight' not in keys or not any_holds('.spatial_mixing.partial_conv3.'):
+        return None
+    has_timms_head = any(key.startswith(_head_prefixes('timm')) for key in keys)
+    return 'timm' if has_timms_head or any_holds('.downsample.reduction.') else 'official'
+
+
+def _head_prefixes(layout: str) -> Tuple[str, ...]:
+    return tuple(row[LAYOUTS.index(layout)].split('.')[0] + '.' for row in _HEAD)
 
 
 def _depths(state_dict: StateDict, prefix: str, layout: str) -> Tuple[int, ...]:

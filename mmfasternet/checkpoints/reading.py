@@ -22,6 +22,7 @@ from mmfasternet.errors import CheckpointError
 
 # How PyTorch names what it refuses, and how our own stand-in for getattr does.
 _REFUSED = re.compile(r'(?:GLOBAL|attribute|unrecognized function|but got) (\S+)')
+_REFUSED_FORMAT = re.compile(r'``weights_only=True`` with (?:files saved in the )?(legacy \.tar|TorchScript)')
 _NOT_A_CHECKPOINT = {
     b'<!doctype': 'a web page',
     b'<html': 'a web page',
@@ -99,10 +100,16 @@ def _read_pickle(path: Path, map_location: Any) -> Any:
         # MMEngine's own reading would try again unsafely.
         with allowed_globals():
             return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        named, unsafe_format = _REFUSED.search(str(error)), _REFUSED_FORMAT.search(str(error))
+        if isinstance(error, RuntimeError) and not unsafe_format:
+            raise
         if not is_trusting():
-            named = _REFUSED.search(str(error))
-            problem = f'asks for {named[1]}, more than plain data, and was not loaded' if named else 'is no checkpoint'
+            problem = 'is no checkpoint'
+            if named:
+                problem = f'asks for {named[1]}, more than plain data, and was not loaded'
+            elif unsafe_format:
+                problem = f"is of PyTorch's {unsafe_format[1]} format, which can't be read safely, and was not loaded"
             raise CheckpointError(f"checkpoint '{path}' {problem}. Use a file from a source that you trust, or, if "
                                   f'you do trust this one with all that you may do here, --trust-checkpoint') from None
     try:

@@ -90,9 +90,22 @@ def test_another_size_has_a_description():
     assert kind.variant(FasterNet.arch_settings) == 'FasterNet of 8 channels and 1-3 blocks'
 
 
-def test_another_network_is_not_recognized():
-    weights = timm.create_model('resnet18').state_dict()
+@pytest.mark.parametrize('name', ['swin_tiny_patch4_window7_224', 'poolformer_s12', 'deit_tiny_patch16_224',
+                                  'pvt_v2_b0', 'convnext_atto', 'efficientnet_b0'])
+def test_networks_with_keys_of_the_same_names_are_not_recognized(name):
+    weights = timm.create_model(name).state_dict()
     assert recognize(weights) is None
+    assert recognize({f'backbone.{key}': value for key, value in weights.items()}) is None
+
+
+def test_heads_with_keys_of_timms_names_do_not_mislead():
+    official = convert(detector_weights(FasterNet('t0')), 'official')
+    official['roi_head.bbox_head.classifier.weight'] = official['mask_head.conv_head.weight'] = torch.zeros(1)
+    assert recognize(official).layout == 'official' and recognize(official).model == 'detector'
+
+
+def test_another_network_is_refused():
+    weights = timm.create_model('resnet18').state_dict()
     with pytest.raises(CheckpointError, match=r'no weights of FasterNet.*conv1\.weight.*122 keys'):
         convert(weights)
 

@@ -2,6 +2,7 @@ import json
 import logging
 import pickle
 import sys
+import tarfile
 import types
 
 import pytest
@@ -57,6 +58,17 @@ def test_a_plain_pickle_that_calls_code_is_refused(tmp_path):
 def test_a_legacy_file_of_plain_data_loads(tmp_path):
     torch.save(WEIGHTS, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
     assert torch.equal(read_checkpoint(str(tmp_path / 'old.pth'))['weight'], WEIGHTS['weight'])
+
+
+def test_formats_that_cannot_be_read_safely_are_named(tmp_path):
+    torch.jit.script(torch.nn.ReLU()).save(tmp_path / 'script.pth')
+    assert_refused(tmp_path / 'script.pth', "PyTorch's TorchScript format", '--trust-checkpoint')
+    for name in ('storages', 'tensors', 'pickle'):
+        (tmp_path / name).write_bytes(pickle.dumps(0, protocol=2))
+    with tarfile.open(tmp_path / 'oldest.pth', 'w', format=tarfile.PAX_FORMAT) as tar:
+        for name in ('storages', 'tensors', 'pickle'):
+            tar.add(tmp_path / name, name)
+    assert_refused(tmp_path / 'oldest.pth', "PyTorch's legacy .tar format", '--trust-checkpoint')
 
 
 @pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
