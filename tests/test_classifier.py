@@ -73,7 +73,8 @@ def test_train_test_and_predict(run_tool, config, tmp_path):
 def test_classifiers_of_the_authors_and_of_timm_need_no_conversion(run_tool, config, tmp_path):
     text = config.read_text().replace("['mmfasternet.models']", "['mmfasternet.models', 'mmfasternet.models.heads']")
     text = re.sub(r"    neck=.*\n    head=.*\n", """\
-    head=dict(type='mmfasternet.FasterNetHead', num_classes=2, in_channels=16, hidden_channels=32, topk=(1, )))
+    head=dict(type='mmfasternet.FasterNetHead', num_classes=2, in_channels=16, hidden_channels=32,
+              act_cfg=dict(type='ReLU'), topk=(1, )))
 """, text)
     config.write_text(text)
     result = run_tool('train', config, '--work-dir', tmp_path / 'work')

@@ -336,6 +336,13 @@ def test_convert_checkpoint_says_what_it_found(run_tool, trained, tmp_path):
         assert result.code == 0 and result.out == line, result.err
 
 
+def test_convert_checkpoint_warns_of_what_is_no_variant(run_tool, tmp_path):
+    official = official_classifier(FasterNet('t0', out_norm=False))
+    torch.save({key: value for key, value in official.items() if 'stages.4.blocks.7' not in key}, tmp_path / 'cut.pth')
+    result = run_tool('convert_checkpoint', tmp_path / 'cut.pth', tmp_path / 'ours.pth')
+    assert result.code == 0 and re.search(r'warning: .*cut\.pth holds .* 1-2-7-2 blocks.*whole', result.err)
+
+
 def test_a_published_model_is_evaluated_alike(run_tool, trained, shapes, tmp_path):
     result = run_tool('publish_model', weights(trained), tmp_path / 'model.pth')
     path = tmp_path / re.search(r'model-[0-9a-f]{8}\.pth', result.out)[0]

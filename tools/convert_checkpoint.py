@@ -3,6 +3,8 @@
 It is not needed for training, testing or prediction: they take all of them as they are.
 """
 
+import sys
+
 from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_errors, trusting
 
 _TARGETS = {
@@ -30,7 +32,10 @@ def main():
         from mmfasternet.models import FasterNet
         kind, new_kind = convert_checkpoint(args.input, args.output, args.to)
         classes = 'unknown number of classes' if kind.num_classes is None else f'{kind.num_classes} classes'
-        what = f'{kind.variant(FasterNet.arch_settings)}, {kind.layout} {kind.model}'
+        variant = kind.variant(FasterNet.arch_settings)
+        if variant not in {f'FasterNet-{arch.upper()}' for arch in FasterNet.arch_settings}:
+            print(f'warning: {args.input} holds {variant}, none of the variants. Is it whole?', file=sys.stderr)
+        what = f'{variant}, {kind.layout} {kind.model}'
         print(f'{what}{"" if kind.model == "backbone" else ", " + classes} -> {new_kind.layout} {new_kind.model}: '
               f'{args.output}')
 

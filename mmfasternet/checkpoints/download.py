@@ -1,14 +1,52 @@
-"""Files from the internet, kept where PyTorch keeps them."""
+"""Local copies of files that are named by a URL or by one of MMEngine's schemes."""
 
+import hashlib
 import os
+import urllib.request
 from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 import torch
 from filelock import FileLock
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from tqdm import tqdm
 
 from mmfasternet.errors import CheckpointError
+
+_SECONDS = 60  # without an answer
+
+
+def local_path(path: str) -> Path:
+    """The file of a path or URL on this machine; it is fetched first where it must.
+
+    Args:
+        path: A path; an address by ``http://``, ``https://`` or ``file://``;
+            a name by ``torchvision://``, ``open-mmlab://`` or ``mmcls://``,
+            for which MMEngine knows the address.
+
+    Raises:
+        CheckpointError: If it names nothing, or can't be fetched.
+    """
+    if '://' not in path:
+        return Path(path).expanduser()
+    scheme, name = path.split('://', 1)
+    scheme = scheme.lower()
+    if scheme in ('http', 'https'):
+        return download(path)
+    if scheme == 'file':
+        return Path(unquote(urlparse(path).path))
+    registries = dict.fromkeys(('torchvision', 'modelzoo'), mmengine_checkpoint.get_torchvision_models)
+    registries.update(dict.fromkeys(('open-mmlab', 'openmmlab'), mmengine_checkpoint.get_external_models))
+    registries['mmcls'] = mmengine_checkpoint.get_mmcls_models
+    if scheme not in registries:
+        raise CheckpointError(f"checkpoint '{path}': {scheme}:// is not read here. Fetch it and name the file")
+    known = registries[scheme]()
+    if name not in known:
+        raise CheckpointError(f"checkpoint '{path}': MMEngine knows no '{name}'. Check the name, or name a file")
+    if '://' in known[name]:
+        return download(known[name])
+    return Path(mmengine_checkpoint._get_mmengine_home()) / known[name]
 
 
 def download(url: str) -> Path:
@@ -19,14 +57,24 @@ def download(url: str) -> Path:
 
     Returns:
         Path of the file in ``torch.hub``'s folder for checkpoints
-        (``TORCH_HOME`` moves it).
+        (``TORCH_HOME`` moves it). Of two addresses with the same file name,
+        the second gets a folder of its own.
 
     Raises:
-        CheckpointError: If it can't be fetched; the message names the file,
-            its address and the place to put it.
+        CheckpointError: If it can't be fetched whole; the message names the
+            file, its address and the place to put it.
     """
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    name = os.path.basename(urlparse(url).path)
+    try:
+        name = os.path.basename(urlparse(url).path)  # not unquoted, which could make slashes
+    except ValueError:
+        name = ''
+    if name in ('', '.', '..'):
+        raise CheckpointError(f"checkpoint '{url}' names no file")
+    address = folder / f'.{name}.url'  # of the file that was fetched under this name
+    if address.is_file() and address.read_text() != url:
+        folder /= hashlib.sha256(url.encode()).hexdigest()[:8]
+        address = folder / f'.{name}.url'
     path = folder / name
     if path.is_file():
         return path
@@ -34,10 +82,28 @@ def download(url: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f'.{name}.lock'):
             if not path.is_file():
-                torch.hub.download_url_to_file(url, str(path), progress=os.isatty(2))
-    except (OSError, HTTPException) as error:  # a full disk and a folder of somebody else's, too
+                _fetch(url, path)
+                address.write_text(url)
+    except (OSError, HTTPException, ValueError) as error:  # a full disk and a folder of somebody else's, too
         raise CheckpointError(f'{name} could not be downloaded from {url} ({getattr(error, "reason", error)}). '
                               f'Fetch it elsewhere and put it into {folder}/, or name another file (for the backbone: '
                               f'--cfg-options model.backbone.init_cfg.checkpoint=PATH, or '
                               f'model.backbone.init_cfg=None to train from scratch)') from None
     return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    unfinished = path.with_name(f'.{path.name}.part')
+    try:
+        with urllib.request.urlopen(url, timeout=_SECONDS) as response, unfinished.open('wb') as file:
+            length = int(response.headers.get('Content-Length') or 0)
+            with tqdm(desc=path.name, total=length or None, unit='B', unit_scale=True, disable=None) as progress:
+                while chunk := response.read(1 << 20):
+                    file.write(chunk)
+                    progress.update(len(chunk))
+                received = file.tell()
+        if length and received != length:
+            raise OSError(f'the connection ended after {received} of {length} bytes')
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -69,9 +69,9 @@ class WeightsKind:
     def variant(self, arch_settings: Mapping[str, Mapping[str, Any]]) -> str:
         """The variant's name, such as ``'FasterNet-T0'``, by the backbone's ``arch_settings``."""
         for name, settings in arch_settings.items():
-            depths = tuple(settings['depths'])[:len(self.depths)]  # the last stages may not be there
-            if (self.embed_channels, self.depths) == (settings['embed_channels'], depths):
-                return f'FasterNet-{name.upper()}'
+            depths, count = tuple(settings['depths']), len(self.depths)
+            if (self.embed_channels, self.depths) == (settings['embed_channels'], depths[:count]):
+                return f'FasterNet-{name.upper()}' + (f' with {count} of {len(depths)} stages' * (count < len(depths)))
         return f'FasterNet of {self.embed_channels} channels and {"-".join(map(str, self.depths))} blocks'
 
 
@@ -102,7 +102,7 @@ def recognize(state_dict: StateDict) -> Optional[WeightsKind]:
     return WeightsKind(layout, model, embed_channels, _depths(state_dict, prefix, layout), num_classes)
 
 
-def convert(state_dict: StateDict, to: str = 'mmfasternet') -> StateDict:
+def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True) -> StateDict:
     """Give weights the names of another layout.
 
     Args:
@@ -112,6 +112,8 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet') -> StateDict:
             backbone's keys stand behind ``backbone.``, whatever it is part
             of. Or ``'backbone'``: the bare backbone by our names, without
             that prefix. Defaults to ``'mmfasternet'``.
+        strict: Check that keys and shapes make a FasterNet for our layout,
+            too, and not only for the others. Defaults to True.
 
     Returns:
         The weights in the same order. Neck and heads of detectors keep their
@@ -125,25 +127,29 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet') -> StateDict:
     """
     kind = recognize(state_dict)
     if kind is None:
-        found = listed(list(state_dict), 3) if state_dict else 'nothing that looks like weights'
-        raise CheckpointError(f'has no weights of FasterNet in it, but {found}')
+        raise CheckpointError(f'has no weights of FasterNet in it, but {listed(list(state_dict), 3) or "none"}')
     prefix = _prefix(state_dict)
+
+    def is_backbones(key: str) -> bool:
+        return key.startswith(prefix) and (bool(prefix) or not key.startswith(_head_prefixes(kind.layout)))
+
+    any_head = kind.layout == to  # a head of another kind has no place in the other layouts
     if to == 'backbone':
         kind = replace(kind, model='backbone')
-        state_dict = {key: value for key, value in state_dict.items()
-                      if key.startswith(prefix) and (prefix or not key.startswith(_head_prefixes(kind.layout)))}
-    elif kind.layout == to == 'mmfasternet' and prefix:
-        return state_dict
-
+        state_dict = {key: value for key, value in state_dict.items() if is_backbones(key)}
     names = dict(_names(kind, kind.layout, prefix))
-    ours = _rename(state_dict, {theirs: ours for ours, theirs in names.items()}, kind, kind.layout)
-    if kind.layout != 'mmfasternet' or to in ('official', 'timm'):
-        _check(ours, kind, names)
+    if kind.layout == 'mmfasternet' and to in ('mmfasternet', 'backbone'):
+        ours = {PREFIX + key[len(prefix):] if is_backbones(key) else key: value for key, value in state_dict.items()}
+    else:
+        ours = _rename(state_dict, {theirs: ours for ours, theirs in names.items()}, kind, kind.layout)
+    if strict or kind.layout != 'mmfasternet':
+        _check(ours, kind, names, any_head)
     if to == 'mmfasternet':
-        return ours
-    layout = 'mmfasternet' if to == 'backbone' else to
-    new_names = dict(_names(kind, layout, PREFIX if kind.model == 'detector' else ''))
-    return _rename(ours, new_names, kind, layout, sources=dict(zip(ours, state_dict)))
+        return state_dict if kind.layout == to and prefix else ours
+    if to == 'backbone':
+        return {key[len(PREFIX):]: value for key, value in ours.items()}
+    new_names = dict(_names(kind, to, PREFIX if kind.model == 'detector' else ''))
+    return _rename(ours, new_names, kind, to, sources=dict(zip(ours, state_dict)))
 
 
 def _prefix(state_dict: StateDict) -> str:
@@ -170,7 +176,7 @@ def _head_prefixes(layout: str) -> Tuple[str, ...]:
 
 
 def _depths(state_dict: StateDict, prefix: str, layout: str) -> Tuple[int, ...]:
-    pattern = re.compile(re.escape(prefix) + r'stages\.(\d+)\.blocks\.(\d+)\.')
+    pattern = re.compile(re.escape(prefix) + r'stages\.(\d{1,2})\.blocks\.(\d{1,3})\.')
     depths: Dict[int, int] = {}
     for match in filter(None, map(pattern.match, state_dict)):
         stage = int(match[1]) // (2 if layout == 'official' else 1)
@@ -227,10 +233,12 @@ def _rename(state_dict: StateDict, names: Names, kind: WeightsKind, layout: str,
     return renamed
 
 
-def _check(ours: StateDict, kind: WeightsKind, names: Names) -> None:
+def _check(ours: StateDict, kind: WeightsKind, names: Names, any_head: bool) -> None:
     """Check keys and shapes; the keys are ours, ``names`` holds what the file calls them."""
     expected = dict(_backbone_shapes(ours, kind))
-    if kind.model == 'classifier':
+    if kind.model == 'classifier' and 'head.conv.weight' not in ours and any_head:
+        expected.update((key, tuple(value.shape)) for key, value in ours.items() if not key.startswith(PREFIX))
+    elif kind.model == 'classifier':
         hidden, classes = (_rows(ours, f'head.{name}.weight') for name in ('conv', 'fc'))
         expected['head.conv.weight'] = (hidden, kind.embed_channels << (len(kind.depths) - 1), 1, 1)
         expected['head.fc.weight'], expected['head.fc.bias'] = (classes, hidden), (classes, )

@@ -1,78 +1,21 @@
-"""Published weights of any layout, as MMEngine loads them and as a backbone needs them."""
+"""Whether a checkpoint fits a model, and its weights in a backbone."""
 
 import re
-from collections import OrderedDict
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Mapping
+from typing import Dict, Mapping
 
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of
+from mmfasternet.checkpoints.contents import weights_of
 from mmfasternet.checkpoints.fitting import misfit
 from mmfasternet.checkpoints.layouts import PREFIX, convert, recognize
+from mmfasternet.checkpoints.mmengine_loading import load_for_mmengine
 from mmfasternet.checkpoints.reading import read_checkpoint
-from mmfasternet.checkpoints.safe_loading import forced_safe_loading
 from mmfasternet.errors import CheckpointError
 
 _OUTPUT_NORM = re.compile(r'norm\d+\.')
 _STAGE = re.compile(r'stages\.(\d+)\.')
 _REMEDY = 'Check that it belongs to this config: arch and number of classes'
-
-
-@contextmanager
-def safe_loading() -> Iterator[None]:
-    """Within it, MMEngine and what is built on it read files and URLs by :func:`load_for_mmengine`.
-
-    Any other ``torch.load`` of the process is a safe one, too, unless
-    :func:`~mmfasternet.checkpoints.trust_checkpoints` holds.
-    """
-
-    def load_from_mmfasternet(path: str, map_location: Any = None) -> Dict[str, Any]:
-        return load_for_mmengine(path, map_location)  # MMEngine logs the name behind "load_from_"
-
-    schemes = dict(CheckpointLoader._schemes)
-    CheckpointLoader.register_scheme(('', 'http://', 'https://'), load_from_mmfasternet, force=True)
-    try:
-        with forced_safe_loading():
-            yield
-    finally:
-        CheckpointLoader._schemes = OrderedDict(schemes)
-
-
-def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
-    """Read a checkpoint; FasterNet's weights get our names, whatever layout they are in.
-
-    This is what MMEngine's ``CheckpointLoader`` calls within
-    :func:`safe_loading`.
-
-    Args:
-        path: Path or URL.
-        map_location: As ``torch.load`` takes it. Defaults to ``'cpu'``.
-
-    Returns:
-        The content. FasterNet's weights are under ``state_dict``, the
-        backbone's behind ``backbone.``; class names are where MMDetection 3.x
-        looks for them. Other networks' checkpoints are left as they are.
-
-    Raises:
-        CheckpointError: If it can't be read, or its keys don't make a
-            FasterNet.
-    """
-    content = read_checkpoint(path, map_location)
-    weights = state_dict_of(content, path)
-    kind = recognize(weights)
-    if kind is None:
-        return content
-    meta = dict(content['meta']) if isinstance(content.get('meta'), dict) else {}
-    dataset_meta = dataset_meta_of(content)
-    if dataset_meta:
-        meta['dataset_meta'] = dataset_meta
-    converted = _converted(path, weights, 'mmfasternet')
-    if kind.layout == 'mmfasternet' and 'state_dict' in content:
-        return dict(content, state_dict=converted, meta=meta)
-    return dict(state_dict=converted, meta=meta)
 
 
 def load_pretrained_backbone(backbone: nn.Module, checkpoint: str) -> None:
@@ -88,7 +31,13 @@ def load_pretrained_backbone(backbone: nn.Module, checkpoint: str) -> None:
         CheckpointError: If the file can't be had or does not fit; the message
             names the file and lists what does not match.
     """
-    weights = _converted(checkpoint, state_dict_of(read_checkpoint(checkpoint), checkpoint), 'backbone')
+    weights = weights_of(read_checkpoint(checkpoint), checkpoint)
+    kind = recognize(weights)
+    try:
+        # Ours are compared with the backbone itself, which may have more than the variants.
+        weights = convert(weights, 'backbone', strict=kind is None or kind.layout != 'mmfasternet')
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint '{checkpoint}' {error}. {_REMEDY}") from None
     _check_backbone(backbone, weights, checkpoint)
     own = backbone.state_dict()
     backbone.load_state_dict({key: value for key, value in weights.items() if key in own}, strict=False)
@@ -108,8 +57,12 @@ def check_fits(model: nn.Module, path: str) -> None:
     weights = _weights_for(path)
     _check_variant(model, weights, path)
     own = model.state_dict()
-    found = {key: value for key, value in weights.items() if key in own or (
-        recognize(own) and key.startswith(PREFIX) and not _is_optional(key[len(PREFIX):], _num_stages(own)))}
+    found = {key: value for key, value in weights.items() if key in own}
+    if recognize(own):
+        backbone = model.backbone
+        unused = [f'norm{index}.' for index in range(backbone.num_stages) if index not in backbone.out_indices]
+        found.update((key, value) for key, value in weights.items() if key.startswith(PREFIX) and not (
+            _is_of_a_later_stage(key[len(PREFIX):], backbone) or key[len(PREFIX):].startswith(tuple(unused))))
     _raise_for(path, misfit(_shapes(own), _shapes(found)))
 
 
@@ -142,19 +95,12 @@ def _weights_for(path: str) -> Mapping[str, Tensor]:
     return {key.removeprefix('module.'): value for key, value in weights.items() if isinstance(value, Tensor)}
 
 
-def _converted(path: str, weights: Mapping[str, Tensor], to: str) -> Dict[str, Tensor]:
-    try:
-        return convert(weights, to)
-    except CheckpointError as error:
-        raise CheckpointError(f"checkpoint '{path}' {error}. {_REMEDY}") from None
-
-
 def _check_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
     _check_variant(backbone, weights, path)
     own = backbone.state_dict()
     expected = {key: value for key, value in own.items() if key in weights or not _OUTPUT_NORM.match(key)}
     found = {key: value for key, value in weights.items()
-             if key in own or not _is_optional(key, len(backbone.stages))}
+             if key in own or not (_OUTPUT_NORM.match(key) or _is_of_a_later_stage(key, backbone))}
     _raise_for(path, misfit(_shapes(expected), _shapes(found)))
 
 
@@ -169,13 +115,10 @@ def _check_variant(model: nn.Module, weights: Mapping[str, Tensor], path: str) -
         _raise_for(path, f'it holds {other.variant(settings)}, the model {own.variant(settings)}')
 
 
-def _is_optional(key: str, num_stages: int) -> bool:
+def _is_of_a_later_stage(key: str, backbone: nn.Module) -> bool:
+    """Whether the backbone lacks the stage that a key belongs to, since nothing needs its output."""
     stage = _STAGE.match(key)
-    return bool(_OUTPUT_NORM.match(key)) or (stage is not None and int(stage[1]) >= num_stages)
-
-
-def _num_stages(weights: Mapping[str, Tensor]) -> int:
-    return len(recognize(weights).depths)
+    return stage is not None and int(stage[1]) >= len(backbone.stages)
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> Dict[str, tuple]:

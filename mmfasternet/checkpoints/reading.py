@@ -4,24 +4,29 @@ import functools
 import json
 import logging
 import pickle
+import pickletools
 import re
+import zipfile
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import torch
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmfasternet.checkpoints.contents import state_dict_of
-from mmfasternet.checkpoints.download import download
+from mmfasternet.checkpoints.download import local_path
 from mmfasternet.checkpoints.fitting import listed
-from mmfasternet.checkpoints.safe_loading import allowed_globals, forced_safe_loading, is_trusting
+from mmfasternet.checkpoints.safe_loading import is_trusting, only_allowed_globals
 from mmfasternet.errors import CheckpointError
 
-# How PyTorch names what it refuses, and how our own stand-in for getattr does.
-_REFUSED = re.compile(r'(?:GLOBAL|attribute|unrecognized function|but got) (\S+)')
+#: The entry of a ``.safetensors`` file's metadata with the names of the classes, a json list.
+CLASSES_ENTRY = 'mmfasternet.classes'
+
+# How PyTorch names what it refuses, and how our own stand-ins do.
+_REFUSED = re.compile(r'(?:GLOBAL|attribute|unrecognized function|but got) (?:<(?:class|function|built-in function) )?'
+                      r"'?([^\s'>]+)")
 _REFUSED_FORMAT = re.compile(r'``weights_only=True`` with (?:files saved in the )?(legacy \.tar|TorchScript)')
 _NOT_A_CHECKPOINT = {
     b'<!doctype': 'a web page',
@@ -35,8 +40,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
     """Read a checkpoint as it is; nothing in it is run unless :func:`trust_checkpoints` says so.
 
     Args:
-        path: Path or URL, as MMEngine takes them: a file that PyTorch wrote,
-            or ``.safetensors``.
+        path: Path or URL, of a file that PyTorch wrote or of ``.safetensors``.
         map_location: Where the tensors go, as ``torch.load`` takes it.
             Defaults to ``'cpu'``.
 
@@ -48,20 +52,20 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
         CheckpointError: If it can't be had, is broken, or holds anything but
             plain data; the message names the file.
     """
-    if path.startswith(('http://', 'https://')):
-        content = _read_file(download(path), map_location)
-    elif '://' in path:
-        with forced_safe_loading():
-            content = CheckpointLoader.load_checkpoint(path, map_location)
-    else:
-        content = _read_file(Path(path).expanduser(), map_location)
+    file = local_path(path)
+    content = _read_file(file, map_location)
     if not isinstance(content, dict):
-        raise CheckpointError(f"checkpoint '{path}' holds a {type(content).__name__}, no state dict")
-    spoilt = [key for key, value in state_dict_of(content, path).items()
-              if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all()]
+        raise CheckpointError(f"checkpoint '{file}' holds a {type(content).__name__}, no state dict")
+    spoilt = [key for key, value in state_dict_of(content, path).items() if not _is_finite(value)]
     if spoilt:
-        _warn_once(f"checkpoint '{path}' holds NaN or infinite weights: {listed(spoilt)}. Its training diverged")
+        _warn_once(f"checkpoint '{file}' holds NaN or infinite weights: {listed(spoilt)}. Its training diverged")
     return content
+
+
+def _is_finite(value: Any) -> bool:
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    number = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    return not (plain and value.dtype in number) or bool(value.isfinite().all())
 
 
 @functools.cache
@@ -80,39 +84,74 @@ def _read_file(path: Path, map_location: Any) -> Any:
             if start.lstrip().lower().startswith(known):
                 raise CheckpointError(f"checkpoint '{path}' is {what}, no checkpoint: its download went wrong. "
                                       f'Remove it and fetch it again')
-        if path.suffix == '.safetensors':
+        if path.suffix == '.safetensors' or start[8:9] == b'{':
             return _read_safetensors(path, map_location)
         return _read_pickle(path, map_location)
-    except (RuntimeError, EOFError, OSError, LookupError, ValueError, SafetensorError) as error:
-        reason = (str(error).strip() or 'the file ends too early').splitlines()[0]
-        raise CheckpointError(f"checkpoint '{path}' is broken: {reason}. Fetch or write it again") from None
+    except CheckpointError:
+        raise
+    except Exception as error:  # a file may hold anything, and be broken anywhere
+        text = str(error).strip()
+        known = isinstance(error, (RuntimeError, OSError, ValueError, SafetensorError)) and text
+        reason = text.splitlines()[0] if known else 'it is no file that PyTorch wrote, or a part of one'
+        raise CheckpointError(f"checkpoint '{path}' is broken: {reason}. Remove it, and fetch or write it "
+                              f'again') from None
 
 
 def _read_safetensors(path: Path, map_location: Any) -> Dict[str, Any]:
-    with safe_open(path, 'pt', device=str(map_location)) as file:
+    with safe_open(path, 'pt') as file:
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-        classes = (file.metadata() or {}).get('classes')
-    return dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=tuple(json.loads(classes)))) if classes else {})
+        classes = json.loads((file.metadata() or {}).get(CLASSES_ENTRY, '[]'))
+    if isinstance(map_location, (str, torch.device)):
+        weights = {key: value.to(map_location) for key, value in weights.items()}
+    return dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=tuple(classes))) if classes else {})
 
 
 def _read_pickle(path: Path, map_location: Any) -> Any:
     try:
         # MMEngine's own reading would try again unsafely.
-        with allowed_globals():
+        with only_allowed_globals():
             return torch.load(path, map_location=map_location, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        named, unsafe_format = _REFUSED.search(str(error)), _REFUSED_FORMAT.search(str(error))
-        if isinstance(error, RuntimeError) and not unsafe_format:
+        problem = _refusal(path, str(error))
+        if not problem and isinstance(error, RuntimeError):
             raise
+        if not problem:
+            raise CheckpointError(f"checkpoint '{path}' is no checkpoint of PyTorch's. Name another file") from None
         if not is_trusting():
-            problem = 'is no checkpoint'
-            if named:
-                problem = f'asks for {named[1]}, more than plain data, and was not loaded'
-            elif unsafe_format:
-                problem = f"is of PyTorch's {unsafe_format[1]} format, which can't be read safely, and was not loaded"
-            raise CheckpointError(f"checkpoint '{path}' {problem}. Use a file from a source that you trust, or, if "
-                                  f'you do trust this one with all that you may do here, --trust-checkpoint') from None
+            raise CheckpointError(f"checkpoint '{path}' {problem}, and was not loaded. Use a file from a source that "
+                                  f'you trust, or, if you do trust this one with all that you may do here, '
+                                  f'--trust-checkpoint') from None
     try:
         return torch.load(path, map_location=map_location, weights_only=False)
-    except (pickle.UnpicklingError, ImportError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"checkpoint '{path}' can't be unpickled: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"checkpoint '{path}' can't be unpickled: {reason}") from None
+
+
+def _refusal(path: Path, text: str) -> str:
+    """What PyTorch's refusal comes from; empty if the file is just no checkpoint."""
+    named = _REFUSED.search(text)
+    if named:
+        return f'asks for {named[1]}, more than plain data'
+    unsafe_format = _REFUSED_FORMAT.search(text)
+    if unsafe_format:
+        return f"is of PyTorch's {unsafe_format[1]} format, which can't be read safely"
+    if 'Unsupported operand' in text and zipfile.is_zipfile(path):
+        names = listed(_named_in(path)) or 'nothing by name'
+        return f"is pickled by another protocol than PyTorch's, which can't be read safely (it asks for {names})"
+    return ''
+
+
+def _named_in(path: Path) -> List[str]:
+    """What a file's pickle asks for beside PyTorch's own, by a look at its instructions; none of them is followed."""
+    with zipfile.ZipFile(path) as archive:
+        data = archive.read(next(name for name in archive.namelist() if name.endswith('data.pkl')))
+    names, texts = set(), []
+    for operation, argument, _ in pickletools.genops(data):
+        if operation.name == 'GLOBAL':
+            names.add(argument.replace(' ', '.'))
+        elif operation.name == 'STACK_GLOBAL':
+            names.add('.'.join(texts[-2:]))
+        elif isinstance(argument, str):
+            texts.append(argument)
+    return sorted(name for name in names if not name.startswith(('torch.', 'collections.')))

@@ -1,51 +1,58 @@
 """Which objects a checkpoint may hold beside tensors, and who may decide otherwise."""
 
-import os
+import threading
 from collections import OrderedDict
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pickle import UnpicklingError
 from typing import Any, Iterator
 
-import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-_FORCE, _FORCE_NOT = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
-_multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+from mmfasternet.checkpoints import numpy_pickles
+
+#: Held by whoever changes what the process loads, or relies on it.
+LOCK = threading.RLock()
+
+
+class _OneCycle:
+    """Stands in for the scheduler's class, of which checkpoints name two methods only."""
+
 
 # Methods that these keep as attributes, which pickle names through getattr.
 _METHODS = {
-    HistoryBuffer: ('min', 'max', 'mean', 'current'),
-    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+    HistoryBuffer: {name: getattr(HistoryBuffer, name) for name in ('min', 'max', 'mean', 'current')},
+    _OneCycle: {name: getattr(OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')},
 }
 
 
-def _method(owner: Any, name: str) -> Any:
-    """Stand in for ``getattr`` in checkpoints, where its one honest use is to name these methods."""
-    # Identity, not equality: the owner may be anything that the file could build.
-    if not any(owner is known and name in methods for known, methods in _METHODS.items()):
-        raise UnpicklingError(f'the checkpoint asks for attribute {name!r} of {owner!r}')
-    return getattr(owner, name)
+def _method(owner: Any, name: Any) -> Any:
+    """Stand in for ``getattr``, whose one honest use in checkpoints is to name these methods."""
+    # The arguments may be anything that the file could build: they are not compared and not shown.
+    methods = next((methods for known, methods in _METHODS.items() if owner is known), {})
+    if type(name) is not str or name not in methods:
+        raise UnpicklingError(f'attribute {name if type(name) is str else "?"} through getattr')
+    return methods[name]
+
+
+def _no_bytes() -> bytes:
+    """Stand in for ``bytes``, which pickle calls for empty ones."""
+    return b''
 
 
 #: What MMEngine's checkpoints and those of MMDetection 2.x hold beside tensors and Python's plain types: loss curves,
 #: numpy's arrays and numbers, parts of configs. It is all data; nothing in it could call code.
 ALLOWED = (
-    *_METHODS,
+    HistoryBuffer,
     ConfigDict,
-    bytes,  # an empty array's
-    np.ndarray,
-    np.dtype,
-    _multiarray._reconstruct,
-    _multiarray.scalar,
-    *sorted({type(np.dtype(code)) for code in f"?SU{np.typecodes['AllInteger']}{np.typecodes['AllFloat']}"}, key=str),
-    (_multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),  # as numpy 1 wrote it
-    (_multiarray.scalar, 'numpy.core.multiarray.scalar'),
     (OrderedDict, 'mmcv.utils.config.ConfigDict'),  # of mmcv 1.x, a dict
+    (_OneCycle, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
     (_method, 'builtins.getattr'),
+    (_no_bytes, 'builtins.bytes'),
+    *numpy_pickles.ALLOWED,
 )
 
 _trusting: ContextVar[bool] = ContextVar('trusting', default=False)
@@ -67,32 +74,14 @@ def is_trusting() -> bool:
 
 
 @contextmanager
-def allowed_globals() -> Iterator[None]:
-    """Within it, PyTorch's safe loading takes what is :data:`ALLOWED`."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals(list(ALLOWED))
-    try:
-        yield
-    finally:
+def only_allowed_globals() -> Iterator[None]:
+    """Within it, PyTorch's safe loading takes what is :data:`ALLOWED`, and nothing that others registered."""
+    with LOCK:
+        before = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-@contextmanager
-def forced_safe_loading() -> Iterator[None]:
-    """Within it, every ``torch.load`` of the process is a safe one, unless checkpoints are trusted.
-
-    Asking for it is not enough: MMEngine's maintained release unpickles
-    whatever safe loading refuses.
-    """
-    variables = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
-    if not is_trusting():
-        os.environ[_FORCE] = '1'
-    try:
-        with allowed_globals():
+        torch.serialization.add_safe_globals(list(ALLOWED))
+        try:
             yield
-    finally:
-        for name, value in variables.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Dict, Tuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of
-from mmfasternet.checkpoints.fitting import listed
+from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of, weights_of
 from mmfasternet.checkpoints.layouts import LAYOUTS, WeightsKind, convert, recognize
-from mmfasternet.checkpoints.reading import read_checkpoint
+from mmfasternet.checkpoints.reading import CLASSES_ENTRY, read_checkpoint
+from mmfasternet.checkpoints.safe_loading import trust_checkpoints
 from mmfasternet.errors import CheckpointError, UserError
 
 #: What :func:`convert_checkpoint` converts to.
@@ -47,14 +47,14 @@ def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tup
     """
     _check_target(target)
     content = read_checkpoint(source)
-    weights = state_dict_of(content, source)
+    weights = weights_of(content, source)
     try:
         converted = convert(weights, to)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint '{source}' {error}") from None
     kind, new_kind = recognize(weights), recognize(converted)
     dataset_meta = dataset_meta_of(content) or {}
-    classes = tuple(dataset_meta.get('classes') or ())
+    classes = _classes(content)
     if to == 'mmfasternet' or new_kind.model == 'detector':
         meta = dict(content['meta']) if isinstance(content.get('meta'), dict) else {}
         if dataset_meta and to == 'mmfasternet':
@@ -83,13 +83,14 @@ def publish_checkpoint(source: str, target: str) -> Path:
         UserError: If the file can't be written.
     """
     content = read_checkpoint(source)
-    weights = state_dict_of(content, source)
-    if not weights:
-        raise CheckpointError(f"checkpoint '{source}' has no weights in it, but {listed(list(map(str, content)), 5)}")
-    if 'state_dict' in content:
-        weights = {key: content[key] for key in ('meta', 'state_dict') if key in content}
-    classes = (dataset_meta_of(content) or {}).get('classes') or ()
-    return _write(Path(target), weights, classes, named=True)
+    weights_of(content, source)
+    weights = next((content[key] for key in ('state_dict', 'model') if isinstance(content.get(key), dict)), None)
+    kept = content if weights is None else dict(meta=content.get('meta', {}), state_dict=weights)
+    return _write(Path(target), kept, _classes(content), named=True)
+
+
+def _classes(content: Dict[str, Any]) -> Tuple[str, ...]:
+    return tuple((dataset_meta_of(content) or {}).get('classes') or ())
 
 
 def _check_target(target: str) -> None:
@@ -99,22 +100,26 @@ def _check_target(target: str) -> None:
 
 def _write(path: Path, content: Dict[str, Any], classes: Tuple[str, ...], named: bool = False) -> Path:
     """Write to a file beside ``path`` that then takes its name; with ``named``, the name gets the hash."""
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
+    unfinished = path.parent / f'.{os.getpid()}-{path.name}'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == '.safetensors':
-            # One entry: safetensors writes several in any order, and the same content gets another hash.
-            metadata = dict(classes=json.dumps(list(classes))) if classes else dict(format='pt')
-            save_file(_apart(state_dict_of(content, str(path))), unfinished, metadata)
-        else:
-            with unfinished.open('wb') as file:  # by a path, the path would become part of the content
+        with unfinished.open('wb') as file:  # by a path, the path would become part of the content
+            if path.suffix == '.safetensors':
+                # One entry: safetensors writes several in any order, and the same content gets another hash.
+                metadata = {CLASSES_ENTRY: json.dumps(classes)} if classes else dict(format='pt')
+                file.write(to_safetensors(_apart(state_dict_of(content, str(path))), metadata))
+            else:
                 torch.save(content, file)
+        with trust_checkpoints(False):
+            read_checkpoint(str(unfinished))  # what was trusted to get here may not be plain data
         if named:
             digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
             path = path.with_name(f'{path.stem}-{digest[:8]}{path.suffix}')
             _check_target(str(path))
         os.replace(unfinished, path)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter when the disk is full
+    except CheckpointError as error:
+        raise CheckpointError(f"'{path}' is not written, since it could not be read again: {error}") from None
+    except (OSError, RuntimeError, ValueError) as error:  # PyTorch's writer has the second for a full disk
         raise UserError(f"'{path}' can't be written: {str(error).splitlines()[0]}") from None
     finally:
         with suppress(OSError):
@@ -126,6 +131,8 @@ def _apart(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Contiguous tensors with a storage each, as safetensors needs them."""
     taken, apart = set(), {}
     for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f'{key} is a {type(value).__name__}, and .safetensors holds tensors only')
         storage = value.untyped_storage().data_ptr()
         apart[key] = value.clone() if storage in taken else value.contiguous()
         taken.add(storage)

@@ -110,6 +110,28 @@ def test_another_network_is_refused():
         convert(weights)
 
 
+def test_ours_are_checked_as_well_unless_a_model_will_tell(backbone):
+    for weights in (convert(official_classifier(backbone)), detector_weights(FasterNet('t0')), backbone.state_dict()):
+        prefix = 'backbone.' if 'backbone.stages.0.downsample.conv.weight' in weights else ''
+        for key, change, problem in (
+            ('stages.2.blocks.1.conv1.weight', lambda w, k: w.pop(k), 'lacks'),
+            ('stages.2.blocks.1.conv2.weight', lambda w, k: w.update({k: w[k][:3]}), 'other shapes'),
+            ('stages.2.blocks.1.attention.weight', lambda w, k: w.update({k: torch.zeros(1)}), 'unknown'),
+        ):
+            spoilt = dict(weights)
+            change(spoilt, prefix + key)
+            for to in ('mmfasternet', 'backbone'):
+                with pytest.raises(CheckpointError, match=f"{problem} .*{key}"):
+                    convert(spoilt, to)
+                assert len(convert(spoilt, to, strict=False)) in range(120, 155)
+
+
+def test_an_index_beyond_reason_is_no_depth(backbone):
+    weights = official_classifier(backbone)
+    weights['stages.10000000000.blocks.0.mlp.0.weight'] = torch.zeros(1)
+    assert recognize(weights).depths == (1, 2, 8, 2)
+
+
 def test_layer_scale_is_a_bare_parameter_elsewhere():
     theirs = timm.models.fasternet.FasterNet(embed_dim=8, depths=(1, 1), layer_scale_init_value=0.5).state_dict()
     ours = convert(theirs)

@@ -4,6 +4,7 @@ import pickle
 import sys
 import tarfile
 import types
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mmfasternet.checkpoints import load_for_mmengine, read_checkpoint, reading,
 from mmfasternet.checkpoints.contents import state_dict_of
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models import FasterNet
-from tests.checkpoints.hostile import hostile_file
+from tests.checkpoints.hostile import Call, hostile_file
 
 WEIGHTS = dict(weight=torch.arange(6.).reshape(2, 3))
 
@@ -80,10 +81,33 @@ def test_a_truncated_file_is_broken(tmp_path, share, legacy):
     assert_refused(path)
 
 
-@pytest.mark.parametrize('content', [b'', b'\x00' * 100, b'PK\x03\x04 cut', b'weights', b'\x80\x02}q\x00.'])
-def test_other_content_is_refused(tmp_path, content):
+@pytest.mark.parametrize('content', [b'', b'\x00' * 100, b'PK\x03\x04 cut', b'weights', b'\x80\x02}q\x00.',
+                                     b'epoch 1 loss 0.5\n' * 50])
+def test_other_content_is_refused_without_advice_to_trust_it(tmp_path, content):
     (tmp_path / 'odd.pth').write_bytes(content)
-    assert_refused(tmp_path / 'odd.pth')
+    with pytest.raises(CheckpointError, match=r"odd\.pth' is (broken|no checkpoint)") as caught:
+        read_checkpoint(str(tmp_path / 'odd.pth'))
+    assert '--trust-checkpoint' not in str(caught.value)
+
+
+@pytest.mark.parametrize('content', [Call(torch.Size, 1, 2, 3), Call(bytearray, 1, 2, 3, 4), Call(OrderedDict, 5)],
+                         ids=str)
+def test_arguments_that_make_no_sense_are_one_line(tmp_path, content):
+    torch.save(dict(WEIGHTS, odd=content), tmp_path / 'odd.pth')
+    assert_refused(tmp_path / 'odd.pth', 'is broken')
+
+
+def test_weights_of_any_kind_are_looked_at(tmp_path):
+    weights = dict(a=torch.zeros(2, 2).to_sparse(), b=torch.zeros(2, dtype=torch.float8_e4m3fn), e=3,
+                   c=torch.zeros(2).half(), d=torch.ones(2, dtype=torch.int8))
+    torch.save(weights, tmp_path / 'odd.pth')
+    assert set(read_checkpoint(str(tmp_path / 'odd.pth'))) == set(weights)
+
+
+def test_another_pickle_protocol_is_named_with_what_it_asks_for(tmp_path):
+    path = hostile_file(tmp_path, 'in meta', pickle_protocol=4)
+    assert_refused(path, 'another protocol', 'asks for posix.system', '--trust-checkpoint')
+    assert not (tmp_path / 'ran').exists()
 
 
 @pytest.mark.parametrize('content, what', [
@@ -139,7 +163,12 @@ def test_safetensors(tmp_path):
     save_file(WEIGHTS, path)
     content = read_checkpoint(str(path))
     assert content['meta'] == {} and torch.equal(content['state_dict']['weight'], WEIGHTS['weight'])
-    save_file(WEIGHTS, path, dict(classes=json.dumps(['cat', 'dog'])))
+    assert torch.equal(read_checkpoint(str(path), None)['state_dict']['weight'], WEIGHTS['weight'])  # as MMEngine may
+    path.rename(tmp_path / 'weights.pth')
+    assert torch.equal(read_checkpoint(str(tmp_path / 'weights.pth'))['state_dict']['weight'], WEIGHTS['weight'])
+    save_file(WEIGHTS, path, dict(classes='cat,dog'))  # somebody's
+    assert read_checkpoint(str(path))['meta'] == {}
+    save_file(WEIGHTS, path, {reading.CLASSES_ENTRY: json.dumps(['cat', 'dog'])})
     assert read_checkpoint(str(path))['meta']['dataset_meta']['classes'] == ('cat', 'dog')
     path.write_bytes(path.read_bytes()[:-5])
     assert_refused(path, 'broken')
@@ -162,7 +191,12 @@ def test_the_device_is_the_callers(tmp_path, suffix):
     lambda weights: {f'module.{key}': value for key, value in weights.items()},
     lambda weights: dict(state_dict={f'model.{key}': value for key, value in weights.items()}),
     lambda weights: dict(state_dict={f'module.model.{key}': value for key, value in weights.items()}),
-], ids=['bare', 'state_dict', 'model', 'DDP', 'Lightning', 'both'])
+    lambda weights: {f'_orig_mod.module.{key}': value for key, value in weights.items()},
+    lambda weights: dict(epoch=3, net=weights),
+    lambda weights: dict(n_averaged=torch.ones(1), **{f'module.{key}': value for key, value in weights.items()}),
+    lambda weights: dict(state_dict={'criterion.teacher_model.fc.weight': torch.ones(1),
+                                     **{f'model.{key}': value for key, value in weights.items()}}),
+], ids=['bare', 'state_dict', 'model', 'DDP', 'Lightning', 'both', 'compiled', 'other name', 'averaged', 'distilled'])
 def test_weights_are_found_wherever_trainers_put_them(tmp_path, wrap):
     weights = FasterNet('t0').state_dict()
     torch.save(wrap(weights), tmp_path / 'weights.pth')
@@ -171,5 +205,6 @@ def test_weights_are_found_wherever_trainers_put_them(tmp_path, wrap):
 
 
 def test_duplicate_keys_are_listed(tmp_path):
-    torch.save({'module.weight': torch.zeros(1), 'weight': torch.ones(1)}, tmp_path / 'twice.pth')
-    assert_refused(tmp_path / 'twice.pth', 'several keys for the same weights: weight')
+    weights = {f'module.{key}': value for key, value in FasterNet('t0').state_dict().items()}
+    torch.save({'norm0.weight': torch.ones(40), **weights}, tmp_path / 'twice.pth')
+    assert_refused(tmp_path / 'twice.pth', 'several keys for the same weights: norm0.weight')

@@ -1,7 +1,10 @@
+import json
 import os
 import pickle
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import addict
 import numpy as np
@@ -18,6 +21,10 @@ from mmfasternet.errors import CheckpointError
 from tests.checkpoints.hostile import Call, hostile_file
 
 WEIGHTS = dict(weight=torch.zeros(1))
+
+
+class Thing:
+    """Of a package of somebody's."""
 
 
 def read_back(path, **content):
@@ -38,12 +45,23 @@ def test_a_loss_curve_survives(tmp_path):
     assert curve.mean() == 2 and curve.statistics('max') == 3 and curve.min() == 1 and curve.current() == 3
 
 
-@pytest.mark.parametrize('dtype', ['bool', 'uint8', 'int16', 'int32', 'int64', 'float16', 'float32', 'float64', '<U4'])
+@pytest.mark.parametrize('dtype', ['bool', 'uint8', 'int16', 'int32', 'int64', 'float16', 'float32', 'float64'])
 def test_numpy_arrays_and_numbers_survive(tmp_path, dtype):
     array = np.array([0, 1, 3]).astype(dtype)
     content = read_back(tmp_path / 'a.pth', array=array, number=array[1])
     np.testing.assert_array_equal(content['array'], array)
     assert content['number'] == array[1] and content['array'].dtype == array.dtype
+    again = pickle.loads(pickle.dumps(content['array']))  # as a training that was resumed saves it
+    assert type(again) is np.ndarray and again.dtype == array.dtype and np.array_equal(again, array)
+
+
+def test_shapes_and_orders_survive(tmp_path):
+    array = np.arange(24.).reshape(2, 3, 4)
+    arrays = dict(c=array, f=np.asfortranarray(array), cut=array[:, 1:, ::2], empty=np.zeros((0, 3)), zero=np.array(5.),
+                  big_endian=array.astype('>f4'))
+    for name, found in read_back(tmp_path / 'a.pth', arrays=arrays)['arrays'].items():
+        np.testing.assert_array_equal(found, arrays[name])
+        assert found.shape == arrays[name].shape
 
 
 def test_numpy_1_arrays_load(tmp_path):
@@ -93,13 +111,92 @@ def test_states_of_schedulers_load(tmp_path, name):
     (Call(getattr, HistoryBuffer, '__init__'), '__init__'),
     (Call(getattr, HistoryBuffer.mean, '__globals__'), '__globals__'),
     (Call(getattr, torch.Tensor, 'mean'), 'mean'),
+    (Call(getattr, torch._utils._rebuild_tensor, '__globals__'), '__globals__'),
     (Call(np.load, 'file.npy'), 'numpy.load'),
+    # What numpy would take for pointers, or for more bytes than there are.
+    (Call(np.ndarray, (1, ), np.dtype('O'), b'A' * 8), r'numpy.dtype\(O'),
+    (np.array([None]), r'numpy.dtype\(O'),
+    (np.array(['a']), r'numpy.dtype\(U1\)'),
+    (np.zeros(1, dtype=[('a', 'O')]), 'numpy.dtype'),
+    (Call(np._core.multiarray.scalar, np.dtype('f8'), b'123'), 'numpy.core.multiarray.scalar'),
+    (Call(np._core.multiarray._reconstruct, dict, (0, ), b'b'), 'dict'),
     (Call(torch.load, 'file.pth'), 'torch.serialization.load'),
     (Call(__import__, 'os'), '__import__'),
 ])
 def test_what_could_lead_to_code_is_refused_by_name(tmp_path, content, named):
     with pytest.raises(CheckpointError, match=f"a.pth' asks for .*{named}"):
         read_back(tmp_path / 'a.pth', meta=content)
+
+
+@pytest.mark.parametrize('arguments', [((3, ), np.dtype('f8')), ((1, ), np.dtype('f8'), b'A' * 8)])
+def test_arrays_are_not_constructed_over_given_bytes(tmp_path, arguments):
+    with pytest.raises(CheckpointError, match='is broken'):
+        read_back(tmp_path / 'a.pth', meta=Call(np.ndarray, *arguments))
+
+
+@pytest.mark.parametrize('state', [
+    (1, (100, ), np.dtype('f8'), False, b'A' * 8), (1, (1, ), np.dtype('f8'), False, [0]),
+    (1, (-1, ), np.dtype('f8'), False, b''), (1, )])
+def test_states_of_arrays_that_do_not_add_up_are_refused(tmp_path, state):
+
+    class Spoilt(Call):
+
+        def __reduce__(self):
+            return (*self.call, state)
+
+    with pytest.raises(CheckpointError, match='is broken|asks for numpy.ndarray.__setstate__'):
+        read_back(tmp_path / 'a.pth', meta=Spoilt(np._core.multiarray._reconstruct, np.ndarray, (0, ), b'b'))
+
+
+@pytest.mark.parametrize('state', [
+    (3, '|', None, None, None, 200, 1, 0), (3, '|', ('a', ), None, None, -1, -1, 0), (3, )])
+def test_states_of_types_that_are_more_than_a_number_are_refused(tmp_path, state):
+
+    class Spoilt(Call):
+
+        def __reduce__(self):
+            return (*self.call, state)
+
+    with pytest.raises(CheckpointError, match='is broken|asks for numpy.dtype.__setstate__'):
+        read_back(tmp_path / 'a.pth', meta=Spoilt(np.dtype, 'f8', False, True))
+
+
+def test_names_that_mmengine_knows_are_read_as_safely(tmp_path, monkeypatch):
+    """Its maintained release allows getattr in these, by which a file can reach any function."""
+    path = hostile_file(tmp_path, 'in meta')
+    torch.save(dict(WEIGHTS, meta=Call(getattr, torch._utils._rebuild_tensor, '__globals__')), tmp_path / 'evil.pth')
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    (tmp_path / 'open_mmlab.json').write_text(json.dumps(dict(hostile=path.name, evil='evil.pth')))
+    for name, asked in (('hostile', 'posix.system'), ('evil', '__globals__')):
+        for read in (read_checkpoint, lambda path: load_checkpoint(nn.Linear(1, 1), path)):
+            with safe_loading(), pytest.raises(CheckpointError, match=asked):
+                read(f'open-mmlab://{name}')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_threads_do_not_unlock_each_other(tmp_path):
+    """One leaves while the other is still within it."""
+    path, second_is_in, first_is_out = str(hostile_file(tmp_path, 'in meta')), threading.Event(), threading.Event()
+    before = torch.serialization.get_safe_globals()
+
+    def second():
+        with safe_loading():
+            second_is_in.set()
+            first_is_out.wait()
+            with pytest.raises(CheckpointError):
+                load_checkpoint(nn.Linear(1, 1), path)
+            with pytest.raises(pickle.UnpicklingError):
+                torch.load(path, weights_only=False)
+
+    with ThreadPoolExecutor() as pool:
+        with safe_loading():
+            waiting = pool.submit(second)
+            second_is_in.wait()
+        first_is_out.set()
+        waiting.result()
+    assert not (tmp_path / 'ran').exists() and 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
+    assert CheckpointLoader._get_checkpoint_loader('a.pth').__name__ == 'load_from_local'
+    assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
 def test_variables_do_not_unlock_it(tmp_path, monkeypatch):
@@ -128,10 +225,18 @@ def test_mmengine_loads_safely_within_it_and_as_before_behind_it(tmp_path):
 
 
 def test_others_safe_globals_are_kept(tmp_path):
+    before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([HistoryBuffer, Call])
     try:
         with safe_loading():
             read_back(tmp_path / 'a.pth', curve=HistoryBuffer())
-        assert set(torch.serialization.get_safe_globals()) >= {HistoryBuffer, Call}
+        assert set(torch.serialization.get_safe_globals()) == {HistoryBuffer, Call, *before}
+        # They do not count in the files that are read here.
+        torch.save(dict(WEIGHTS, meta=Thing()), tmp_path / 'b.pth')
+        torch.serialization.add_safe_globals([Thing])
+        assert isinstance(torch.load(tmp_path / 'b.pth')['meta'], Thing)
+        with pytest.raises(CheckpointError, match='asks for .*Thing'):
+            read_checkpoint(str(tmp_path / 'b.pth'))
     finally:
         torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)

@@ -1,3 +1,4 @@
+import argparse
 import hashlib
 import re
 
@@ -6,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmfasternet.checkpoints import convert_checkpoint, publish_checkpoint, read_checkpoint
+from mmfasternet.checkpoints import convert_checkpoint, publish_checkpoint, read_checkpoint, trust_checkpoints
 from mmfasternet.errors import CheckpointError, UserError
 from mmfasternet.models import FasterNet
 from tests.official import official_classifier
@@ -104,6 +105,38 @@ def test_a_file_without_weights_is_not_published(tmp_path):
     torch.save(dict(epoch=1), tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=r'a\.pth. has no weights in it, but epoch'):
         publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))
+
+
+def test_weights_under_model_keep_their_meta(tmp_path):
+    weights = FasterNet('t0').state_dict()
+    torch.save(dict(model=weights, optimizer={}, meta=dict(CLASSES=('a', ))), tmp_path / 'a.pth')
+    content = read_checkpoint(str(publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))))
+    assert content['meta'] == dict(CLASSES=('a', )) and set(content['state_dict']) == set(weights)
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    meta = dict(args=argparse.Namespace(lr=1))
+    torch.save(dict(state_dict=FasterNet('t0').state_dict(), meta=meta), tmp_path / 'a.pth')
+    with trust_checkpoints():
+        for write in (publish_checkpoint, convert_checkpoint):
+            with pytest.raises(CheckpointError, match=r"b\.pth' is not written.*argparse\.Namespace"):
+                write(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))
+    assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_others_may_read_what_is_written(tmp_path, official, suffix):
+    convert_checkpoint(str(tmp_path / 'official.pth'), str(tmp_path / f'ours{suffix}'))
+    (tmp_path / 'plain').touch()
+    assert (tmp_path / f'ours{suffix}').stat().st_mode == (tmp_path / 'plain').stat().st_mode
+
+
+def test_safetensors_hold_tensors_only(tmp_path):
+    torch.save(dict(weight=torch.zeros(1), extra=3), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=r'extra is a int, and \.safetensors holds tensors only'):
+        publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.safetensors'))
+    with pytest.raises(UserError, match="can't be written"):
+        publish_checkpoint(str(tmp_path / 'a.pth'), '/')
 
 
 def test_bare_weights_are_published_bare(tmp_path):

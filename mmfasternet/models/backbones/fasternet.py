@@ -198,7 +198,9 @@ class FasterNet(BaseModule):
         if len(configs) > len(pretrained):
             initialize(self, [config for config in configs if config['type'] != 'Pretrained'])
         for config in pretrained:
-            load_pretrained_backbone(self, config['checkpoint'])
+            if not config.get('checkpoint'):
+                raise ArgumentError("init_cfg of type 'Pretrained' needs checkpoint, a path or URL")
+            load_pretrained_backbone(self, str(config['checkpoint']))
 
     def train(self, mode: bool = True) -> 'FasterNet':
         """Set the mode, but for frozen stages and, with ``norm_eval``, batch norm; returns ``self``."""

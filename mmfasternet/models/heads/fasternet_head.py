@@ -23,10 +23,10 @@ class FasterNetHead(ClsHead):
     Args:
         num_classes: Number of classes.
         in_channels: Channels of the last stage.
+        act_cfg: Activation: that of the backbone, GELU for T0 and T1, ReLU
+            for the others.
         hidden_channels: Channels between convolution and fully connected
             layer. Defaults to 1280.
-        act_cfg: Activation: the backbone's, GELU for T0 and T1, else ReLU.
-            Defaults to ``dict(type='ReLU')``.
         loss: Classification loss.
             Defaults to ``dict(type='CrossEntropyLoss', loss_weight=1.0)``.
         topk: The k of the top-k accuracies. Defaults to (1, 5).
@@ -42,8 +42,8 @@ class FasterNetHead(ClsHead):
     def __init__(self,
                  num_classes: int,
                  in_channels: int,
+                 act_cfg: Config,
                  hidden_channels: int = 1280,
-                 act_cfg: Config = dict(type='ReLU'),
                  loss: Config = dict(type='CrossEntropyLoss', loss_weight=1.0),
                  topk: Union[int, Tuple[int, ...]] = (1, 5),
                  cal_acc: bool = False,
