@@ -19,11 +19,12 @@ from mmfasternet.errors import CheckpointError, DataError, UserError
 from mmfasternet.models import FasterNet
 
 _COCO_TREE = 'COCO holds annotations/instances_{train,val}2017.json, train2017/*.jpg and val2017/*.jpg'
+_IMAGENET_TREE = 'ImageNet holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, with 1000 folders such as n01440764'
 _REMEDIES = {
     'data/coco': f'{_COCO_TREE}: put it into data/coco/, set MMDET_DATASETS to its folder',
     'data/shapes': 'Make it with python tools/make_shapes_coco.py data/shapes',
 }
-_HEADS = ('bbox_head', 'mask_head')
+_HEADS = ('bbox_head', 'mask_head')  # and the head of a classifier
 
 
 def check_run(cfg: Config, splits: Sequence[str]) -> None:
@@ -48,7 +49,7 @@ def check_run(cfg: Config, splits: Sequence[str]) -> None:
         for split in splits:
             for dataset in _datasets(cfg.get(f'{split}_dataloader') or {}):
                 ann_file, folder = _check_paths(dataset, split)
-                classes = dataset_classes(dataset)
+                classes = dataset_classes(dataset) or _check_class_folders(dataset, folder)
                 if classes and 'language_model' not in cfg.model:  # its classes are texts
                     _check_num_classes(cfg.model, classes, split)
                 wants = (ann_file, classes, split, _with_masks(dataset))
@@ -158,6 +159,31 @@ def dataset_classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
     return tuple(classes)
 
 
+def _is_folder_tree(dataset: Dict[str, Any]) -> bool:
+    """Whether it is MMPretrain's data set of a folder of images for each class."""
+    kind = _class_of(dataset)
+    return any(base.__name__ == 'CustomDataset' for base in getattr(kind, '__mro__', ()))
+
+
+def _check_class_folders(dataset: Dict[str, Any], folder: str) -> Tuple[str, ...]:
+    """The classes of such a tree, if it has no list of files; their number must be the one that is configured."""
+    if not (folder and _is_folder_tree(dataset)) or dataset.get('ann_file') or not dataset.get('with_label', True):
+        return ()
+    split = dataset.get('split')
+    if split and (Path(dataset.get('data_root') or '') / 'meta' / f'{split}.txt').is_file():
+        return ()
+    found = tuple(sorted(path.name for path in Path(folder).iterdir() if path.is_dir()))
+    kind = _class_of(dataset)
+    classes = dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes') or (
+        getattr(kind, 'METAINFO', None) or {}).get('classes') or found
+    if isinstance(classes, str):
+        classes = tuple(list_from_file(classes))
+    if not found or len(found) != len(classes):
+        raise DataError(f"image folder '{folder}' holds {len(found)} folders of classes, and {len(classes) or 'some'} "
+                        f'are expected. {_tree(dataset)}'.rstrip())
+    return tuple(classes)
+
+
 def _with_masks(dataset: Dict[str, Any]) -> bool:
     return any(transform.get('with_mask') for transform in dataset.get('pipeline') or [])
 
@@ -169,7 +195,8 @@ def _check_num_classes(model: Any, classes: Tuple[str, ...], split: str, where: 
     if not isinstance(model, dict):
         return
     count = model.get('num_classes', len(classes))
-    if where.split('.')[-1].split('[')[0] in _HEADS and count != len(classes):
+    is_head = where == 'model.head' or where.split('.')[-1].split('[')[0] in _HEADS
+    if is_head and isinstance(count, int) and count != len(classes):
         raise DataError(f'{where}.num_classes is {count}, but the {split} data has {len(classes)} classes '
                         f"({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}). Make num_classes of "
                         f'all heads and metainfo.classes of the data sets agree')
@@ -184,13 +211,15 @@ def _check_paths(dataset: Dict[str, Any], split: str) -> Tuple[str, str]:
         return '', ''
     prefix = dataset.get('data_prefix') or ''
     prefix = prefix.get('img', prefix.get('img_path', '')) if isinstance(prefix, dict) else prefix
+    if not prefix and _is_folder_tree(dataset):
+        prefix = dataset.get('split') or ''
     option = f'{split}_dataloader.dataset.data_root=DIR'
     if root and not (Path(ann_file).is_absolute() and Path(prefix).is_absolute()):
-        _check_exists(root, split, 'data folder', option)
+        _check_exists(root, split, 'data folder', option, _tree(dataset))
     ann_file, folder = (str(Path(root) / part) if part else '' for part in (ann_file, prefix))
     for path, what in ((ann_file, 'annotation file'), (folder, 'image folder')):
         if path:
-            _check_exists(path, split, what, option)
+            _check_exists(path, split, what, option, _tree(dataset))
     return ann_file, folder or root
 
 
@@ -199,10 +228,14 @@ def _downloads(dataset: Dict[str, Any]) -> bool:
     return callable(kind) and 'download' in inspect.signature(kind).parameters
 
 
-def _check_exists(path: str, split: str, what: str, option: str) -> None:
+def _tree(dataset: Dict[str, Any]) -> str:
+    return _IMAGENET_TREE if getattr(_class_of(dataset), '__name__', '') == 'ImageNet' else ''
+
+
+def _check_exists(path: str, split: str, what: str, option: str, tree: str = '') -> None:
     if '://' in path or Path(path).exists():
         return
-    remedy = 'Put it there'
+    remedy = f'{tree}: put it there' if tree else 'Put it there'
     for root, how in _REMEDIES.items():
         if path.startswith(root):
             remedy = how

@@ -1,5 +1,6 @@
 """Reading a config and applying what the command line and the environment say."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any, Dict, Optional
@@ -7,6 +8,7 @@ from typing import Any, Dict, Optional
 import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
 from mmfasternet.errors import UserError
@@ -84,6 +86,7 @@ def name_broken_images(cfg: Config) -> None:
 
     for split in ('train', 'val', 'test'):
         visit(cfg.get(f'{split}_dataloader'))
+    visit(cfg.get('custom_hooks'))  # some switch the pipeline
 
 
 def enable_amp(cfg: Config) -> None:
@@ -96,6 +99,16 @@ def enable_amp(cfg: Config) -> None:
         raise UserError('--amp needs a GPU, and PyTorch sees none here. Leave it out')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def leave_out_amp_without_gpu(cfg: Config) -> None:
+    """Have a config with automatic mixed precision train without it where there is no GPU, and say so."""
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            cfg.optim_wrapper.pop(key, None)
+        print_log("PyTorch sees no GPU: training without the config's automatic mixed precision", 'current',
+                  logging.WARNING)
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

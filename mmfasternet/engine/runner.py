@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from mmfasternet.checkpoints import safe_loading
 from mmfasternet.engine.checks import check_run
-from mmfasternet.engine.config import name_broken_images
+from mmfasternet.engine.config import leave_out_amp_without_gpu, name_broken_images
 from mmfasternet.errors import UserError
 
 
@@ -60,6 +60,7 @@ def _build(cfg: Config, splits: tuple) -> Runner:
     setup_cache_size_limit_of_dynamo()
     _check_launcher(cfg.launcher)
     name_broken_images(cfg)
+    leave_out_amp_without_gpu(cfg)
     check_run(cfg, splits)
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _init_cpu_processes(cfg)

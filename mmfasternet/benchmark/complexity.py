@@ -1,0 +1,91 @@
+"""Parameters and multiply-adds of classifiers and detectors, part by part."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmfasternet.engine.config import is_classifier
+
+#: RoIs in the box and in the mask head of a two-stage detector (FasterNet, Table 4).
+NUM_ROIS = dict(bbox=1000, mask=100)
+_COUNTED = ('conv', 'linear', 'addmm', 'matmul', 'mm', 'bmm', 'einsum')  # as MMEngine's counter calls them
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Parameters, and multiply-adds for one image, of a model's part."""
+    part: str
+    parameters: int
+    multiply_adds: int
+
+
+def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> List[Complexity]:
+    """Count parameters and multiply-adds by MMEngine's counter.
+
+    Multiply-adds are those of convolutions, linear layers and matrix
+    products; norms are folded into them, and the rest does not show in the
+    printed digits of Tables 3 and 8 of the paper. In a two-stage detector the
+    heads get :data:`NUM_ROIS`.
+
+    Args:
+        cfg: Config of a classifier or a detector.
+        size: Height and width of the image in pixels. Defaults to None:
+            (224, 224) for a classifier, (800, 1280) for a detector.
+
+    Returns:
+        The parts in the order of the computation, and ``'total'``.
+    """
+    classifies = is_classifier(cfg)
+    size = size or ((224, 224) if classifies else (800, 1280))
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
+    for module in model.modules():
+        module.training = False  # some backbones' eval() keeps parts in training mode
+    image = torch.rand(1, cfg.model.backbone.get('in_channels', 3), *size)
+    with torch.no_grad():
+        parts = _classifier_parts(model, image) if classifies else _detector_parts(model, image)
+    parts.append(Complexity('total', sum(p.numel() for p in model.parameters()), sum(p.multiply_adds for p in parts)))
+    return parts
+
+
+def _count(part: str, module: nn.Module, *inputs: Any) -> Complexity:
+    counter = FlopAnalyzer(module, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counted: Dict[str, int] = counter.by_operator()
+    return Complexity(part, sum(p.numel() for p in module.parameters()),
+                      sum(int(value) for name, value in counted.items() if name in _COUNTED))
+
+
+def _classifier_parts(model: nn.Module, image: Tensor) -> List[Complexity]:
+    parts, feats = [_count('backbone', model.backbone, image)], model.backbone(image)
+    if model.with_neck:
+        parts.append(_count('neck', model.neck, feats))
+        feats = model.neck(feats)
+    return [*parts, _count('head', model.head, feats)]
+
+
+def _detector_parts(model: nn.Module, image: Tensor) -> List[Complexity]:
+    parts, feats = [_count('backbone', model.backbone, image)], model.backbone(image)
+    if model.with_neck:
+        parts.append(_count('neck', model.neck, feats))
+        feats = model.neck(feats)
+    for name in ('rpn_head', 'bbox_head', 'mask_head'):
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module):
+            parts.append(_count(name, head, feats))
+    for kind, num_rois in NUM_ROIS.items():
+        heads = getattr(getattr(model, 'roi_head', None), f'{kind}_head', None)
+        if heads is None:
+            continue
+        extractors = getattr(model.roi_head, f'{kind}_roi_extractor')
+        several = isinstance(heads, nn.ModuleList)  # a cascade
+        for index, head in enumerate(heads if several else [heads]):
+            extractor = extractors[index] if isinstance(extractors, nn.ModuleList) else extractors
+            rois = torch.rand(num_rois, extractor.out_channels, *extractor.roi_layers[0].output_size)
+            parts.append(_count(f'{kind} head{f" {index + 1}" if several else ""}', head, rois))
+    return parts
