@@ -5,6 +5,8 @@ VENV := $(CURDIR)/.venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 BIN := $(VENV)/bin
 SEED ?= 0
 DEMO := configs/mask_rcnn_fasternet_t0_shapes.py
+DIGITS := configs/fasternet_t0_digits.py
+DIGITS_WEIGHTS = "$$(cat work_dirs/demo/digits/last_checkpoint)"
 DEMO_WEIGHTS = "$$(cat work_dirs/demo/last_checkpoint)"
 
 .PHONY: setup demo test lint
@@ -12,11 +14,15 @@ DEMO_WEIGHTS = "$$(cat work_dirs/demo/last_checkpoint)"
 setup:
 	@$(PYTHON) tools/setup_env.py --stack $(STACK) --venv "$(VENV)"
 
+# Pre-training on digits, then detection of shapes from its weights.
 demo: setup
+	"$(BIN)/python" tools/train.py $(DIGITS) --work-dir work_dirs/demo/digits --cfg-options randomness.seed=$(SEED)
 	@test -d data/shapes || "$(BIN)/python" tools/make_shapes_coco.py data/shapes
-	"$(BIN)/python" tools/train.py $(DEMO) --work-dir work_dirs/demo --cfg-options randomness.seed=$(SEED)
+	"$(BIN)/python" tools/train.py $(DEMO) --work-dir work_dirs/demo --cfg-options randomness.seed=$(SEED) \
+	    model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=$(DIGITS_WEIGHTS)
 	"$(BIN)/python" tools/image_demo.py data/shapes/val $(DEMO) $(DEMO_WEIGHTS) --out-dir work_dirs/demo/pictures
 	"$(BIN)/python" tools/benchmark_detector.py $(DEMO) --checkpoint $(DEMO_WEIGHTS) --images data/shapes/val
+	"$(BIN)/python" tools/test.py $(DIGITS) $(DIGITS_WEIGHTS) --work-dir work_dirs/demo/digits/test
 	"$(BIN)/python" tools/test.py $(DEMO) $(DEMO_WEIGHTS) --work-dir work_dirs/demo/test
 
 test: setup

@@ -19,11 +19,11 @@ model = dict(
 train_pipeline = [
     dict(type='Resize', scale=(64, 64), interpolation='bicubic'),
     dict(type='RandomCrop', crop_size=64, padding=8),
-    dict(type='PackInputs', meta_keys=('sample_idx', ))
+    dict(type='PackInputs', meta_keys=('img_id', ))
 ]
 test_pipeline = [
     dict(type='Resize', scale=(64, 64), interpolation='bicubic'),
-    dict(type='PackInputs', meta_keys=('sample_idx', ))
+    dict(type='PackInputs', meta_keys=('img_id', ))
 ]
 train_dataloader = dict(
     batch_size=32,

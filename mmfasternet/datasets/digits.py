@@ -43,5 +43,5 @@ class Digits(BaseDataset):
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
         indices = train_test_split(
             np.arange(len(images)), test_size=0.2, stratify=digits.target, random_state=0)[_SPLITS.index(self.split)]
-        return [dict(img=np.repeat(images[i][..., None], 3, 2), gt_label=int(digits.target[i]), sample_idx=int(i))
+        return [dict(img=np.repeat(images[i][..., None], 3, 2), gt_label=int(digits.target[i]), img_id=int(i))
                 for i in indices]
