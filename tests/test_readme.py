@@ -52,6 +52,21 @@ def test_tables_agree_with_the_code():
         assert row.split('|')[2].strip() in FasterNet.__doc__
 
 
+@pytest.mark.parametrize('arch', list(FasterNet.arch_settings))
+def test_the_table_of_the_imagenet_recipe_agrees_with_the_configs(arch):
+    cfg = Config.fromfile(ROOT / 'configs' / f'fasternet_{arch}_in1k.py')
+    row = next(line for line in README.splitlines() if line.startswith(f'| `fasternet_{arch}_in1k.py`'))
+    batch_size, lr, weight_decay, drop_path, magnitude, mixup, clipping = [
+        None if cell.strip() == '-' else float(cell) for cell in row.split('|')[2:9]]
+    assert batch_size == cfg.auto_scale_lr.base_batch_size and lr == cfg.optim_wrapper.optimizer.lr
+    assert weight_decay == cfg.optim_wrapper.optimizer.weight_decay
+    assert drop_path == cfg.model.backbone.get('drop_path_rate', 0)
+    augment = [t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandAugment']
+    assert magnitude == (augment[0].magnitude_level if augment else None)
+    assert mixup == cfg.model.train_cfg.augments[0].alpha
+    assert clipping == (cfg.optim_wrapper.get('clip_grad') or {}).get('max_norm')
+
+
 @pytest.mark.parametrize('path',
                          re.findall(r'(?:configs|tools|requirements|mmfasternet)/[\w/]+\.(?:py|sh|txt)', README))
 def test_named_files_exist(path):

@@ -192,6 +192,15 @@ def test_benchmark_detector(run_tool, trained, shapes):
     assert both.code == 2 and '--checkpoint' in both.err
 
 
+def test_get_flops(run_tool):
+    result = run_tool('get_flops', ROOT / 'configs' / 'fasternet_t0_in1k.py', SHAPES_CONFIG, '--size', 64, 96)
+    assert result.code == 0, result.err
+    classifier, detector = result.out.split('mask_rcnn_fasternet_t0_shapes')
+    assert re.search(r'total +│ +3\.91 │ +0\.04', classifier) and re.search(r'bbox head +│', detector)
+    native = run_tool('get_flops', ROOT / 'configs' / 'fasternet_t0_in1k.py')
+    assert re.search(r'total +│ +3\.91 │ +0\.34', native.out), native.err
+
+
 WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
 
 
@@ -218,6 +227,7 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('convert_checkpoint', ['{trained}', '{trained}'], 'exists already'),
     ('convert_checkpoint', ['{trained}', 'out.pth', '--to', 'timm'], 'no place in the timm layout'),
     ('publish_model', ['gone.pth', 'out.pth'], "'gone.pth'"),
+    ('get_flops', ['gone.py'], "'gone.py'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--device', 'abacus'], "'abacus'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),

@@ -103,7 +103,7 @@ def enable_amp(cfg: Config) -> None:
 
 def leave_out_amp_without_gpu(cfg: Config) -> None:
     """Have a config with automatic mixed precision train without it where there is no GPU, and say so."""
-    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+    if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
         cfg.optim_wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             cfg.optim_wrapper.pop(key, None)
