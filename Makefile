@@ -22,7 +22,6 @@ demo: setup
 	    model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=$(DIGITS_WEIGHTS)
 	"$(BIN)/python" tools/image_demo.py data/shapes/val $(DEMO) $(DEMO_WEIGHTS) --out-dir work_dirs/demo/pictures
 	"$(BIN)/python" tools/benchmark_detector.py $(DEMO) --checkpoint $(DEMO_WEIGHTS) --images data/shapes/val
-	"$(BIN)/python" tools/test.py $(DIGITS) $(DIGITS_WEIGHTS) --work-dir work_dirs/demo/digits/test
 	"$(BIN)/python" tools/test.py $(DEMO) $(DEMO_WEIGHTS) --work-dir work_dirs/demo/test
 
 test: setup
