@@ -16,7 +16,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from mmfasternet.checkpoints import convert, read_checkpoint
+from mmfasternet.checkpoints import TARGETS, convert, read_checkpoint
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options, randomize_norms
@@ -344,6 +344,11 @@ def test_convert_checkpoint_says_what_it_found(run_tool, trained, tmp_path):
     ):
         result = run_tool('convert_checkpoint', *arguments)
         assert result.code == 0 and result.out == line, result.err
+
+
+def test_convert_checkpoint_offers_all_targets(run_tool):
+    result = run_tool('convert_checkpoint', '--help')
+    assert f"--to {{{','.join(TARGETS)}}}" in result.out
 
 
 def test_convert_checkpoint_warns_of_what_is_no_variant(run_tool, tmp_path):

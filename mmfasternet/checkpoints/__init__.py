@@ -4,12 +4,12 @@
 imports ``models``.
 """
 
-from .layouts import LAYOUTS, WeightsKind, convert, recognize
+from .layouts import LAYOUTS, TARGETS, WeightsKind, convert, recognize
 from .loading import check_fits, check_start, load_pretrained_backbone
 from .mmengine_loading import load_for_mmengine, safe_loading
 from .reading import read_checkpoint
 from .safe_loading import trust_checkpoints
-from .writing import TARGETS, convert_checkpoint, publish_checkpoint
+from .writing import convert_checkpoint, publish_checkpoint
 
 __all__ = [
     'LAYOUTS', 'TARGETS', 'WeightsKind', 'check_fits', 'check_start', 'convert', 'convert_checkpoint',

@@ -11,13 +11,15 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Tuple
 from torch import Tensor
 
 from mmfasternet.checkpoints.fitting import listed, misfit
-from mmfasternet.errors import CheckpointError
+from mmfasternet.errors import ArgumentError, CheckpointError
 
 StateDict = Dict[str, Tensor]
 Names = Mapping[Optional[str], Optional[str]]
 
 #: ``'official'`` is the authors' repository, with MMDetection 2.x for its detectors.
 LAYOUTS = ('mmfasternet', 'official', 'timm')
+#: What :func:`convert` converts to.
+TARGETS = (*LAYOUTS, 'backbone')
 #: Stands before the backbone's keys in a classifier or detector of ours.
 PREFIX = 'backbone.'
 
@@ -120,11 +122,14 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True)
         names, which are the same in MMDetection 2.x and 3.x.
 
     Raises:
+        ValueError: If there is no such target.
         CheckpointError: If these are not FasterNet's weights, if keys are
             unknown to their layout or to the new one, stand for the same
             weights or are missing, or if shapes do not fit together; the
             message lists the keys.
     """
+    if to not in TARGETS:
+        raise ArgumentError(f'to must be one of {TARGETS}, got {to!r}')
     kind = recognize(state_dict)
     if kind is None:
         raise CheckpointError(f'has no weights of FasterNet in it, but {listed(list(state_dict), 3) or "none"}')
@@ -262,6 +267,7 @@ def _backbone_shapes(weights: StateDict, kind: WeightsKind) -> Iterator[Tuple[st
         for entry in entries:
             yield f'{module}.{entry}', () if entry == 'num_batches_tracked' else (channels, )
 
+    scaled = any(key.startswith(PREFIX) and key.endswith('.layer_scale.weight') for key in weights)
     previous, patch = weights[f'{first}.conv.weight'].shape[1], 4
     for stage, depth in enumerate(kind.depths):
         channels = kind.embed_channels << stage
@@ -269,7 +275,6 @@ def _backbone_shapes(weights: StateDict, kind: WeightsKind) -> Iterator[Tuple[st
         yield f'{at}.downsample.conv.weight', (channels, previous, patch, patch)
         yield from norm(f'{at}.downsample.norm', channels)
         convolved, hidden = (_rows(weights, f'{at}.blocks.0.{name}.weight') for name in ('pconv.conv', 'conv1'))
-        scaled = f'{at}.blocks.0.layer_scale.weight' in weights
         for block in (f'{at}.blocks.{index}' for index in range(depth)):
             yield f'{block}.pconv.conv.weight', (convolved, convolved, 3, 3)
             yield f'{block}.conv1.weight', (hidden, channels, 1, 1)

@@ -12,13 +12,10 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of, weights_of
-from mmfasternet.checkpoints.layouts import LAYOUTS, WeightsKind, convert, recognize
+from mmfasternet.checkpoints.layouts import WeightsKind, convert, recognize
 from mmfasternet.checkpoints.reading import CLASSES_ENTRY, read_checkpoint
 from mmfasternet.checkpoints.safe_loading import trust_checkpoints
 from mmfasternet.errors import CheckpointError, UserError
-
-#: What :func:`convert_checkpoint` converts to.
-TARGETS = (*LAYOUTS, 'backbone')
 
 
 def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tuple[WeightsKind, WeightsKind]:
@@ -33,8 +30,7 @@ def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tup
         source: Path or URL.
         target: The file to write, which must not exist: ``.safetensors``, or
             PyTorch's format under any other name.
-        to: One of :data:`TARGETS`, as for
-            :func:`~mmfasternet.checkpoints.convert`.
+        to: As for :func:`~mmfasternet.checkpoints.convert`.
             Defaults to ``'mmfasternet'``.
 
     Returns:

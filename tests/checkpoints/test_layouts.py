@@ -140,7 +140,8 @@ def test_layer_scale_is_a_bare_parameter_elsewhere():
     FasterNet(dict(embed_channels=8, depths=(1, 1)), out_indices=(1, ), out_norm=False,
               layer_scale_init_value=1.).load_state_dict(convert(theirs, 'backbone'), strict=True)
     del theirs['stages.1.blocks.0.layer_scale']
-    convert(theirs)
+    with pytest.raises(CheckpointError, match=r'lacks stages\.1\.blocks\.0\.layer_scale$'):
+        convert(theirs)
     wide = timm.models.fasternet.FasterNet(embed_dim=8, depths=(1, 2), layer_scale_init_value=0.5).state_dict()
     del wide['stages.1.blocks.1.layer_scale']
     with pytest.raises(CheckpointError, match=r'lacks stages\.1\.blocks\.1\.layer_scale$'):
@@ -204,10 +205,16 @@ def test_timm_has_no_place_for_output_norms_and_detectors():
 def test_a_classifier_with_another_head_is_refused_elsewhere(backbone):
     weights = convert(backbone.state_dict())
     weights['head.fc.weight'], weights['head.fc.bias'] = torch.zeros(10, 320), torch.zeros(10)
-    assert convert(weights) is not None and recognize(weights).num_classes == 10
+    assert_same(convert(weights), weights)
+    assert recognize(weights).num_classes == 10
     with pytest.raises(CheckpointError, match=r'lacks head\.conv\.weight'):
         convert(weights, 'official')
     assert_same(convert(weights, 'backbone'), backbone.state_dict())
+
+
+def test_another_target_is_refused(backbone):
+    with pytest.raises(ValueError, match="to must be one of .*'tim'"):
+        convert(backbone.state_dict(), 'tim')
 
 
 def test_a_classifier_without_its_head_still_gives_a_backbone(backbone):
