@@ -10,7 +10,8 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmfasternet', locations=['mmfasternet.models'])
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope='mmfasternet', locations=['mmfasternet.models', 'mmfasternet.deploy'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmfasternet', locations=['mmfasternet.datasets'])
 TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope='mmfasternet', locations=['mmfasternet.datasets'])

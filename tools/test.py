@@ -1,6 +1,7 @@
 """Evaluate a checkpoint: box and mask AP of a detector, top-1 and top-5 of a classifier."""
 
 from mmfasternet.engine.cli import (
+    add_deploy_options,
     add_run_options,
     is_first_process,
     make_parser,
@@ -15,11 +16,12 @@ def parse_args():
         __doc__, 'python tools/test.py configs/mask_rcnn_fasternet_t0_shapes.py '
         'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_9.pth')
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('checkpoint', help='checkpoint file or URL, or a folder that tools/export.py made')
     add_run_options(parser)
     parser.add_argument('--out', metavar='FILE.pkl', help='write the raw predictions to this pickle file')
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions beside the truth into this folder')
     parser.add_argument('--tta', action='store_true', help='average over an image and its mirror image')
+    add_deploy_options(parser)
     args = parser.parse_args()
     set_local_rank(args)
     return args
@@ -29,6 +31,7 @@ def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
         from mmfasternet.engine.config import enable_tta, load_config, set_show_dir
+        from mmfasternet.engine.deploying import DeployOptions
         from mmfasternet.engine.metrics import print_metrics
         from mmfasternet.engine.runner import test
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
@@ -36,7 +39,7 @@ def main():
             set_show_dir(cfg, args.show_dir)
         if args.tta:
             enable_tta(cfg)
-        metrics = test(cfg, args.checkpoint, args.out)
+        metrics = test(cfg, args.checkpoint, args.out, DeployOptions.of(args))
         if is_first_process():
             print_metrics(metrics)
 

@@ -1,21 +1,18 @@
 """Latency of a whole detector, from image tensor to boxes and masks."""
 
+import copy
 import itertools
-from typing import Any, Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
-from mmcv.transforms import Compose
-from mmdet.apis import init_detector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 
 from mmfasternet.benchmark.timing import LatencyRecord, measure
-from mmfasternet.checkpoints import safe_loading
-from mmfasternet.engine.checks import check_model
+from mmfasternet.deploy.manifest import Manifest
+from mmfasternet.engine.building import Batch, build_model, load_batches
+from mmfasternet.engine.deploying import DeployOptions, is_export, use_exported
 from mmfasternet.engine.device import find_device
-
-Batch = Dict[str, Any]
 
 
 def measure_detector(cfg: Config,
@@ -24,7 +21,8 @@ def measure_detector(cfg: Config,
                      size: Tuple[int, int] = (800, 1280),
                      images: Optional[List[str]] = None,
                      device: Optional[str] = None,
-                     runs: int = 20) -> LatencyRecord:
+                     runs: int = 20,
+                     deploy: Optional[DeployOptions] = None) -> LatencyRecord:
     """Time a detector, one image at a time: normalisation, network and post-processing.
 
     How many objects it finds weighs on the latency of its heads: random
@@ -33,7 +31,8 @@ def measure_detector(cfg: Config,
     Args:
         cfg: Config of the detector.
         name: Its name in the record.
-        checkpoint: Its weights. Defaults to None, random ones.
+        checkpoint: Its weights, or folder of an export. Defaults to None,
+            random weights.
         size: Height and width of a random image in pixels.
             Defaults to (800, 1280).
         images: Image files to take in turn instead, loaded and resized by
@@ -42,19 +41,34 @@ def measure_detector(cfg: Config,
             Defaults to None.
         device: Such as ``'cpu'``. Defaults to None, the first GPU if any.
         runs: Timed runs. Defaults to 20.
+        deploy: Inference form of the model. Defaults to None, the model as it
+            is.
 
     Raises:
         UserError: If the checkpoint or the device can't be used.
     """
-    target = find_device(device)
-    with safe_loading():
-        check_model(cfg, checkpoint)
-        model = init_detector(cfg, checkpoint, palette='random', device=str(target))
-    batches = _load_batches(cfg, images[:runs]) if images else [_random_batch(size)]
+    target, deploy = find_device(device), deploy or DeployOptions()
+    form = deploy.form
+    if checkpoint is not None and is_export(checkpoint):
+        form = f'exported, {Manifest.read(checkpoint).format}'
+        cfg = copy.deepcopy(cfg)
+        use_exported(cfg, checkpoint, deploy)
+        model = build_model(cfg, device=target)
+    else:
+        model = deploy.apply(build_model(cfg, checkpoint, target), cfg)
+    batches = load_batches(cfg, images[:runs]) if images else [_random_batch(size)]
     sizes = sorted({f'{h}x{w}' for h, w in (tuple(batch['inputs'][0].shape[1:]) for batch in batches)})
     turns = itertools.cycle(batches)
     with torch.no_grad():
-        return measure(lambda: model.test_step(next(turns)), name, target, ' '.join(sizes), runs=runs)
+        return measure(
+            lambda: model.test_step(next(turns)),
+            name,
+            target,
+            ' '.join(sizes),
+            dtype=getattr(torch, deploy.dtype),
+            memory_format='NHWC' if deploy.deploy else 'NCHW',
+            form=form,
+            runs=runs)
 
 
 def _random_batch(size: Tuple[int, int]) -> Batch:
@@ -62,8 +76,3 @@ def _random_batch(size: Tuple[int, int]) -> Batch:
     image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
     sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
     return dict(inputs=[image], data_samples=[sample])
-
-
-def _load_batches(cfg: Config, images: List[str]) -> List[Batch]:
-    pipeline = Compose([t for t in cfg.test_dataloader.dataset.pipeline if t.type != 'LoadAnnotations'])
-    return [pseudo_collate([pipeline(dict(img_path=path, img_id=index))]) for index, path in enumerate(images)]

@@ -36,6 +36,16 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
                         'here, with all that you may do. Only for files whose maker you know')
 
 
+def add_deploy_options(parser: argparse.ArgumentParser) -> None:
+    """The options that bring a model into its inference form."""
+    parser.add_argument('--deploy', action='store_true',
+                        help="in the inference form: norms folded, channels-last, FasterNet's blocks without copies")
+    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32',
+                        help='in this type (default: float32); implies --deploy')
+    parser.add_argument('--compile', action='store_true',
+                        help='compile backbone, neck and dense head by torch.compile; implies --deploy')
+
+
 def trusting(args: argparse.Namespace) -> ContextManager[None]:
     """Within it, checkpoints are trusted if the command line says so."""
     from mmfasternet.checkpoints import trust_checkpoints

@@ -15,7 +15,7 @@ from mmfasternet.engine.config import is_classifier
 from mmfasternet.engine.device import find_device
 from mmfasternet.errors import DataError
 
-_IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 
 def find_images(path: str) -> List[str]:
@@ -27,9 +27,9 @@ def find_images(path: str) -> List[str]:
     root = Path(path)
     if not root.exists():
         raise DataError(f"image or folder '{path}' does not exist")
-    images = [root] if root.is_file() else sorted(p for p in root.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
+    images = [root] if root.is_file() else sorted(p for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
-        raise DataError(f"folder '{path}' holds no image ({', '.join(_IMAGE_SUFFIXES)})")
+        raise DataError(f"folder '{path}' holds no image ({', '.join(IMAGE_SUFFIXES)})")
     load = LoadImageFromFile()
     for image in images:
         load.transform({'img_path': str(image)})

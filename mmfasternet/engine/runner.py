@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmfasternet.checkpoints import safe_loading
 from mmfasternet.engine.checks import check_run
 from mmfasternet.engine.config import leave_out_amp_without_gpu, name_broken_images
+from mmfasternet.engine.deploying import DeployHook, DeployOptions, is_export, use_exported
 from mmfasternet.errors import UserError
 
 
@@ -30,13 +31,18 @@ def train(cfg: Config) -> Runner:
     return runner
 
 
-def test(cfg: Config, checkpoint: str, out: Optional[str] = None) -> Dict[str, Any]:
-    """Evaluate a checkpoint on the config's test data.
+def test(cfg: Config,
+         checkpoint: str,
+         out: Optional[str] = None,
+         deploy: Optional[DeployOptions] = None) -> Dict[str, Any]:
+    """Evaluate a checkpoint, or an exported detector, on the config's test data.
 
     Args:
         cfg: The config.
-        checkpoint: Path or URL.
+        checkpoint: Path or URL; or folder of an export.
         out: Pickle file for the raw predictions. Defaults to None.
+        deploy: Inference form of the model. Defaults to None, the model as it
+            is.
 
     Returns:
         The metrics by name.
@@ -46,9 +52,15 @@ def test(cfg: Config, checkpoint: str, out: Optional[str] = None) -> Dict[str, A
     """
     if out and not out.endswith(('.pkl', '.pickle')):
         raise UserError(f"--out '{out}' must end with .pkl or .pickle")
-    cfg.load_from = checkpoint
+    deploy = deploy or DeployOptions()
+    exported = is_export(checkpoint)
+    if exported:
+        use_exported(cfg, checkpoint, deploy)
+    cfg.load_from = None if exported else checkpoint
     with safe_loading():
         runner = _build(cfg, ('test', ))
+        if deploy.deploy and not exported:
+            runner.register_hook(DeployHook(deploy))
         if out:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
         metrics = runner.test()

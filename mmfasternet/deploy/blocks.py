@@ -1,0 +1,123 @@
+"""The FasterNet block as inference computes it."""
+
+import copy
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmfasternet.deploy.folding import folded_behind, is_fixed
+from mmfasternet.errors import ArgumentError
+from mmfasternet.models.layers import FasterNetBlock
+
+#: Ways to compute a block; see :class:`DeployedBlock`.
+FORMS = ('matmul', 'linear', 'conv')
+
+
+class DeployedBlock(nn.Module):
+    r"""A FasterNet block with its norm and layer scale folded, for inference only.
+
+    All forms give the numbers of the block they are made from, in eval mode,
+    up to rounding:
+
+    - ``'matmul'``: the pointwise convolutions are matrix products that
+      accumulate in place. The expansion :math:`W_1 = (W_a, W_b)` is split into
+      its two blocks of columns, so that the convolved and the untouched
+      channels never stand in one tensor:
+      :math:`h = W_b x_b + W_a \, \mathrm{conv}(x_a)`. In the channels-last
+      memory format nothing is copied but the convolution's input. The fastest
+      form in eager PyTorch.
+    - ``'linear'``: concatenation, and linear layers on channels-last maps;
+      nothing is written in place. The fastest form under ``torch.compile``.
+    - ``'conv'``: concatenation and convolutions, which ONNX Runtime and
+      OpenVINO fuse best.
+
+    Args:
+        block: The block; its weights are copied.
+        form: One of the above. Defaults to ``'conv'``.
+        owns_input: Let the form ``'matmul'`` add the residual to its input
+            in place, because nobody else will read it. Defaults to False.
+
+    Raises:
+        ValueError: If there is no such form.
+    """
+
+    def __init__(self, block: FasterNetBlock, form: str = 'conv', owns_input: bool = False) -> None:
+        super().__init__()
+        self.form = check_form(form)
+        self.owns_input = owns_input
+        self.conv_channels = block.pconv.conv_channels
+        self.pconv = copy.deepcopy(block.pconv.conv)
+        self.conv1 = copy.deepcopy(block.conv1)
+        self.norm = copy.deepcopy(block.norm)
+        if is_fixed(block.norm):
+            self.conv1.weight, self.conv1.bias = folded_behind(block.conv1, block.norm)
+            self.norm = nn.Identity()
+        self.act = copy.deepcopy(block.act)
+        self.conv2 = copy.deepcopy(block.conv2)
+        if not isinstance(block.layer_scale, nn.Identity):
+            scale = block.layer_scale.weight.detach().double().reshape(-1, 1, 1, 1)
+            self.conv2.weight.data = (self.conv2.weight.detach().double() * scale).to(self.conv2.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to the same shape."""
+        if self.form == 'matmul':
+            if x.is_contiguous(memory_format=torch.channels_last):
+                return self._matmul_channels_last(x)
+            return self._matmul_channels_first(x.contiguous())
+        if self.form == 'linear':
+            return self._linear(x)
+        partial = torch.cat((self.pconv(x[:, :self.conv_channels]), x[:, self.conv_channels:]), dim=1)
+        return x + self.conv2(self.act(self.norm(self.conv1(partial))))
+
+    def extra_repr(self) -> str:
+        return f'form={self.form}, owns_input={self.owns_input}'
+
+    def _weights(self) -> Tuple[Tensor, Tensor, Tensor]:
+        """Both halves of the expansion, and the projection, as matrices ``(out, in)``."""
+        expand, project = self.conv1.weight.flatten(1), self.conv2.weight.flatten(1)
+        return expand[:, :self.conv_channels], expand[:, self.conv_channels:], project
+
+    def _matmul_channels_last(self, x: Tensor) -> Tensor:
+        convolved, untouched, project = self._weights()
+        rows = _rows(x)
+        hidden = rows[:, self.conv_channels:] @ untouched.t() if self.conv1.bias is None else torch.addmm(
+            self.conv1.bias, rows[:, self.conv_channels:], untouched.t())
+        # The slice's rows lie apart in memory; made dense, the convolution finds its fast kernel.
+        part = x[:, :self.conv_channels].contiguous(memory_format=torch.channels_last)
+        hidden.addmm_(_rows(self.pconv(part)), convolved.t())
+        size = (x.shape[0], *x.shape[2:], -1)
+        hidden = _rows(self.act(self.norm(hidden.view(size).permute(0, 3, 1, 2))))
+        out = rows.addmm_(hidden, project.t()) if self.owns_input else torch.addmm(rows, hidden, project.t())
+        return out.view(size).permute(0, 3, 1, 2)
+
+    def _matmul_channels_first(self, x: Tensor) -> Tensor:
+        convolved, untouched, project = (w.expand(len(x), -1, -1) for w in self._weights())
+        columns = x.flatten(2)
+        hidden = untouched.bmm(columns[:, self.conv_channels:]) if self.conv1.bias is None else torch.baddbmm(
+            self.conv1.bias[:, None], untouched, columns[:, self.conv_channels:])
+        hidden.baddbmm_(convolved, self.pconv(x[:, :self.conv_channels]).contiguous().flatten(2))
+        hidden = self.act(self.norm(hidden.unflatten(2, x.shape[2:]))).contiguous().flatten(2)
+        out = columns.baddbmm_(project, hidden) if self.owns_input else torch.baddbmm(columns, project, hidden)
+        return out.unflatten(2, x.shape[2:])
+
+    def _linear(self, x: Tensor) -> Tensor:
+        last = x.permute(0, 2, 3, 1)
+        part = self.pconv(x[:, :self.conv_channels]).permute(0, 2, 3, 1)
+        partial = torch.cat((part, last[..., self.conv_channels:]), dim=-1)
+        hidden = F.linear(partial, self.conv1.weight.flatten(1), self.conv1.bias)
+        hidden = self.act(self.norm(hidden.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return (last + F.linear(hidden, self.conv2.weight.flatten(1))).permute(0, 3, 1, 2)
+
+
+def check_form(form: str) -> str:
+    """Give ``form`` back, or raise ``ArgumentError`` if there is no such form."""
+    if form not in FORMS:
+        raise ArgumentError(f'form must be one of {FORMS}, got {form!r}')
+    return form
+
+
+def _rows(x: Tensor) -> Tensor:
+    """A channels-last map ``(N, C, H, W)`` as the matrix ``(N * H * W, C)``, without a copy where it is one."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])

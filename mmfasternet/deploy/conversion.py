@@ -1,0 +1,207 @@
+"""A trained model brought into the form that inference runs fastest in."""
+
+import copy
+import functools
+import time
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from mmfasternet.deploy.blocks import DeployedBlock, check_form
+from mmfasternet.deploy.compiling import compile_networks
+from mmfasternet.deploy.folding import fold_norms, fold_output_norms
+from mmfasternet.deploy.roi_align import replace_roi_extractors
+from mmfasternet.errors import ArgumentError
+from mmfasternet.models.backbones.fasternet import FasterNetStage
+from mmfasternet.models.layers import FasterNetBlock
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def to_deploy(model: nn.Module,
+              inplace: bool = False,
+              form: str = 'auto',
+              dtype: torch.dtype = torch.float32,
+              memory_format: torch.memory_format = torch.channels_last,
+              compile: bool = False,
+              sizes: Sequence[Tuple[int, int]] = ()) -> nn.Module:
+    """Bring a model into its inference form: the same outputs, up to rounding, in less time.
+
+    - Batch norms are folded into the convolutions before them, FasterNet's
+      output norms into the lateral convolutions of an FPN behind them.
+    - FasterNet's blocks are computed without ``cat`` and ``clone``, and add
+      their residual in place; see :class:`DeployedBlock`.
+    - On a CPU, RoIAlign is a weighted sum over channels-last maps; see
+      :func:`mmfasternet.deploy.roi_align.roi_align`.
+    - Weights and maps take the given type and memory format; scores, boxes
+      and masks come out in float32, and RoIs stay in it. A bare backbone gives
+      its maps in ``dtype``.
+
+    What it returns is for inference: in eval mode, without gradients.
+    Applied to its own result it changes form, type and memory format only.
+
+    Args:
+        model: A backbone, a classifier of MMPretrain or a detector of
+            MMDetection, with FasterNet or another backbone; on the device it
+            will run on.
+        inplace: Change the model itself instead of a copy. Defaults to False.
+        form: Form of the blocks, ``'matmul'``, ``'linear'`` or ``'conv'``.
+            Defaults to ``'auto'``, the fastest: see :func:`fastest_form`.
+        dtype: float32, bfloat16 or float16. Defaults to float32.
+        memory_format: ``torch.channels_last`` or ``torch.contiguous_format``.
+            Defaults to ``torch.channels_last``.
+        compile: Compile the networks by ``torch.compile``; see
+            :func:`mmfasternet.deploy.compiling.compile_networks`.
+            Defaults to False.
+        sizes: Heights and widths to compile for and to pad images to.
+            Defaults to none, any size.
+
+    Returns:
+        The model in its inference form.
+
+    Raises:
+        ArgumentError: If form, dtype or memory format is none of the above, or
+            the model has no networks that are known here to cast or compile.
+        UserError: If there is no C++ compiler, which compiling for a CPU needs.
+
+    Example:
+        >>> import torch
+        >>> from mmfasternet.deploy import to_deploy
+        >>> from mmfasternet.models import FasterNet
+        >>> backbone = to_deploy(FasterNet('t0'))
+        >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 64))]
+        [(1, 40, 16, 16), (1, 80, 8, 8), (1, 160, 4, 4), (1, 320, 2, 2)]
+    """
+    if dtype not in DTYPES:
+        raise ArgumentError(f'dtype must be one of {DTYPES}, got {dtype}')
+    if memory_format not in (torch.channels_last, torch.contiguous_format):
+        raise ArgumentError('memory_format must be torch.channels_last or torch.contiguous_format, '
+                            f'got {memory_format}')
+    if form != 'auto':
+        check_form(form)
+    if (compile or dtype != torch.float32) and isinstance(model, BaseModel) and not _heads(model):
+        raise ArgumentError(f'dtype {dtype} and compile are for backbones, classifiers, single-stage and two-stage '
+                            f'detectors, not for {type(model).__name__}: leave them out')
+    if sizes and not compile:
+        raise ArgumentError('sizes are for compile=True')
+    model = model if inplace else copy.deepcopy(model)
+    for module in model.modules():
+        module.training = False  # some backbones' eval() keeps parts in training mode
+    model.requires_grad_(False)
+    device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    if form == 'auto':
+        form = 'linear' if compile else fastest_form(device, dtype)
+    for module in list(model.modules()):
+        if getattr(module, 'neck', None) is not None:
+            fold_output_norms(getattr(module, 'backbone', None), module.neck)
+    fold_norms(model)
+    _replace_blocks(model, form)
+    if device.type == 'cpu':
+        replace_roi_extractors(model)
+    _cast(model, dtype, memory_format)
+    if compile:
+        compile_networks(model, sizes)
+    return model
+
+
+@functools.cache
+def fastest_form(device: torch.device, dtype: torch.dtype) -> str:
+    """The form of :class:`DeployedBlock` that is fastest in eager mode on a device; compiled, ``'linear'`` is.
+
+    On a CPU it is ``'matmul'``, unless the library behind matrix products is
+    much slower there than the one behind convolutions, as MKL's float32 is on
+    processors of other makers than its own: both are tried, on one pointwise
+    convolution of FasterNet-S. On a GPU it is ``'conv'``.
+    """
+    if device.type != 'cpu':
+        return 'conv'
+    weight = torch.rand(512, 256, 1, 1, dtype=dtype)
+    maps = torch.rand(1, 256, 28, 28, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    rows = maps.permute(0, 2, 3, 1).reshape(-1, 256)
+    matrix = weight.flatten(1).t()
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        return 'matmul' if _seconds(lambda: rows @ matrix) < 1.5 * _seconds(lambda: F.conv2d(maps, weight)) else 'conv'
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _replace_blocks(model: nn.Module, form: str) -> None:
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, FasterNetBlock):
+                setattr(module, name, DeployedBlock(child, form))
+        if isinstance(module, FasterNetStage):
+            for block in module.blocks:
+                block.owns_input = True  # made by the layer before, and read by nothing but the block
+        if isinstance(module, DeployedBlock):
+            module.form = form
+
+
+def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    """Set type and memory format of the weights, of what comes in, and of what goes to post-processing."""
+    for part in _parts(model) or [model]:
+        part.to(dtype=dtype, memory_format=memory_format)
+    entry = getattr(model, 'backbone', model)
+    _replace_hook(entry._forward_pre_hooks, entry.register_forward_pre_hook, _InputCast(dtype, memory_format))
+    for head in _heads(model):
+        _replace_hook(head._forward_hooks, head.register_forward_hook, _Float32Output())
+
+
+class _InputCast:
+    """Brings images into a type and a memory format before a module sees them."""
+
+    def __init__(self, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+        self.dtype = dtype
+        self.memory_format = memory_format
+
+    def __call__(self, module: nn.Module, inputs: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
+        return tuple(x.to(dtype=self.dtype, memory_format=self.memory_format) for x in inputs)
+
+
+class _Float32Output:
+    """Brings what a head gives to post-processing into float32."""
+
+    def __call__(self, module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        return tree_map_only(Tensor, Tensor.float, outputs)
+
+
+def _replace_hook(hooks: Dict[int, Callable], register: Callable, hook: Callable) -> None:
+    """Register a hook in the place of an earlier one of its class."""
+    for key in [key for key, earlier in hooks.items() if isinstance(earlier, type(hook))]:
+        del hooks[key]
+    register(hook)
+
+
+def _parts(model: nn.Module) -> List[nn.Module]:
+    """The parts of a whole model that hold its weights; none of a bare backbone."""
+    if not isinstance(model, BaseModel):
+        return []
+    return [part for name in ('backbone', 'neck', 'rpn_head', 'roi_head', 'bbox_head', 'head')
+            if isinstance(part := getattr(model, name, None), nn.Module)]
+
+
+def _heads(model: nn.Module) -> List[nn.Module]:
+    """The heads whose output goes to post-processing; none of a model that is not known here."""
+    if isinstance(model, TwoStageDetector):
+        of_rois = [getattr(model.roi_head, name, None) for name in ('bbox_head', 'mask_head')]
+        heads = [getattr(model, 'rpn_head', None)]
+        for head in of_rois:
+            heads.extend(head if isinstance(head, nn.ModuleList) else [head])  # a cascade has several
+    elif isinstance(model, SingleStageDetector):
+        heads = [getattr(model, 'bbox_head', None)]
+    else:
+        heads = [getattr(model, 'head', None)]  # of a classifier
+    return [head for head in heads if head is not None]

@@ -1,0 +1,121 @@
+"""Batch norms folded into the convolutions before them, and into 1x1 convolutions behind them.
+
+The pairs are named for each kind of module, as its ``forward`` applies them: the order in which a module registers its
+layers says nothing about the order in which it calls them.
+"""
+
+import copy
+from typing import Iterator, Optional, Tuple
+
+import torch
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks.wrappers import Conv2d
+from mmdet.models.necks import FPN
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from mmfasternet.models import FasterNet
+from mmfasternet.models.layers import PatchConv
+
+_PLAIN_CONVS = (nn.Conv2d, Conv2d)  # subclasses may standardise their weights or shift their samples
+
+
+def fold_norms(model: nn.Module) -> None:
+    """Fold every batch norm that directly follows a convolution into it, in place.
+
+    It knows :class:`~mmfasternet.models.FasterNet`'s layers, mmcv's
+    ``ConvModule``, neighbours in an ``nn.Sequential``, and residual networks
+    as MMDetection and MMPretrain write them (``conv1`` and ``norm1``, ...).
+    Norms without fixed statistics and other kinds of norms are left alone.
+
+    Args:
+        model: A model in eval mode.
+    """
+    for module in list(model.modules()):
+        for conv_name, norm_name in _conv_norm_names(module):
+            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
+            if type(conv) in _PLAIN_CONVS and is_fixed(norm):
+                weights = folded_behind(conv, norm)
+                conv = copy.deepcopy(conv)  # heads share convolutions between levels whose norms differ
+                conv.weight, conv.bias = weights
+                setattr(module, conv_name, conv)
+                setattr(module, norm_name, nn.Identity())
+                if isinstance(module, ConvModule):
+                    module.with_norm = False
+
+
+def fold_output_norms(backbone: nn.Module, neck: Optional[nn.Module]) -> None:
+    """Fold FasterNet's output norms into the lateral 1x1 convolutions of an FPN, in place.
+
+    It is exact, since these convolutions have no padding. A norm stays where
+    its output goes anywhere else: into the 3x3 convolution of an extra level
+    (``add_extra_convs='on_input'``), whose padding is of the norm's output.
+
+    Args:
+        backbone: Any backbone; only FasterNet has such norms.
+        neck: Any neck; only FPN and its subclasses have such convolutions.
+    """
+    if not isinstance(backbone, FasterNet) or not backbone.out_norm or not isinstance(neck, FPN):
+        return
+    shared = neck.backbone_end_level - 1 if neck.add_extra_convs == 'on_input' else None
+    for level, lateral in enumerate(neck.lateral_convs, start=neck.start_level):
+        name = f'norm{backbone.out_indices[level]}'
+        norm, conv = getattr(backbone, name), lateral.conv
+        if (level != shared and is_fixed(norm) and type(conv) in _PLAIN_CONVS and lateral.order[0] == 'conv'
+                and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1):
+            conv.weight, conv.bias = folded_before(conv, norm)
+            setattr(backbone, name, nn.Identity())
+
+
+def folded_behind(conv: nn.Conv2d, norm: _BatchNorm) -> Tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias of the one convolution that equals ``norm(conv(x))``; computed in float64."""
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight.double(), _double(conv.bias), norm.running_mean.double(), norm.running_var.double(), norm.eps,
+        _double(norm.weight), _double(norm.bias))
+    return _parameter(weight, conv.weight), _parameter(bias, conv.weight)
+
+
+def folded_before(conv: nn.Conv2d, norm: _BatchNorm) -> Tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias of the one 1x1 convolution that equals ``conv(norm(x))``; computed in float64."""
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    weight = conv.weight.double()
+    bias = torch.einsum('oihw,i->o', weight, shift)
+    if conv.bias is not None:
+        bias = bias + conv.bias.double()
+    return _parameter(weight * scale[None, :, None, None], conv.weight), _parameter(bias, conv.weight)
+
+
+def _conv_norm_names(module: nn.Module) -> Iterator[Tuple[str, str]]:
+    """Names of a convolution and of the norm that this module applies to its output, and to nothing else."""
+    if isinstance(module, ConvModule):
+        place = module.order.index('conv')
+        if module.with_norm and module.order[place + 1:place + 2] == ('norm', ):
+            yield 'conv', module.norm_name
+    elif isinstance(module, PatchConv):
+        yield 'conv', 'norm'
+    elif type(module).forward is nn.Sequential.forward:
+        names = list(module._modules)
+        yield from zip(names, names[1:])
+    else:
+        for index in ('1', '2', '3'):
+            if hasattr(module, f'norm{index}_name'):
+                yield f'conv{index}', getattr(module, f'norm{index}_name')
+
+
+def is_fixed(norm: Optional[nn.Module]) -> bool:
+    """Whether the norm is a batch norm that applies statistics of its own."""
+    return isinstance(norm, _BatchNorm) and norm.running_mean is not None and not norm.training
+
+
+def _double(tensor: Optional[Tensor]) -> Optional[Tensor]:
+    return None if tensor is None else tensor.double()
+
+
+def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().to(like.dtype), requires_grad=False)

@@ -1,0 +1,91 @@
+"""The file that says what the other files of an export are."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Union
+
+import torch
+
+from mmfasternet.errors import UserError
+from mmfasternet.version import __version__
+
+MANIFEST = 'export.json'
+_IGNORED = ('init_cfg', 'pretrained', 'train_cfg', 'test_cfg', 'data_preprocessor', 'anchor_generator', 'bbox_coder')
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of an export.
+
+    Attributes:
+        name: ``'classifier'``, ``'backbone'``, ``'dense'``, ``'bbox_head'``,
+            ``'mask_head'``; the heads of a cascade are numbered from 0.
+        file: Its name.
+        outputs: Names of the outputs in groups. Of the dense part the first
+            group is the maps, and each other one a kind of the head's outputs,
+            with a name for each level.
+    """
+    name: str
+    file: str
+    outputs: List[List[str]]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an export holds.
+
+    Attributes:
+        format: ``'onnx'`` or ``'openvino'``.
+        parts: Its files.
+        model: Fingerprint of the config of the layers, None if there was none.
+        versions: Versions of the libraries that wrote it.
+    """
+    format: str
+    parts: List[Part]
+    model: Optional[str]
+    versions: Dict[str, str]
+
+    @classmethod
+    def of(cls, file_format: str, parts: List[Part], model_cfg: Optional[Dict[str, Any]]) -> 'Manifest':
+        """The manifest of what is written now."""
+        return cls(file_format, parts, None if model_cfg is None else fingerprint(model_cfg),
+                   dict(mmfasternet=__version__, torch=torch.__version__))
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder."""
+        (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=1) + '\n', encoding='utf-8')
+
+    @classmethod
+    def read(cls, folder: Union[str, Path]) -> 'Manifest':
+        """Read it from a folder.
+
+        Raises:
+            UserError: If there is none, it can't be read, or a file that it names is missing.
+        """
+        path = Path(folder) / MANIFEST
+        if not path.is_file():
+            raise UserError(f"folder '{folder}' holds no {MANIFEST}: it must be one that tools/export.py made")
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+            manifest = cls(**dict(content, parts=[Part(**part) for part in content['parts']]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"'{path}' can't be read ({error!r}). Export the model again") from None
+        for part in manifest.parts:
+            if not (Path(folder) / part.file).is_file():
+                raise UserError(f"'{path}' names {part.file}, which is missing. Export the model again")
+        return manifest
+
+
+def fingerprint(model_cfg: Dict[str, Any]) -> str:
+    """A hash of the layers in a model's config: what may change after an export, such as score thresholds, is left out.
+    """
+    return hashlib.sha256(json.dumps(_layers(model_cfg), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _layers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _layers(item) for key, item in value.items()
+                if key not in _IGNORED and not key.startswith('loss')}
+    return [_layers(item) for item in value] if isinstance(value, (list, tuple)) else value

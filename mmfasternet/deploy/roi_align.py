@@ -1,0 +1,161 @@
+"""RoIAlign as a weighted sum of map positions: fast on a CPU, by kernels that PyTorch has."""
+
+import warnings
+from typing import NamedTuple, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.ops import RoIAlign
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from torch import Tensor, nn
+
+for _remark in ('Sparse CSR tensor support is in beta state', 'Sparse invariant checks are implicitly disabled'):
+    warnings.filterwarnings('ignore', message=_remark)
+
+
+class _Axis(NamedTuple):
+    """Positions that the bins of RoIs read along one axis.
+
+    Attributes:
+        first: First position of each bin, ``(R, B)``.
+        count: Number of positions, ``(R, B)``; 0 where a bin reads nothing.
+        weights: Weights of the positions from ``first`` on, ``(R, B, K)``.
+    """
+    first: Tensor
+    count: Tensor
+    weights: Tensor
+
+
+def roi_align(feature_map: Tensor, rois: Tensor, output_size: Tuple[int, int], spatial_scale: float,
+              sampling_ratio: int, aligned: bool = True) -> Tensor:
+    """RoIAlign with average pooling, for inference.
+
+    Each output is a weighted sum of a rectangle of map positions, and the
+    weights are products of those along the two axes, because samples lie on a
+    grid. Samples that share positions are merged, and the sum over positions
+    runs over all channels at once.
+
+    Args:
+        feature_map: Map ``(N, C, H, W)``; best in the channels-last memory
+            format, else it is brought there.
+        rois: ``(R, 5)`` float32: index of the image, then x1, y1, x2, y2 in
+            pixels of the image.
+        output_size: Bins along y and x.
+        spatial_scale: Side of the map over the side of the image.
+        sampling_ratio: Samples in a bin along each axis; 0 for as many as the
+            bin has positions, rounded up.
+        aligned: Take pixels for squares around their coordinates.
+            Defaults to True.
+
+    Returns:
+        ``(R, C, *output_size)`` in the dtype of the map and the channels-last
+        memory format.
+    """
+    num_images, channels, height, width = feature_map.shape
+    table = feature_map.permute(0, 2, 3, 1).reshape(-1, channels)
+    scaled = rois[:, 1:].float() * spatial_scale - (0.5 if aligned else 0.)
+    start, extent = scaled[:, :2], scaled[:, 2:] - scaled[:, :2]
+    if not aligned:
+        extent = extent.clamp(min=1.)
+    x_axis = _axis(start[:, 0], extent[:, 0], output_size[1], sampling_ratio, width)
+    y_axis = _axis(start[:, 1], extent[:, 1], output_size[0], sampling_ratio, height)
+    indices, offsets, weights = _positions(y_axis, x_axis, rois[:, 0].int() * (height * width), width)
+    if feature_map.dtype == torch.float32 and feature_map.device.type == 'cpu':
+        # The product with a sparse matrix is the faster one here, and knows no smaller type.
+        size = (len(offsets) - 1, len(table))
+        matrix = torch.sparse_csr_tensor(offsets, indices, weights, size, check_invariants=False)
+        out = matrix @ table
+    else:
+        out = F.embedding_bag(indices, table, offsets, mode='sum', per_sample_weights=weights.to(table.dtype),
+                              include_last_offset=True)
+    return out.view(len(rois), *output_size, channels).permute(0, 3, 1, 2)
+
+
+def _axis(start: Tensor, extent: Tensor, bins: int, sampling_ratio: int, length: int) -> _Axis:
+    """Positions along an axis of ``length`` that RoIs from ``start`` over ``extent``, ``(R, )`` each, read."""
+    bin_size = extent / bins
+    samples = torch.full_like(start, sampling_ratio) if sampling_ratio > 0 else bin_size.ceil()
+    steps = torch.arange(max(int(samples.max()), 1) if len(start) else 1, device=start.device)
+    place = torch.arange(bins, device=start.device)[None, :, None] * bin_size[:, None, None]
+    place = start[:, None, None] + place + (steps + 0.5) * (bin_size / samples.clamp(min=1))[:, None, None]
+    counted = (steps < samples[:, None, None]) & (place >= -1) & (place <= length)
+    place = place.clamp(0, length - 1)
+    low = place.floor()
+    fraction = place - low
+    low = low.int()
+    high = (low + 1).clamp(max=length - 1)
+    # Bins that read nothing get the empty range from 0 on.
+    first = low.masked_fill(~counted, length).amin(2)
+    last = high.masked_fill(~counted, -1).amax(2)
+    count = (last - first + 1).clamp(min=0)
+    first = first.masked_fill(count == 0, 0)
+    weight = counted / samples.clamp(min=1)[:, None, None]
+    weights = start.new_zeros(*first.shape, max(int(count.max()), 1) if len(start) else 1)
+    for position, share in ((low, 1 - fraction), (high, fraction)):
+        weights.scatter_add_(2, (position - first[:, :, None]).clamp(0, weights.shape[2] - 1).long(), weight * share)
+    return _Axis(first, count, weights)
+
+
+def _positions(y_axis: _Axis, x_axis: _Axis, image: Tensor, width: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """The positions of all bins one after another: rows of the table, where each bin starts, and weights."""
+    heights, widths = torch.broadcast_tensors(y_axis.count[:, :, None], x_axis.count[:, None, :])
+    counts = (heights * widths).flatten()
+    offsets = F.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
+    bins = torch.repeat_interleave(counts)
+    place = torch.arange(len(bins), dtype=torch.int32, device=counts.device) - offsets[bins]
+    columns = widths.flatten()[bins]
+    dy = torch.div(place, columns, rounding_mode='floor')
+    dx = place - dy * columns
+    first = (image[:, None, None] + y_axis.first[:, :, None] * width + x_axis.first[:, None, :]).flatten()
+    num_x = x_axis.count.shape[1]
+    y_bins = torch.div(bins, num_x, rounding_mode='floor')
+    x_bins = torch.div(y_bins, y_axis.count.shape[1], rounding_mode='floor') * num_x + bins % num_x
+    weights = y_axis.weights.flatten(0, 1)[y_bins, dy] * x_axis.weights.flatten(0, 1)[x_bins, dx]
+    return first[bins] + dy * width + dx, offsets, weights
+
+
+class DeployedRoIExtractor(nn.Module):
+    """MMDetection's ``SingleRoIExtractor`` on a CPU, by :func:`roi_align`.
+
+    RoIs stay float32 whatever the maps are: half precision knows coordinates
+    of a thousand pixels to four pixels (bfloat16) or to half a one (float16).
+
+    Args:
+        extractor: The extractor; see :meth:`replaces`.
+    """
+
+    def __init__(self, extractor: SingleRoIExtractor) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.num_inputs = extractor.num_inputs
+        self.out_channels = extractor.out_channels
+        self.roi_layers = extractor.roi_layers
+
+    @staticmethod
+    def replaces(module: nn.Module) -> bool:
+        """Whether the module is an extractor that this class computes the output of."""
+        return type(module) is SingleRoIExtractor and all(
+            type(layer) is RoIAlign and layer.pool_mode == 'avg' for layer in module.roi_layers)
+
+    def forward(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: Optional[float] = None) -> Tensor:
+        """Pool RoIs ``(R, 5)`` from the maps of their level to ``(R, C, *output_size)``, in the dtype of the maps."""
+        size = self.roi_layers[0].output_size
+        out = feats[0].new_empty(len(rois), *size, self.out_channels)  # every RoI has a level
+        levels = self.extractor.map_roi_levels(rois, len(feats))
+        if roi_scale_factor is not None:
+            rois = self.extractor.roi_rescale(rois, roi_scale_factor)
+        for level, (feature_map, layer) in enumerate(zip(feats, self.roi_layers)):
+            chosen = (levels == level).nonzero().squeeze(1)
+            if len(chosen):
+                pooled = roi_align(feature_map, rois[chosen], size, layer.spatial_scale, layer.sampling_ratio,
+                                   layer.aligned)
+                out[chosen] = pooled.permute(0, 2, 3, 1)
+        return out.permute(0, 3, 1, 2)
+
+
+def replace_roi_extractors(model: nn.Module) -> None:
+    """Have :class:`DeployedRoIExtractor` pool the RoIs wherever it can, in place."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if DeployedRoIExtractor.replaces(child):
+                setattr(module, name, DeployedRoIExtractor(child))

@@ -1,0 +1,83 @@
+"""Models and their inputs by a config, outside of MMEngine's runner."""
+
+import copy
+import itertools
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+from mmfasternet.checkpoints import safe_loading
+from mmfasternet.engine.checks import check_model
+from mmfasternet.engine.inference import IMAGE_SUFFIXES, find_images
+
+Batch = Dict[str, Any]
+_NUM_REAL_IMAGES = 4
+
+
+def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[torch.device] = None) -> nn.Module:
+    """Build a config's model in eval mode, with its weights.
+
+    Args:
+        cfg: Config of a classifier or a detector.
+        checkpoint: Path or URL of all its weights. Defaults to None, random
+            ones.
+        device: Where it goes. Defaults to None, the CPU.
+
+    Raises:
+        UserError: If the model can't be built or the checkpoint does not fit.
+    """
+    with safe_loading():
+        check_model(cfg, checkpoint)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+            model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
+        if checkpoint:
+            load_checkpoint(model, checkpoint, map_location='cpu')
+    model.to(device or torch.device('cpu'))
+    for module in model.modules():
+        module.training = False  # some backbones' eval() keeps parts in training mode
+    return model
+
+
+def load_batches(cfg: Config, images: Sequence[str]) -> List[Batch]:
+    """Image files, each as a batch by the config's test pipeline, without annotations."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        pipeline = Compose([t for t in cfg.test_dataloader.dataset.pipeline if t.type != 'LoadAnnotations'])
+        return [pseudo_collate([pipeline(dict(img_path=path, img_id=i))]) for i, path in enumerate(images)]
+
+
+def real_images(cfg: Config, model: nn.Module, folder: Optional[str] = None) -> List[Tensor]:
+    """The first four images of a folder as a model gets them: normalised, ``(1, 3, H, W)``.
+
+    Args:
+        cfg: The model's config, whose test pipeline resizes them.
+        model: The model, whose preprocessor normalises them.
+        folder: Their folder. Defaults to None: that of the config's test
+            data, if it is there.
+
+    Raises:
+        DataError: If ``folder`` is given and holds none, or a broken one.
+    """
+    if folder:
+        paths = find_images(folder)[:_NUM_REAL_IMAGES]
+    else:
+        paths = list(itertools.islice(_test_images(cfg), _NUM_REAL_IMAGES))
+    return [model.data_preprocessor(batch, False)['inputs'] for batch in load_batches(cfg, paths)]
+
+
+def _test_images(cfg: Config) -> Iterator[str]:
+    dataset = cfg.test_dataloader.dataset
+    prefix = dataset.get('data_prefix') or dataset.get('split') or ''
+    prefix = prefix.get('img', prefix.get('img_path', '')) if isinstance(prefix, dict) else prefix
+    if not (dataset.get('data_root') or prefix):
+        return
+    for folder, folders, names in os.walk(Path(dataset.get('data_root') or '') / prefix):
+        folders.sort()  # os.walk then goes through them in this order
+        yield from (str(Path(folder) / name) for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES))

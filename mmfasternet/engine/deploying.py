@@ -1,0 +1,133 @@
+"""The inference form in tests and benchmarks: what the command line says of it, applied."""
+
+import argparse
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmfasternet.deploy import to_deploy
+from mmfasternet.engine.config import is_classifier
+from mmfasternet.errors import UserError
+
+
+@dataclass(frozen=True)
+class DeployOptions:
+    """How a model is brought into its inference form.
+
+    Attributes:
+        deploy: Whether it is at all.
+        dtype: Name of the type it computes in.
+        compile: Whether its networks are compiled.
+    """
+    deploy: bool = False
+    dtype: str = 'float32'
+    compile: bool = False
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> 'DeployOptions':
+        """Those of the command line; ``--dtype`` and ``--compile`` imply ``--deploy``."""
+        return cls(args.deploy or args.compile or args.dtype != 'float32', args.dtype, args.compile)
+
+    @property
+    def form(self) -> str:
+        """For records: ``'eager'``, ``'deploy'`` or ``'deploy, compile'``."""
+        return ('deploy' if self.deploy else 'eager') + (', compile' if self.compile else '')
+
+    def apply(self, model: nn.Module, cfg: Config) -> nn.Module:
+        """Give a copy of the model in its inference form, or the model itself if none is wanted.
+
+        Args:
+            model: Model of ``cfg``, which may be wrapped for several processes
+                or for test-time augmentation.
+            cfg: Its config; a compiled detector on a GPU gets the image sizes
+                of its test pipeline.
+        """
+        if not self.deploy:
+            return model
+        model = model.module if is_model_wrapper(model) else model
+        on_gpu = any(p.is_cuda for p in model.parameters())
+        options = dict(
+            dtype=getattr(torch, self.dtype),
+            compile=self.compile,
+            sizes=image_sizes(cfg) if self.compile and on_gpu else [])
+        if isinstance(model, BaseTTAModel):
+            model = copy.deepcopy(model)
+            model.module = to_deploy(model.module, inplace=True, **options)
+            return model
+        return to_deploy(model, **options)
+
+
+class DeployHook(Hook):
+    """Has a test loop run the model in its inference form, and gives the model back afterwards.
+
+    Args:
+        options: The form.
+    """
+
+    priority = 'VERY_LOW'  # behind hooks that exchange weights, such as averaged ones
+
+    def __init__(self, options: DeployOptions) -> None:
+        self.options = options
+        self._model: Optional[nn.Module] = None
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self._model = runner.model
+        runner.model = self.options.apply(runner.model, runner.cfg)
+
+    def after_test_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
+        runner.model = self._model
+
+
+def use_exported(cfg: Config, folder: str, options: DeployOptions) -> None:
+    """Have a detector's config run exported files in the place of its networks.
+
+    Raises:
+        UserError: If the model is a classifier, or the options are for PyTorch.
+    """
+    if is_classifier(cfg):
+        raise UserError(f"'{folder}' is a folder: a classifier needs a checkpoint file. Only detectors run exported "
+                        f'files here')
+    if options.compile:
+        raise UserError('--compile is for checkpoints: exported files are compiled by their runtime')
+    cfg.model = deployed_cfg(cfg.model, folder, options.dtype)
+
+
+def deployed_cfg(model: ConfigDict, folder: str, dtype: str) -> ConfigDict:
+    """Config of the :class:`DeployedDetector` of a detector; within test-time augmentation if the model has that."""
+    if 'module' in model:
+        return ConfigDict(**{**model, 'module': deployed_cfg(model.module, folder, dtype)})
+    return ConfigDict(type='mmfasternet.DeployedDetector', detector=model, exported=folder, dtype=dtype)
+
+
+def is_export(checkpoint: str) -> bool:
+    """Whether it is a folder, which only exports are."""
+    return Path(checkpoint).is_dir()
+
+
+def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
+    """Heights and widths, lying and standing, that hold all images of a config's test pipeline.
+
+    They follow from its ``Resize`` with the aspect ratio kept, and the
+    divisor that images are padded to.
+
+    Raises:
+        UserError: If the pipeline has no such step.
+    """
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    scales = [step.scale for step in dataset.get('pipeline', []) if step.type == 'Resize' and 'scale' in step]
+    if len(scales) != 1 or isinstance(scales[0], (int, float)):
+        raise UserError('--compile on a GPU needs one Resize with a scale in the test pipeline, for the size of its '
+                        'graphs')
+    divisor = cfg.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
+    short, long = (-(-side // divisor) * divisor for side in sorted(scales[0]))
+    return [(short, long), (long, short)]
