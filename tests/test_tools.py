@@ -192,6 +192,108 @@ def test_benchmark_detector(run_tool, trained, shapes):
     assert both.code == 2 and '--checkpoint' in both.err
 
 
+def ap_of(result):
+    """The rows of numbers that test.py ends with."""
+    return [re.findall(r'[\d.]+', line) for line in result.out.splitlines() if line.startswith(('│ box', '│ mask'))]
+
+
+def run_test(run_tool, checkpoint, shapes, out, *options):
+    result = run_tool('test', SHAPES_CONFIG, checkpoint, '--work-dir', out, *options, '--out', out.with_suffix('.pkl'),
+                      '--cfg-options', *data_options(shapes), 'model.test_cfg.rcnn.score_thr=0.0')
+    assert result.code == 0, result.err
+    scores = [p['pred_instances']['scores'] for p in pickle.loads(out.with_suffix('.pkl').read_bytes())]
+    return torch.cat(scores), result
+
+
+def test_test_in_the_inference_form(run_tool, trained, shapes, tmp_path):
+    plain, result = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
+    deployed, other = run_test(run_tool, weights(trained), shapes, tmp_path / 'deploy', '--deploy')
+    torch.testing.assert_close(deployed, plain, rtol=0, atol=1e-4)
+    assert ap_of(other) == ap_of(result) and len(ap_of(result)) == 2
+    assert not torch.equal(deployed, plain)
+    half, _ = run_test(run_tool, weights(trained), shapes, tmp_path / 'half', '--dtype', 'bfloat16')
+    assert 1e-4 < (half.sort()[0] - plain.sort()[0]).abs().max() < 0.1
+    mirrored, _ = run_test(run_tool, weights(trained), shapes, tmp_path / 'tta', '--tta')
+    both, _ = run_test(run_tool, weights(trained), shapes, tmp_path / 'both', '--tta', '--deploy')
+    torch.testing.assert_close(both, mirrored, rtol=0, atol=1e-4)
+    assert not torch.equal(both, mirrored)
+
+
+@pytest.mark.slow
+def test_test_compiled(run_tool, trained, shapes, tmp_path, monkeypatch):
+    plain, result = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
+    torch._dynamo.utils.counters.clear()
+    compiled, other = run_test(run_tool, weights(trained), shapes, tmp_path / 'compiled', '--compile')
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] >= 3  # backbone, neck, RPN head
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-4)
+    assert ap_of(other) == ap_of(result)
+    torch._dynamo.utils.counters.clear()
+    timed = run_tool('benchmark_detector', SHAPES_CONFIG, '--compile', '--size', 64, 96, '--device', 'cpu', '--runs', 2)
+    assert 'NHWC, deploy, compile' in timed.out and torch._dynamo.utils.counters['stats']['unique_graphs'] >= 3
+
+
+@pytest.mark.parametrize('file_format', ['onnx', 'openvino'])
+def test_an_exported_detector_is_tested_and_timed(run_tool, trained, shapes, tmp_path, monkeypatch, file_format):
+    monkeypatch.chdir(tmp_path)
+    plain, result = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
+    export = run_tool('export', SHAPES_CONFIG, weights(trained), '--format', file_format, '--parts',
+                      '--images', shapes / 'val')
+    assert export.code == 0, export.err
+    folder = tmp_path / 'work_dirs' / 'mask_rcnn_fasternet_t0_shapes' / file_format
+    assert export.out.count('largest difference to PyTorch') == 3 and '2 random, 4 real inputs' in export.out
+    assert all((folder.relative_to(tmp_path) / f'{name}.{"onnx" if file_format == "onnx" else "xml"}').is_file()
+               for name in ('dense', 'bbox_head', 'mask_head'))
+    exported, other = run_test(run_tool, folder, shapes, tmp_path / 'exported')
+    torch.testing.assert_close(exported, plain, rtol=0, atol=1e-4)
+    assert ap_of(other) == ap_of(result)
+    mirrored, _ = run_test(run_tool, weights(trained), shapes, tmp_path / 'tta', '--tta')
+    both, _ = run_test(run_tool, folder, shapes, tmp_path / 'both', '--tta')
+    torch.testing.assert_close(both, mirrored, rtol=0, atol=1e-4)
+    timed = run_tool('benchmark_detector', SHAPES_CONFIG, '--checkpoint', folder, '--size', 64, 96, '--runs', 2)
+    assert f'exported, {file_format}' in timed.out, timed.err
+    again = run_tool('export', SHAPES_CONFIG, weights(trained), '--format', file_format, '--parts')
+    assert again.code == 1 and 'exists' in again.err.splitlines()[-1]
+
+
+def test_export_of_a_backbone_and_its_options(run_tool, trained, shapes, tmp_path):
+    data = [SHAPES_CONFIG, weights(trained), '--backbone', '--images', shapes / 'val']
+    result = run_tool('export', *data, '--out', tmp_path / 'backbone')
+    assert result.code == 0 and (tmp_path / 'backbone' / 'backbone.onnx').is_file(), result.err
+    strict = run_tool('export', *data, '--out', tmp_path / 'strict', '--tolerance', '1e-12')
+    assert strict.code == 1 and 'over the tolerance of 1.0e-12' in strict.err.splitlines()[-1]
+    assert not (tmp_path / 'strict').exists()
+    both = run_tool('export', *data, '--parts')
+    assert both.code == 2 and 'not allowed with' in both.err
+    result = run_tool('test', SHAPES_CONFIG, tmp_path / 'backbone', '--cfg-options', *data_options(shapes))
+    assert result.code == 1 and 'another model' not in result.err and 'holds no dense' in result.err.splitlines()[-1]
+
+
+def test_benchmark_forms(run_tool, trained, shapes, tmp_path):
+    classifier = ROOT / 'configs' / 'fasternet_t0_in1k.py'
+    threads = torch.get_num_threads()
+    result = run_tool('benchmark_forms', classifier, '--size', 32, 64, '--batch', 2, '--threads', 1, '--rounds', 1,
+                      '--dtypes', 'float32', '--no-compile', '--device', 'cpu', '--out', tmp_path)
+    torch.set_num_threads(threads)
+    assert result.code == 0, result.err
+    assert 'slice in place (wrong)' in result.out and 'bfloat16' not in result.out and 'compile' not in result.out
+    rows = json.loads((tmp_path / 'fasternet_t0_in1k-forms.json').read_text())
+    record = rows[0]['record']
+    assert (record['batch_size'], record['input_size'], record['threads'], record['runs']) == (2, '32x64', 1, 3)
+    detector = run_tool('benchmark_forms', SHAPES_CONFIG, '--checkpoint', weights(trained), '--images', shapes / 'val',
+                        '--dtypes', 'float32', '--no-compile', '--rounds', 1)
+    assert detector.code == 0 and 'ONNX Runtime' in detector.out and '192x192 pixels' in detector.out, detector.err
+    clash = run_tool('benchmark_forms', classifier, SHAPES_CONFIG, '--checkpoint', weights(trained))
+    assert clash.code == 2 and '--checkpoint' in clash.err
+
+
+def test_benchmark_detector_in_the_inference_form(run_tool, trained):
+    for options, part in ((['--deploy'], 'float32, NHWC, deploy,'),
+                          (['--dtype', 'bfloat16'], 'bfloat16, NHWC, deploy,'), ([], 'float32, NCHW, eager,')):
+        result = run_tool('benchmark_detector', SHAPES_CONFIG, '--checkpoint', weights(trained), '--size', 64, 96,
+                          '--device', 'cpu', '--runs', 2, *options)
+        assert part in result.out, result.err
+
+
 def test_get_flops(run_tool):
     result = run_tool('get_flops', ROOT / 'configs' / 'fasternet_t0_in1k.py', SHAPES_CONFIG, '--size', 64, 96)
     assert result.code == 0, result.err
@@ -231,6 +333,14 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('benchmark_detector', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--device', 'abacus'], "'abacus'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),
+    ('benchmark_detector', [SHAPES_CONFIG, '--checkpoint', '{shapes}'], 'holds no export.json'),
+    ('benchmark_forms', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
+    ('benchmark_forms', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),
+    ('export', [SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
+    ('export', [SHAPES_CONFIG, '{trained}', '--images', 'gone'], "'gone'"),
+    ('export', [ROOT / 'configs' / 'fasternet_t0_digits.py', '{trained}'], 'does not fit'),
+    ('test', [SHAPES_CONFIG, '{shapes}', *WITH_DATA], 'holds no export.json'),
+    ('test', [SHAPES_CONFIG, '{shapes}', '--compile', *WITH_DATA], '--compile'),
 ])
 def test_bad_input_is_one_line(run_tool, trained, shapes, tmp_path, monkeypatch, tool, arguments, part):
     monkeypatch.chdir(tmp_path)
@@ -257,6 +367,9 @@ def tools_that_read(checkpoint, shapes, out):
                      f'model.backbone.init_cfg.checkpoint={checkpoint}'],
         'image_demo': ['image_demo', shapes / 'val', SHAPES_CONFIG, checkpoint, '--out-dir', out],
         'benchmark': ['benchmark_detector', SHAPES_CONFIG, '--checkpoint', checkpoint, '--size', 64, 64, '--runs', 2],
+        'forms': ['benchmark_forms', SHAPES_CONFIG, '--checkpoint', checkpoint, '--size', 64, 64, '--rounds', 1,
+                  '--no-compile', '--dtypes', 'float32'],
+        'export': ['export', SHAPES_CONFIG, checkpoint, '--backbone', '--out', out],
         'convert': ['convert_checkpoint', checkpoint, out / 'converted.pth'],
         'publish': ['publish_model', checkpoint, out / 'published.pth'],
     }

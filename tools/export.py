@@ -18,8 +18,8 @@ def parse_args():
                       'benchmark_detector.py (default: backbone, neck and RPN head)')
     what.add_argument('--backbone', action='store_true', help='the backbone alone')
     parser.add_argument('--out', metavar='DIR', help='new folder for the files (default: work_dirs/CONFIG/FORMAT)')
-    parser.add_argument('--images', metavar='DIR', help='images to check on beside random ones, as the config resizes them '
-                        '(default: the first four of its test data, if they are there)')
+    parser.add_argument('--images', metavar='DIR', help='images to check on beside random ones, as the config resizes '
+                        'them (default: the first four of its test data, if they are there)')
     parser.add_argument('--tolerance', type=float, default=1e-4,
                         help='largest difference to PyTorch over the largest output that is accepted (default: 1e-4)')
     add_trust_option(parser)

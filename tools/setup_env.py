@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STACKS = {'onedl': 'onedl-mmcv', 'openmmlab': 'mmcv'}  # the stack's name -> what its mmcv is called
+LIBRARIES = ('torch', 'runtime', 'deploy', 'tests')  # files in requirements/, beside the stack's
 PIP = ('-m', 'pip', '--disable-pip-version-check', '--quiet')
 
 CHECK_OPS = """
@@ -65,7 +66,7 @@ def fingerprint(stack):
     if shutil.which('nvidia-smi'):
         digest.update(subprocess.run(['nvidia-smi', '--query-gpu=name', '--format=csv,noheader'],
                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
-    for path in [*map(requirements, ('torch', 'runtime', 'tests', stack)), ROOT / 'setup.cfg', Path(__file__)]:
+    for path in [*map(requirements, (*LIBRARIES, stack)), ROOT / 'setup.cfg', Path(__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -126,8 +127,8 @@ def set_up(stack, venv):
         'making the virtual environment (Debian: install python3-venv)')
     pip = [python, *PIP]
     install = [*pip, 'install', '--no-warn-script-location', '--no-compile']
-    run([*install, '-r', requirements('torch'), '-r', requirements('runtime'), '-r', requirements('tests')],
-        'installing torch and the libraries')
+    pins = [option for name in LIBRARIES for option in ('-r', requirements(name))]
+    run([*install, *pins], 'installing torch and the libraries')
     # The OpenMMLab packages ask for the OpenCV that needs a desktop; runtime.txt holds what they do need.
     # Forced: pip takes a wheel of the same version for the same wheel, whatever torch it was compiled against.
     run([*install, '--no-deps', '--force-reinstall', mmcv_wheel(python, stack)], 'installing mmcv')

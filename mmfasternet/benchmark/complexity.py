@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from mmfasternet.deploy.conversion import leave_training
 from mmfasternet.engine.config import is_classifier
 
 #: RoIs in the box and in the mask head of a two-stage detector (FasterNet, Table 4).
@@ -45,8 +46,7 @@ def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> Lis
     size = size or ((224, 224) if classifies else (800, 1280))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
-    for module in model.modules():
-        module.training = False  # some backbones' eval() keeps parts in training mode
+    leave_training(model)
     image = torch.rand(1, cfg.model.backbone.get('in_channels', 3), *size)
     with torch.no_grad():
         parts = _classifier_parts(model, image) if classifies else _detector_parts(model, image)
@@ -54,11 +54,15 @@ def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> Lis
     return parts
 
 
-def _count(part: str, module: nn.Module, *inputs: Any) -> Complexity:
+def count_multiply_adds(module: nn.Module, *inputs: Any) -> int:
+    """Multiply-adds of a module's convolutions, linear layers and matrix products, by MMEngine's counter."""
     counter = FlopAnalyzer(module, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counted: Dict[str, int] = counter.by_operator()
-    return Complexity(part, sum(p.numel() for p in module.parameters()),
-                      sum(int(value) for name, value in counted.items() if name in _COUNTED))
+    return sum(int(value) for name, value in counted.items() if name in _COUNTED)
+
+
+def _count(part: str, module: nn.Module, *inputs: Any) -> Complexity:
+    return Complexity(part, sum(p.numel() for p in module.parameters()), count_multiply_adds(module, *inputs))
 
 
 def _classifier_parts(model: nn.Module, image: Tensor) -> List[Complexity]:

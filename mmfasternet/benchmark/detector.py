@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from mmdet.structures import DetDataSample
@@ -56,23 +56,28 @@ def measure_detector(cfg: Config,
         model = build_model(cfg, device=target)
     else:
         model = deploy.apply(build_model(cfg, checkpoint, target), cfg)
-    batches = load_batches(cfg, images[:runs]) if images else [_random_batch(size)]
-    sizes = sorted({f'{h}x{w}' for h, w in (tuple(batch['inputs'][0].shape[1:]) for batch in batches)})
+    batches = load_batches(cfg, images[:runs]) if images else [random_batch(size)]
     turns = itertools.cycle(batches)
     with torch.no_grad():
         return measure(
             lambda: model.test_step(next(turns)),
             name,
             target,
-            ' '.join(sizes),
+            sizes_of(batches),
             dtype=getattr(torch, deploy.dtype),
             memory_format='NHWC' if deploy.deploy else 'NCHW',
             form=form,
             runs=runs)
 
 
-def _random_batch(size: Tuple[int, int]) -> Batch:
+def random_batch(size: Tuple[int, int]) -> Batch:
+    """A batch of one random image of ``size``, height and width in pixels, as a detector's test pipeline gives it."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
     sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
     return dict(inputs=[image], data_samples=[sample])
+
+
+def sizes_of(batches: Sequence[Batch]) -> str:
+    """The different sizes of the batches' images, such as ``'800x1280'``."""
+    return ' '.join(sorted({f'{h}x{w}' for h, w in (tuple(batch['inputs'][0].shape[1:]) for batch in batches)}))

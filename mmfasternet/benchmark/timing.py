@@ -1,13 +1,11 @@
 """Timing of a callable, with the conditions it was taken under."""
 
 import platform
+import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Sequence
 
-import mmcv
-import mmdet
-import mmengine
 import numpy as np
 import torch
 
@@ -88,21 +86,61 @@ def measure(function: Callable[[], Any],
     """
     if runs < 1:
         raise ArgumentError(f'runs must be at least 1, got {runs}')
-    seconds: List[float] = []
-    for index in range(warmup + runs):
-        _synchronize(device)
-        start = time.perf_counter()
-        function()
-        _synchronize(device)
-        if index >= warmup:
-            seconds.append(time.perf_counter() - start)
+    seconds = [_seconds(function, device) for _ in range(warmup + runs)][warmup:]
+    return make_record(seconds, name, device, input_size, warmup, batch_size, dtype, memory_format, form)
+
+
+def measure_interleaved(functions: Sequence[Callable[[], Any]],
+                        device: torch.device,
+                        rounds: int = 20,
+                        calls: int = 1) -> List[List[float]]:
+    """Time several callables in turns, so that drift of the machine's speed hits all alike.
+
+    In each round each of them is called once without being timed, which
+    brings its data back into the caches, and then ``calls`` times. A first
+    round is not timed at all.
+
+    Args:
+        functions: What to time; called without arguments.
+        device: The device they work on.
+        rounds: Timed rounds. Defaults to 20.
+        calls: Timed calls in each round. Defaults to 1.
+
+    Returns:
+        Seconds of the timed calls of each.
+
+    Raises:
+        ArgumentError: If ``rounds`` or ``calls`` is not positive.
+    """
+    for name, value in (('rounds', rounds), ('calls', calls)):
+        if value < 1:
+            raise ArgumentError(f'{name} must be at least 1, got {value}')
+    seconds: List[List[float]] = [[] for _ in functions]
+    for turn in range(rounds + 1):
+        for function, times in zip(functions, seconds):
+            _seconds(function, device)
+            if turn:
+                times.extend(_seconds(function, device) for _ in range(calls))
+    return seconds
+
+
+def make_record(seconds: Sequence[float],
+                name: str,
+                device: torch.device,
+                input_size: str,
+                warmup: int,
+                batch_size: int = 1,
+                dtype: torch.dtype = torch.float32,
+                memory_format: str = 'NCHW',
+                form: str = 'eager') -> LatencyRecord:
+    """The record of timed calls; see :class:`LatencyRecord` for the arguments."""
     p10, median, p90 = np.percentile(np.array(seconds) * 1e3, [10, 50, 90]).tolist()
     return LatencyRecord(
         name=name,
         median_ms=median,
         p10_ms=p10,
         p90_ms=p90,
-        runs=runs,
+        runs=len(seconds),
         warmup=warmup,
         batch_size=batch_size,
         input_size=input_size,
@@ -111,7 +149,21 @@ def measure(function: Callable[[], Any],
         form=form,
         device=_device_name(device),
         threads=torch.get_num_threads(),
-        versions={library.__name__: library.__version__ for library in (torch, mmcv, mmengine, mmdet)})
+        versions=_versions())
+
+
+def _versions() -> Dict[str, str]:
+    """Versions of the libraries that are loaded and can weigh on a latency."""
+    names = ('torch', 'mmcv', 'mmengine', 'mmdet', 'onnxruntime', 'openvino')
+    return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
+
+
+def _seconds(function: Callable[[], Any], device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    function()
+    _synchronize(device)
+    return time.perf_counter() - start
 
 
 def _synchronize(device: torch.device) -> None:

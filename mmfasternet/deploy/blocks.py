@@ -51,7 +51,8 @@ class DeployedBlock(nn.Module):
         self.pconv = copy.deepcopy(block.pconv.conv)
         self.conv1 = copy.deepcopy(block.conv1)
         self.norm = copy.deepcopy(block.norm)
-        if is_fixed(block.norm):
+        self.folded = is_fixed(block.norm)
+        if self.folded:
             self.conv1.weight, self.conv1.bias = folded_behind(block.conv1, block.norm)
             self.norm = nn.Identity()
         self.act = copy.deepcopy(block.act)
@@ -59,6 +60,7 @@ class DeployedBlock(nn.Module):
         if not isinstance(block.layer_scale, nn.Identity):
             scale = block.layer_scale.weight.detach().double().reshape(-1, 1, 1, 1)
             self.conv2.weight.data = (self.conv2.weight.detach().double() * scale).to(self.conv2.weight.dtype)
+        self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C, H, W)`` to the same shape."""
@@ -85,10 +87,13 @@ class DeployedBlock(nn.Module):
         hidden = rows[:, self.conv_channels:] @ untouched.t() if self.conv1.bias is None else torch.addmm(
             self.conv1.bias, rows[:, self.conv_channels:], untouched.t())
         # The slice's rows lie apart in memory; made dense, the convolution finds its fast kernel.
-        part = x[:, :self.conv_channels].contiguous(memory_format=torch.channels_last)
+        part = x[:, :self.conv_channels]
         hidden.addmm_(_rows(self.pconv(part)), convolved.t())
         size = (x.shape[0], *x.shape[2:], -1)
-        hidden = _rows(self.act(self.norm(hidden.view(size).permute(0, 3, 1, 2))))
+        if self.folded:
+            hidden = self.act(hidden)  # on a plain matrix, for which PyTorch's GELU has its fast kernel
+        else:
+            hidden = _rows(self.act(self.norm(hidden.view(size).permute(0, 3, 1, 2))))
         out = rows.addmm_(hidden, project.t()) if self.owns_input else torch.addmm(rows, hidden, project.t())
         return out.view(size).permute(0, 3, 1, 2)
 
@@ -98,17 +103,23 @@ class DeployedBlock(nn.Module):
         hidden = untouched.bmm(columns[:, self.conv_channels:]) if self.conv1.bias is None else torch.baddbmm(
             self.conv1.bias[:, None], untouched, columns[:, self.conv_channels:])
         hidden.baddbmm_(convolved, self.pconv(x[:, :self.conv_channels]).contiguous().flatten(2))
-        hidden = self.act(self.norm(hidden.unflatten(2, x.shape[2:]))).contiguous().flatten(2)
+        if self.folded:
+            hidden = self.act(hidden)
+        else:
+            hidden = self.act(self.norm(hidden.unflatten(2, x.shape[2:]))).contiguous().flatten(2)
         out = columns.baddbmm_(project, hidden) if self.owns_input else torch.baddbmm(columns, project, hidden)
         return out.unflatten(2, x.shape[2:])
 
     def _linear(self, x: Tensor) -> Tensor:
-        last = x.permute(0, 2, 3, 1)
-        part = self.pconv(x[:, :self.conv_channels]).permute(0, 2, 3, 1)
-        partial = torch.cat((part, last[..., self.conv_channels:]), dim=-1)
+        rows, size = _rows(x), (x.shape[0], *x.shape[2:], -1)
+        partial = torch.cat((_rows(self.pconv(x[:, :self.conv_channels])), rows[:, self.conv_channels:]), dim=1)
         hidden = F.linear(partial, self.conv1.weight.flatten(1), self.conv1.bias)
-        hidden = self.act(self.norm(hidden.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        return (last + F.linear(hidden, self.conv2.weight.flatten(1))).permute(0, 3, 1, 2)
+        if self.folded:
+            hidden = self.act(hidden)
+        else:
+            hidden = _rows(self.act(self.norm(hidden.view(size).permute(0, 3, 1, 2))))
+        out = rows + F.linear(hidden, self.conv2.weight.flatten(1))
+        return out.view(size).permute(0, 3, 1, 2)
 
 
 def check_form(form: str) -> str:

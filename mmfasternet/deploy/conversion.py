@@ -90,8 +90,7 @@ def to_deploy(model: nn.Module,
     if sizes and not compile:
         raise ArgumentError('sizes are for compile=True')
     model = model if inplace else copy.deepcopy(model)
-    for module in model.modules():
-        module.training = False  # some backbones' eval() keeps parts in training mode
+    leave_training(model)
     model.requires_grad_(False)
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     if form == 'auto':
@@ -104,9 +103,16 @@ def to_deploy(model: nn.Module,
     if device.type == 'cpu':
         replace_roi_extractors(model)
     _cast(model, dtype, memory_format)
+    leave_training(model)  # the layers that are new
     if compile:
         compile_networks(model, sizes)
     return model
+
+
+def leave_training(model: nn.Module) -> None:
+    """Set every module to eval mode, in place: the ``eval()`` of some backbones keeps parts in training mode."""
+    for module in model.modules():
+        module.training = False
 
 
 @functools.cache
@@ -143,6 +149,7 @@ def _replace_blocks(model: nn.Module, form: str) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, FasterNetBlock):
                 setattr(module, name, DeployedBlock(child, form))
+    for module in model.modules():
         if isinstance(module, FasterNetStage):
             for block in module.blocks:
                 block.owns_input = True  # made by the layer before, and read by nothing but the block

@@ -61,11 +61,9 @@ class OpenVinoModel:
 
     def __init__(self, path: Union[str, Path], dtype: torch.dtype = torch.float32) -> None:
         openvino = _import('openvino')
-        core = openvino.Core()
-        precision = _PRECISIONS[dtype]
-        known = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-        if dtype != torch.float32 and {'bf16': 'BF16', 'f16': 'FP16'}[precision] not in known:
+        if not self.knows(dtype):
             raise UserError(f"OpenVINO can't compute in {dtype} on this processor: leave out --dtype")
+        core = openvino.Core()
         try:
             model = core.read_model(str(path))
             steps = openvino.preprocess.PrePostProcessor(model)
@@ -77,11 +75,17 @@ class OpenVinoModel:
             self._model = core.compile_model(steps.build(), 'CPU', {
                 'PERFORMANCE_HINT': 'LATENCY',
                 'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-                'INFERENCE_PRECISION_HINT': precision,  # else it is bfloat16 wherever the processor knows it
+                'INFERENCE_PRECISION_HINT': _PRECISIONS[dtype],  # else it is bfloat16 wherever the processor knows it
             })
         except RuntimeError as error:
             raise UserError(f"OpenVINO can't run '{path}': {str(error).strip().splitlines()[-1]}") from None
         self._request = self._model.create_infer_request()
+
+    @staticmethod
+    def knows(dtype: torch.dtype) -> bool:
+        """Whether OpenVINO computes in a type on this processor."""
+        capabilities = _import('openvino').Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        return {torch.float32: 'FP32', torch.bfloat16: 'BF16', torch.float16: 'FP16'}[dtype] in capabilities
 
     def __call__(self, *inputs: Tensor) -> List[Tensor]:
         """Give the outputs in the order of the file, float32, on the device of the inputs."""

@@ -15,6 +15,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmfasternet.checkpoints import safe_loading
+from mmfasternet.deploy.conversion import leave_training
 from mmfasternet.engine.checks import check_model
 from mmfasternet.engine.inference import IMAGE_SUFFIXES, find_images
 
@@ -41,8 +42,7 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
         if checkpoint:
             load_checkpoint(model, checkpoint, map_location='cpu')
     model.to(device or torch.device('cpu'))
-    for module in model.modules():
-        module.training = False  # some backbones' eval() keeps parts in training mode
+    leave_training(model)
     return model
 
 

@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from mmfasternet.benchmark import measure
+from mmfasternet.benchmark import measure, measure_interleaved
 
 
 def test_median_of_a_known_duration():
@@ -25,3 +25,23 @@ def test_median_of_a_known_duration():
 def test_no_runs():
     with pytest.raises(ValueError, match='runs'):
         measure(time.sleep, 'sleep', torch.device('cpu'), '8x16', runs=0)
+
+
+def test_interleaved_calls_take_turns():
+    calls = []
+
+    def work(name, seconds):
+        calls.append(name)
+        time.sleep(seconds)
+
+    first, second = measure_interleaved([lambda: work('a', 0.02), lambda: work('b', 0.04)], torch.device('cpu'),
+                                        rounds=3, calls=2)
+    assert ''.join(calls) == 'ab' + 3 * 'aaabbb'
+    assert len(first) == len(second) == 6
+    assert sum(second) / sum(first) == pytest.approx(2, rel=0.2)
+
+
+@pytest.mark.parametrize('options', [dict(rounds=0), dict(calls=0)])
+def test_no_interleaved_rounds(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        measure_interleaved([time.sleep], torch.device('cpu'), **options)

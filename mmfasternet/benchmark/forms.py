@@ -1,0 +1,338 @@
+"""The inference forms of FasterNet and of its detectors, and the published ones, side by side."""
+
+import copy
+import json
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.detectors import TwoStageDetector
+from mmengine.config import Config
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mmfasternet.benchmark.complexity import count_multiply_adds
+from mmfasternet.benchmark.detector import random_batch, sizes_of
+from mmfasternet.benchmark.timing import LatencyRecord, make_record, measure_interleaved
+from mmfasternet.deploy import DeployedBlock, DeployedDetector, to_deploy
+from mmfasternet.deploy.export import export_model
+from mmfasternet.deploy.runtimes import SUFFIXES, OpenVinoModel, load_runtime
+from mmfasternet.engine.building import build_model, load_batches
+from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.device import find_device
+from mmfasternet.engine.inference import find_images
+from mmfasternet.errors import UserError
+from mmfasternet.models import FasterNet
+from mmfasternet.models.layers import FasterNetBlock
+
+_NHWC, _NCHW = torch.channels_last, torch.contiguous_format
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """A form's latency, and what it is worth.
+
+    Attributes:
+        record: Its latency.
+        ratio: Latency of the first form of the run over its own; None for
+            what is no form of the model.
+        error: Largest difference to the model as it was given, in float32,
+            over the largest value of each output; None for a whole detector.
+        gflops: 10^9 multiplications and additions a second, of convolutions
+            and matrix products; None for a whole detector.
+    """
+    record: LatencyRecord
+    ratio: Optional[float]
+    error: Optional[float]
+    gflops: Optional[float]
+
+
+@dataclass(frozen=True)
+class _Case:
+    form: str
+    run: Callable[[], Any]
+    dtype: torch.dtype = torch.float32
+    memory_format: torch.memory_format = _NCHW
+
+
+class CloneSlicingBlock(DeployedBlock):
+    """The published corrected form: the input is cloned, the convolved channels are written into the clone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        partial = x.clone()
+        partial[:, :self.conv_channels] = self.pconv(x[:, :self.conv_channels])
+        return x + self.conv2(self.act(self.norm(self.conv1(partial))))
+
+
+class InPlaceSlicingBlock(DeployedBlock):
+    """The published fast form, listing 1 of the paper: wrong here, since it overwrites what the shortcut adds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x[:, :self.conv_channels] = self.pconv(x[:, :self.conv_channels])
+        return x + self.conv2(self.act(self.norm(self.conv1(x))))
+
+
+def measure_forms(cfg: Config,
+                  name: str,
+                  checkpoint: Optional[str] = None,
+                  size: Optional[Tuple[int, int]] = None,
+                  images: Optional[str] = None,
+                  batch_size: int = 1,
+                  dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
+                  compile: bool = True,
+                  device: Optional[str] = None,
+                  rounds: Optional[int] = None) -> List[FormResult]:
+    """Time the forms of a classifier's backbone, or of a whole detector; see the two functions below.
+
+    Args:
+        cfg: The config.
+        name: Its name in the records.
+        checkpoint: Its weights. Defaults to None: random ones, by which a
+            two-stage detector finds a hundred objects, as its mask head has
+            nothing to do otherwise.
+        size: Height and width of a random image in pixels. Defaults to None:
+            (224, 224) for a classifier, (800, 1280) for a detector.
+        images: Folder whose first four images a detector gets instead.
+            Defaults to None.
+        batch_size: Images per call, for a backbone. Defaults to 1.
+        dtypes: Types to compute in. Defaults to float32 and bfloat16.
+        compile: Measure compiled forms as well. Defaults to True.
+        device: Such as ``'cpu'``. Defaults to None, the first GPU if any.
+        rounds: Rounds of the run. Defaults to None: 20 for a backbone, 5 for
+            a detector.
+
+    Raises:
+        UserError: If the checkpoint, the device or the images can't be used,
+            or the backbone is not FasterNet.
+    """
+    target = find_device(device)
+    model = build_model(cfg, checkpoint, target)
+    if is_classifier(cfg):
+        if not isinstance(model.backbone, FasterNet):
+            raise UserError(f"the backbone of '{cfg.filename}' is {type(model.backbone).__name__}: these forms are "
+                            f"FasterNet's")
+        return measure_backbone_forms(model.backbone, name, size or (224, 224), batch_size, dtypes, compile,
+                                      rounds or 20)
+    if not checkpoint:
+        _find_objects(model)
+    if images:
+        batches = load_batches(cfg, find_images(images)[:4])
+    else:
+        batches = [random_batch(size or (800, 1280))]
+    return measure_detector_forms(cfg, model, batches, name, sizes_of(batches), dtypes, compile, rounds or 5)
+
+
+def measure_backbone_forms(backbone: nn.Module,
+                           name: str,
+                           size: Tuple[int, int] = (224, 224),
+                           batch_size: int = 1,
+                           dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
+                           compile: bool = True,
+                           rounds: int = 20,
+                           calls: int = 3) -> List[FormResult]:
+    """Time every form of a FasterNet backbone in one interleaved run.
+
+    The first one, which the others are compared with, is split_cat with
+    folded norms in eager mode, NCHW and float32. The last ones are a yardstick
+    of the processor: a 3x3 convolution of 256 to 256 channels at 56 x 56
+    pixels, channels-last, by itself.
+
+    Args:
+        backbone: The backbone, on the device that is measured.
+        name: Its name in the records.
+        size: Height and width of the images in pixels.
+            Defaults to (224, 224).
+        batch_size: Images per call. Defaults to 1.
+        dtypes: Types beside float32 and float32 itself.
+            Defaults to float32 and bfloat16.
+        compile: Measure compiled forms as well. Defaults to True.
+        rounds: Rounds of the run. Defaults to 20.
+        calls: Timed calls of each form in a round. Defaults to 3.
+    """
+    device = next(backbone.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch_size, 3, *size, generator=generator).to(device)
+    backbone = copy.deepcopy(backbone).eval()
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        expected = [x.clone() for x in backbone(images)]
+        cases = _backbone_cases(backbone, images, dtypes, compile, Path(folder))
+        errors = [_error(case.run(), expected) for case in cases]
+        work = [2 * count_multiply_adds(backbone, images)] * len(cases)
+        yardsticks = [_yardstick(dtype, device) for dtype in dtypes]
+        results = _measure([*cases, *yardsticks], name, device, f'{size[0]}x{size[1]}', batch_size, rounds, calls)
+    work += [2 * 256 * 256 * 9 * 56 * 56] * len(yardsticks)
+    return [replace(result, error=error, gflops=operations / result.record.median_ms / 1e6,
+                    ratio=None if error is None else result.ratio)
+            for result, error, operations in zip(results, [*errors, *[None] * len(yardsticks)], work)]
+
+
+def measure_detector_forms(cfg: Config,
+                           model: nn.Module,
+                           batches: Sequence[Any],
+                           name: str,
+                           input_size: str,
+                           dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
+                           compile: bool = True,
+                           rounds: int = 5,
+                           calls: int = 1) -> List[FormResult]:
+    """Time every form of a whole detector, from image tensor to boxes and masks, in one interleaved run.
+
+    The first one is the detector as it is given.
+
+    Args:
+        cfg: Its config.
+        model: The detector, on the device that is measured.
+        batches: Batches to take in turn, the same for all forms in a round.
+        name: Its name in the records.
+        input_size: Sizes of the images, for the records.
+        dtypes: Types to measure. Defaults to float32 and bfloat16.
+        compile: Measure compiled forms as well. Defaults to True.
+        rounds: Rounds of the run. Defaults to 5.
+        calls: Timed calls of each form in a round. Defaults to 1.
+    """
+    device = next(model.parameters()).device
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        models = _detector_models(cfg, model, dtypes, compile, device, Path(folder))
+        cases = [_Case(form, _Turns(detector, batches), dtype, memory_format)
+                 for form, detector, dtype, memory_format in models]
+        for case in cases:  # compiled ones compile here, for each size
+            for _ in batches:
+                case.run()
+        return _measure(cases, name, device, input_size, len(batches[0]['inputs']), rounds, calls)
+
+
+def _find_objects(model: nn.Module) -> None:
+    """Have a two-stage detector with random weights find objects, in place: else its mask head has nothing to do."""
+    if isinstance(model, TwoStageDetector) and hasattr(getattr(model.roi_head, 'bbox_head', None), 'fc_cls'):
+        nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.2)
+
+
+def results_table(results: Sequence[FormResult]) -> Table:
+    """The results for a terminal, with their conditions as its caption."""
+    first = results[0].record
+    conditions = (f'batch {first.batch_size}, {first.input_size} pixels, median of {first.runs} calls, {first.device}, '
+                  f'{first.threads} threads, ' + ', '.join(f'{k} {v}' for k, v in results[-1].record.versions.items()))
+    table = Table('form', 'dtype', 'layout', title=first.name, caption=conditions, title_justify='left')
+    for heading in ('ms', 'p10', 'p90', 'ratio', 'GFLOP/s', 'difference'):
+        table.add_column(heading, justify='right')
+    for result in results:
+        record = result.record
+        table.add_row(
+            record.form, record.dtype, record.memory_format, f'{record.median_ms:.2f}', f'{record.p10_ms:.2f}',
+            f'{record.p90_ms:.2f}', *('-' if value is None else f'{value:{spec}}' for value, spec in (
+                (result.ratio, '.2f'), (result.gflops, '.0f'), (result.error, '.1e'))))
+    return table
+
+
+def write_results(results: Sequence[FormResult], path: Path) -> None:
+    """Write results, with all their conditions, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(result) for result in results], indent=1) + '\n', encoding='utf-8')
+
+
+class _Turns:
+    """Runs a detector on batches in turn."""
+
+    def __init__(self, detector: nn.Module, batches: Sequence[Any]) -> None:
+        self.detector = detector
+        self.batches = batches
+        self.turn = 0
+
+    def __call__(self) -> Any:
+        batch = copy.deepcopy(self.batches[self.turn % len(self.batches)])  # test_step writes into its samples
+        self.turn += 1
+        return self.detector.test_step(batch)
+
+
+def _backbone_cases(backbone: nn.Module, images: Tensor, dtypes: Sequence[torch.dtype], compile: bool,
+                    folder: Path) -> List[_Case]:
+    def case(form: str, dtype: torch.dtype, memory_format: torch.memory_format, **options: Any) -> _Case:
+        label = options.pop('label', form)
+        model = to_deploy(backbone, form=form, dtype=dtype, memory_format=memory_format, **options)
+        x = images.to(dtype=dtype, memory_format=memory_format)
+        return _Case(label, lambda: model(x), dtype, memory_format)
+
+    def published(block_class: type, label: str) -> _Case:
+        model = copy.deepcopy(backbone)
+        for module in list(model.modules()):
+            for child_name, child in list(module.named_children()):
+                if isinstance(child, FasterNetBlock):
+                    setattr(module, child_name, block_class(child))
+        model = to_deploy(model, inplace=True, form='conv', memory_format=_NCHW)
+        return _Case(label, lambda: model(images))
+
+    cases = [
+        case('conv', torch.float32, _NCHW, label='split_cat, folded norms'),
+        _Case('split_cat, as trained', lambda: backbone(images)),
+        published(CloneSlicingBlock, 'clone and slice'),
+        published(InPlaceSlicingBlock, 'slice in place (wrong)'),
+    ]
+    for dtype in dtypes:
+        for memory_format in (_NCHW, _NHWC):
+            if dtype != torch.float32 or memory_format != _NCHW:
+                cases.append(case('conv', dtype, memory_format))
+            cases.append(case('matmul', dtype, memory_format))
+        cases.append(case('linear', dtype, _NHWC))
+    for dtype in dtypes if compile else ():
+        for form in ('conv', 'linear'):
+            cases.append(case(form, dtype, _NHWC, label=f'{form}, torch.compile', compile=True,
+                              sizes=[tuple(images.shape[2:])]))
+    if images.device.type == 'cpu':
+        for file_format, label in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
+            export_model(backbone, str(folder / file_format), file_format)
+            for dtype in _runtime_dtypes(file_format, dtypes):
+                run = load_runtime(folder / file_format / f'backbone{SUFFIXES[file_format]}', dtype)
+                x = images.contiguous(memory_format=_NHWC if file_format == 'openvino' else _NCHW)
+                cases.append(_Case(label, lambda run=run, x=x: run(x), dtype,
+                                   _NHWC if file_format == 'openvino' else _NCHW))
+    return cases
+
+
+def _detector_models(cfg: Config, model: nn.Module, dtypes: Sequence[torch.dtype], compile: bool,
+                     device: torch.device, folder: Path) -> List[Tuple[str, nn.Module, torch.dtype, Any]]:
+    models = [('eager', model, torch.float32, _NCHW)]
+    for dtype in dtypes:
+        models.append(('deploy', to_deploy(model, dtype=dtype), dtype, _NHWC))
+    for dtype in dtypes if compile else ():
+        models.append(('deploy, torch.compile', to_deploy(model, dtype=dtype, compile=True), dtype, _NHWC))
+    if device.type == 'cpu':
+        for file_format, label in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
+            exported = str(folder / file_format)
+            export_model(model, exported, file_format, parts=isinstance(model, TwoStageDetector), model_cfg=cfg.model)
+            for dtype in _runtime_dtypes(file_format, dtypes):
+                detector = DeployedDetector(cfg.model, exported, str(dtype).removeprefix('torch.'))
+                models.append((label, detector, dtype, _NHWC if file_format == 'openvino' else _NCHW))
+    return models
+
+
+def _runtime_dtypes(file_format: str, dtypes: Sequence[torch.dtype]) -> List[torch.dtype]:
+    """Those of the types that a runtime computes in on this processor."""
+    if file_format == 'onnx':
+        return [dtype for dtype in dtypes if dtype == torch.float32]
+    return [dtype for dtype in dtypes if OpenVinoModel.knows(dtype)]
+
+
+def _error(actual: Any, expected: Sequence[Tensor]) -> float:
+    pairs = zip(tree_leaves(actual), expected)
+    return max(((x.float() - y).abs().max() / y.abs().max()).item() for x, y in pairs)
+
+
+def _yardstick(dtype: torch.dtype, device: torch.device) -> _Case:
+    weight = torch.rand(256, 256, 3, 3, device=device, dtype=dtype).contiguous(memory_format=_NHWC)
+    x = torch.rand(1, 256, 56, 56, device=device, dtype=dtype).contiguous(memory_format=_NHWC)
+    return _Case('yardstick: 3x3 convolution', lambda: F.conv2d(x, weight, padding=1), dtype, _NHWC)
+
+
+def _measure(cases: Sequence[_Case], name: str, device: torch.device, input_size: str, batch_size: int, rounds: int,
+             calls: int) -> List[FormResult]:
+    times = measure_interleaved([case.run for case in cases], device, rounds, calls)
+    records = [
+        make_record(seconds, name, device, input_size, rounds + 2, batch_size, case.dtype,
+                    'NHWC' if case.memory_format == _NHWC else 'NCHW', case.form)
+        for case, seconds in zip(cases, times)
+    ]
+    return [FormResult(record, records[0].median_ms / record.median_ms, None, None) for record in records]

@@ -1,0 +1,66 @@
+import shutil
+
+import pytest
+import torch
+
+from mmfasternet.deploy import to_deploy
+from mmfasternet.deploy.compiling import _InputPadding
+from mmfasternet.engine.building import build_model
+from mmfasternet.engine.config import load_config
+from mmfasternet.errors import ArgumentError, UserError
+from mmfasternet.models import FasterNet
+from tests.conftest import SHAPES_CONFIG, randomize_norms
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_one_compilation_serves_all_sizes(dtype, tolerance):
+    backbone = FasterNet(dict(embed_channels=16, depths=(1, 1)), out_indices=(0, 1))
+    randomize_norms(backbone)
+    backbone.eval()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = to_deploy(backbone, compile=True, dtype=dtype)
+    with torch.no_grad():
+        for size in ((64, 96), (96, 64), (80, 128), (72, 104)):
+            x = torch.randn(1, 3, *size)
+            before = x.clone()
+            for actual, wanted in zip(compiled(x), backbone(x)):
+                assert (actual.float() - wanted).norm() / wanted.norm() < tolerance
+            assert torch.equal(x, before)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] <= 2  # for lying and for standing images
+
+
+@pytest.mark.slow
+def test_a_compiled_detector_gives_the_same_maps_and_scores(trained):
+    model = build_model(load_config(str(SHAPES_CONFIG)), str(trained / 'epoch_2.pth'))
+    compiled = to_deploy(model, compile=True)
+    assert all(part._compiled_call_impl is not None for part in (compiled.backbone, compiled.neck, compiled.rpn_head))
+    assert compiled.roi_head._compiled_call_impl is None and model.backbone._compiled_call_impl is None
+    x = torch.randn(1, 3, 96, 128)
+    with torch.no_grad():
+        expected, actual = model.extract_feat(x), compiled.extract_feat(x)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(compiled.rpn_head(actual), model.rpn_head(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_images_are_padded_to_the_sizes_compiled_for():
+    backbone = FasterNet(dict(embed_channels=16, depths=(1, )), out_indices=0).eval()
+    compiled = to_deploy(backbone, compile=True, sizes=[(64, 96), (96, 64)])
+    with torch.no_grad():
+        for size, padded in (((60, 90), (64, 96)), ((90, 40), (96, 64)), ((64, 64), (64, 96))):
+            x = torch.randn(1, 3, *size)
+            expected = backbone(torch.nn.functional.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0])))
+            torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_that_fits_in_no_size_is_refused():
+    with pytest.raises(ArgumentError, match='100 x 20 pixels'):
+        _InputPadding([(64, 96), (96, 64)])(None, (torch.zeros(1, 3, 100, 20), ))
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setattr(shutil, 'which', lambda name: None)
+    with pytest.raises(UserError, match='C\\+\\+ compiler'):
+        to_deploy(FasterNet('t0'), compile=True)

@@ -1,0 +1,76 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+
+from mmfasternet.deploy import DeployedBlock
+from mmfasternet.engine.config import enable_tta, load_config
+from mmfasternet.engine.deploying import DeployHook, DeployOptions, image_sizes, use_exported
+from mmfasternet.errors import UserError
+from mmfasternet.models import FasterNet
+from tests.conftest import ROOT, SHAPES_CONFIG, build
+
+
+def options(deploy=False, dtype='float32', compile=False):
+    return DeployOptions.of(SimpleNamespace(deploy=deploy, dtype=dtype, compile=compile))
+
+
+def num_deployed(model):
+    return sum(isinstance(module, DeployedBlock) for module in model.modules())
+
+
+def test_dtype_and_compile_imply_deploy():
+    assert not options().deploy and options(deploy=True).deploy
+    assert options(dtype='bfloat16').deploy and options(compile=True).deploy
+    assert [options().form, options(True).form, options(compile=True).form] == ['eager', 'deploy', 'deploy, compile']
+
+
+def test_only_what_is_wanted_is_applied():
+    model = FasterNet('t0')
+    assert options().apply(model, None) is model
+    deployed = options(dtype='bfloat16').apply(model, None)
+    assert num_deployed(deployed) == 13 and num_deployed(model) == 0
+    assert deployed.stages[0].downsample.conv.weight.dtype == torch.bfloat16
+
+
+def test_within_test_time_augmentation():
+    cfg = load_config(str(SHAPES_CONFIG))
+    enable_tta(cfg)
+    model = build(cfg.model)
+    deployed = options(deploy=True).apply(model, cfg)
+    assert type(deployed) is type(model) and num_deployed(deployed.module) == 13 and num_deployed(model) == 0
+
+
+def test_the_hook_gives_the_model_back():
+    model = FasterNet('t0')
+    runner = SimpleNamespace(model=model, cfg=None)
+    hook = DeployHook(options(deploy=True))
+    hook.before_test_epoch(runner)
+    assert num_deployed(runner.model) == 13
+    hook.after_test_epoch(runner)
+    assert runner.model is model and num_deployed(model) == 0
+
+
+def test_image_sizes_come_from_the_test_pipeline():
+    cfg = load_config(str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py'))
+    assert image_sizes(cfg) == [(800, 1344), (1344, 800)]
+    cfg.test_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile')]
+    with pytest.raises(UserError, match='Resize'):
+        image_sizes(cfg)
+
+
+def test_exports_are_for_detectors_and_not_compiled_again(tmp_path):
+    with pytest.raises(UserError, match='a classifier needs a checkpoint'):
+        use_exported(load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py')), str(tmp_path), options())
+    cfg = load_config(str(SHAPES_CONFIG))
+    with pytest.raises(UserError, match='--compile'):
+        use_exported(cfg, str(tmp_path), options(compile=True))
+    detector = cfg.model
+    use_exported(cfg, 'folder', options(dtype='bfloat16'))
+    assert cfg.model == ConfigDict(
+        type='mmfasternet.DeployedDetector', detector=detector, exported='folder', dtype='bfloat16')
+    cfg = load_config(str(SHAPES_CONFIG))
+    enable_tta(cfg)
+    use_exported(cfg, 'folder', options())
+    assert cfg.model.type == 'mmfasternet.InstanceTTAModel' and cfg.model.module.type == 'mmfasternet.DeployedDetector'
