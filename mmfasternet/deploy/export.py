@@ -22,6 +22,7 @@ from mmfasternet.deploy.conversion import leave_training, to_deploy
 from mmfasternet.deploy.dense import DensePart, each_module
 from mmfasternet.deploy.manifest import Manifest, Part
 from mmfasternet.deploy.runtimes import SUFFIXES, load_runtime
+from mmfasternet.deploy.whole import WholeDetector
 from mmfasternet.errors import ArgumentError, UserError
 
 _OPSET = 18  # the oldest that PyTorch's exporter writes
@@ -63,6 +64,7 @@ def export_model(model: nn.Module,
                  out_dir: str,
                  file_format: str = 'onnx',
                  parts: bool = False,
+                 whole: bool = False,
                  images: Sequence[Tensor] = (),
                  tolerance: float = 1e-4,
                  model_cfg: Optional[Dict[str, Any]] = None) -> List[PartReport]:
@@ -85,6 +87,10 @@ def export_model(model: nn.Module,
         parts: Write the box and the mask head of a two-stage detector as well,
             so that :class:`DeployedDetector` needs no weights. Defaults to
             False.
+        whole: Write a Faster or Mask R-CNN as one ONNX file instead, from an
+            image to boxes, scores, labels and masks of 28 x 28; see
+            :class:`~mmfasternet.deploy.whole.WholeDetector`.
+            Defaults to False.
         images: Normalised real images ``(N, 3, H, W)`` to check on, beside
             random ones. Defaults to none.
         tolerance: Largest accepted difference, relative to the largest value
@@ -101,6 +107,8 @@ def export_model(model: nn.Module,
     """
     if file_format not in SUFFIXES:
         raise ArgumentError(f'format must be one of {tuple(SUFFIXES)}, got {file_format!r}')
+    if whole and (parts or file_format != 'onnx'):
+        raise ArgumentError('a whole detector is one ONNX file, without parts: leave out --parts and --format')
     out = Path(out_dir)
     if out.exists():
         raise UserError(f"'{out_dir}' exists. Name a new folder, or remove it")
@@ -112,7 +120,7 @@ def export_model(model: nn.Module,
         folder = Path(temporary) / out.name
         folder.mkdir()
         reports, entries = [], []
-        for target, oracle in zip(_targets(deployed, parts), _targets(original, parts)):
+        for target, oracle in zip(_targets(deployed, parts, whole), _targets(original, parts, whole)):
             file = folder / (target.name + SUFFIXES[file_format])
             names = _output_names(target)
             _write(target, tree_leaves(names), file)
@@ -124,8 +132,11 @@ def export_model(model: nn.Module,
     return reports
 
 
-def _targets(model: nn.Module, parts: bool) -> List[_Target]:
+def _targets(model: nn.Module, parts: bool, whole: bool) -> List[_Target]:
     """What is exported of a model."""
+    if whole:
+        return [_Target('detector', WholeDetector(model), 'images', {2: 'height', 3: 'width'},
+                        [(1, 3, 160, 192), (1, 3, 96, 130)])]
     heads = _roi_heads(model) if parts else []
     if isinstance(model, BaseDetector):
         name, module = 'dense', DensePart(model)
@@ -163,7 +174,8 @@ def _output_names(target: _Target) -> List[List[str]]:
         maps, kinds = outputs
         return [[f'map_{i}' for i in range(len(maps))],
                 *([f'head_{kind}_{level}' for level in range(len(tensors))] for kind, tensors in enumerate(kinds))]
-    known = dict(classifier=['logits'], bbox_head=['cls_score', 'bbox_pred'], mask_head=['mask_preds'])
+    known = dict(classifier=['logits'], detector=['boxes', 'scores', 'labels', 'masks'],
+                 bbox_head=['cls_score', 'bbox_pred'], mask_head=['mask_preds'])
     count = len(tree_leaves(outputs))
     names = known.get(target.name.rstrip('_0123456789'), [f'map_{i}' for i in range(count)])
     return [[name] for name in names[:count]]
@@ -207,9 +219,13 @@ def _check(oracle: _Target, file: Path, real: Sequence[Tensor], tolerance: float
     inputs = [torch.rand(shape) * 4 - 2 for shape in oracle.shapes]
     for x in (*inputs, *real):
         for actual, expected in zip(run(x), module(x)):
-            distance = (actual - expected).abs().max().nan_to_num(math.inf).item()
-            difference = max(difference, distance)
-            relative = max(relative, distance / max(expected.abs().max().item(), 1e-12))
+            if actual.shape != expected.shape:  # a whole detector may find more or fewer objects
+                difference = relative = math.inf
+            elif expected.numel():
+                distance = (actual - expected).abs().max()
+                share = distance / expected.abs().max().clamp(min=1e-12)
+                difference = max(difference, distance.nan_to_num(math.inf).item())
+                relative = max(relative, share.nan_to_num(math.inf).item())
     if relative > tolerance:
         raise UserError(f'the exported {oracle.name} differs from PyTorch by {relative:.1e} of its largest output, '
                         f'which is over the tolerance of {tolerance:.1e}. Nothing was written')
