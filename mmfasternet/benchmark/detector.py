@@ -48,9 +48,10 @@ def measure_detector(cfg: Config,
         UserError: If the checkpoint or the device can't be used.
     """
     target, deploy = find_device(device), deploy or DeployOptions()
-    form = deploy.form
+    form, memory_format = deploy.form, 'NHWC' if deploy.deploy else 'NCHW'
     if checkpoint is not None and is_export(checkpoint):
-        form = f'exported, {Manifest.read(checkpoint).format}'
+        file_format = Manifest.read(checkpoint).format
+        form, memory_format = f'exported, {file_format}', 'NHWC' if file_format == 'openvino' else 'NCHW'
         cfg = copy.deepcopy(cfg)
         use_exported(cfg, checkpoint, deploy)
         model = build_model(cfg, device=target)
@@ -65,7 +66,7 @@ def measure_detector(cfg: Config,
             target,
             sizes_of(batches),
             dtype=getattr(torch, deploy.dtype),
-            memory_format='NHWC' if deploy.deploy else 'NCHW',
+            memory_format=memory_format,
             form=form,
             runs=runs)
 

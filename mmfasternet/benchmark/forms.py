@@ -111,6 +111,10 @@ def measure_forms(cfg: Config,
     """
     target = find_device(device)
     model = build_model(cfg, checkpoint, target)
+    if is_classifier(cfg) and images:
+        raise UserError('--images is for detectors: a backbone is timed on random images of --size')
+    if not is_classifier(cfg) and batch_size > 1:
+        raise UserError('--batch is for backbones: a detector is timed on one image at a time')
     if is_classifier(cfg):
         if not isinstance(model.backbone, FasterNet):
             raise UserError(f"the backbone of '{cfg.filename}' is {type(model.backbone).__name__}: these forms are "
@@ -197,11 +201,11 @@ def measure_detector_forms(cfg: Config,
     device = next(model.parameters()).device
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         models = _detector_models(cfg, model, dtypes, compile, device, Path(folder))
-        cases = [_Case(form, _Turns(detector, batches), dtype, memory_format)
+        cases = [_Case(form, _Turns(detector, batches, calls + 1), dtype, memory_format)
                  for form, detector, dtype, memory_format in models]
-        for case in cases:  # compiled ones compile here, for each size
-            for _ in batches:
-                case.run()
+        for _, detector, _, _ in models:  # compiled ones compile here, for each size
+            for batch in batches:
+                detector.test_step(copy.deepcopy(batch))
         return _measure(cases, name, device, input_size, len(batches[0]['inputs']), rounds, calls)
 
 
@@ -235,17 +239,18 @@ def write_results(results: Sequence[FormResult], path: Path) -> None:
 
 
 class _Turns:
-    """Runs a detector on batches in turn."""
+    """Runs a detector on batches in turn, on each for all calls of a round."""
 
-    def __init__(self, detector: nn.Module, batches: Sequence[Any]) -> None:
+    def __init__(self, detector: nn.Module, batches: Sequence[Any], calls: int) -> None:
         self.detector = detector
         self.batches = batches
-        self.turn = 0
+        self.calls = calls
+        self.count = 0
 
     def __call__(self) -> Any:
-        batch = copy.deepcopy(self.batches[self.turn % len(self.batches)])  # test_step writes into its samples
-        self.turn += 1
-        return self.detector.test_step(batch)
+        batch = self.batches[self.count // self.calls % len(self.batches)]
+        self.count += 1
+        return self.detector.test_step(copy.deepcopy(batch))  # it writes into its samples
 
 
 def _backbone_cases(backbone: nn.Module, images: Tensor, dtypes: Sequence[torch.dtype], compile: bool,
@@ -331,7 +336,7 @@ def _measure(cases: Sequence[_Case], name: str, device: torch.device, input_size
              calls: int) -> List[FormResult]:
     times = measure_interleaved([case.run for case in cases], device, rounds, calls)
     records = [
-        make_record(seconds, name, device, input_size, rounds + 2, batch_size, case.dtype,
+        make_record(seconds, name, device, input_size, rounds + 1, batch_size, case.dtype,
                     'NHWC' if case.memory_format == _NHWC else 'NCHW', case.form)
         for case, seconds in zip(cases, times)
     ]

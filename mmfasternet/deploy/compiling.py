@@ -4,6 +4,7 @@ import os
 import shutil
 from typing import Any, Dict, List, Sequence, Tuple
 
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -20,19 +21,14 @@ def compile_networks(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
 
     Args:
         model: A model in inference form.
-        sizes: Heights and widths to compile for. Images are padded with zeros,
-            on the right and below, to the first one they fit in, as
-            MMDetection pads the smaller images of a batch; on a GPU, CUDA
-            graphs then replay each size. Defaults to none: one compilation
-            serves any size, without padding and CUDA graphs.
-
-    Raises:
-        UserError: If there is no C++ compiler, which CPUs need.
+        sizes: Heights and widths to compile a detector or a backbone for.
+            Images are padded with zeros, on the right and below, to the first
+            one they fit in, as MMDetection pads the smaller images of a batch;
+            larger ones are compiled for as they are. On a GPU, CUDA graphs
+            then replay each size. Defaults to none: one compilation serves any
+            size, without padding and CUDA graphs.
     """
-    on_cpu = all(p.device.type == 'cpu' for p in model.parameters())
-    if on_cpu and not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'g++', 'clang++'))):
-        raise UserError('compiling for a CPU needs a C++ compiler, and there is none: install g++, or leave out '
-                        '--compile')
+    on_cpu = _is_on_cpu(model)
     how: Dict[str, Any] = dict(dynamic=not sizes)
     if on_cpu:
         how['options'] = {'freezing': True}
@@ -45,19 +41,48 @@ def compile_networks(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
         part.compile(**how)
 
 
+def check_compilable(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) -> None:
+    """Check that :func:`compile_networks` can do its work.
+
+    Raises:
+        ArgumentError: If the networks of the model are not known here, or it
+            is a classifier, whose pooling would see the padding to ``sizes``.
+        UserError: If there is no C++ compiler, which CPUs need.
+    """
+    _networks(model)
+    if sizes and getattr(model, 'head', None) is not None:
+        raise ArgumentError('sizes are for detectors and backbones: a classifier would pool the padding as well')
+    if _is_on_cpu(model) and not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'g++', 'clang++'))):
+        raise UserError('compiling for a CPU needs a C++ compiler, and there is none: install g++, or leave out '
+                        '--compile')
+
+
+def remove_compilation(model: nn.Module) -> None:
+    """Take back what :func:`compile_networks` did, in place."""
+    for module in model.modules():
+        module._compiled_call_impl = None
+        hooks = module._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if isinstance(hook, _InputPadding)]:
+            del hooks[key]
+
+
 class _InputPadding:
-    """Pads images ``(N, C, H, W)`` to the first of some sizes that holds them."""
+    """Pads images ``(N, C, H, W)`` to the first of some sizes that holds them; larger ones stay as they are."""
 
     def __init__(self, sizes: Sequence[Tuple[int, int]]) -> None:
         self.sizes = tuple(sizes)
 
+    @torch.compiler.disable  # else each size would be compiled for before it is padded
     def __call__(self, module: nn.Module, inputs: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
         height, width = inputs[0].shape[2:]
         for size in self.sizes:
             if height <= size[0] and width <= size[1]:
                 return tuple(F.pad(x, (0, size[1] - width, 0, size[0] - height)) for x in inputs)
-        raise ArgumentError(f'an image of {height} x {width} pixels fits in none of the sizes compiled for, '
-                            f'{self.sizes}')
+        return inputs
+
+
+def _is_on_cpu(model: nn.Module) -> bool:
+    return all(p.device.type == 'cpu' for p in model.parameters())
 
 
 def _networks(model: nn.Module) -> List[nn.Module]:

@@ -3,19 +3,23 @@
 import copy
 import functools
 import time
+from collections import Counter
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from mmfasternet.deploy.blocks import DeployedBlock, check_form
-from mmfasternet.deploy.compiling import compile_networks
+from mmfasternet.deploy.compiling import check_compilable, compile_networks, remove_compilation
 from mmfasternet.deploy.folding import fold_norms, fold_output_norms
-from mmfasternet.deploy.roi_align import replace_roi_extractors
+from mmfasternet.deploy.replacing import replace_modules
+from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.errors import ArgumentError
 from mmfasternet.models.backbones.fasternet import FasterNetStage
 from mmfasternet.models.layers import FasterNetBlock
@@ -42,7 +46,9 @@ def to_deploy(model: nn.Module,
       and masks come out in float32, and RoIs stay in it. A bare backbone gives
       its maps in ``dtype``.
 
-    What it returns is for inference: in eval mode, without gradients.
+    What it returns is for inference: in eval mode, without gradients, and
+    hooks on FasterNet's layers may see a map that the next block has written
+    into.
     Applied to its own result it changes form, type and memory format only.
 
     Args:
@@ -84,24 +90,24 @@ def to_deploy(model: nn.Module,
                             f'got {memory_format}')
     if form != 'auto':
         check_form(form)
-    if (compile or dtype != torch.float32) and isinstance(model, BaseModel) and not _heads(model):
-        raise ArgumentError(f'dtype {dtype} and compile are for backbones, classifiers, single-stage and two-stage '
-                            f'detectors, not for {type(model).__name__}: leave them out')
     if sizes and not compile:
         raise ArgumentError('sizes are for compile=True')
+    if dtype != torch.float32:
+        _check_castable(model, dtype)
+    if compile:
+        check_compilable(model, sizes)
     model = model if inplace else copy.deepcopy(model)
+    remove_compilation(model)
     leave_training(model)
     model.requires_grad_(False)
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     if form == 'auto':
         form = 'linear' if compile else fastest_form(device, dtype)
-    for module in list(model.modules()):
-        if getattr(module, 'neck', None) is not None:
-            fold_output_norms(getattr(module, 'backbone', None), module.neck)
+    _fold_output_norms(model)
     fold_norms(model)
     _replace_blocks(model, form)
     if device.type == 'cpu':
-        replace_roi_extractors(model)
+        replace_modules(model, DeployedRoIExtractor.of)
     _cast(model, dtype, memory_format)
     leave_training(model)  # the layers that are new
     if compile:
@@ -144,17 +150,26 @@ def _seconds(function: Callable[[], Any]) -> float:
     return min(seconds)
 
 
-def _replace_blocks(model: nn.Module, form: str) -> None:
+def _fold_output_norms(model: nn.Module) -> None:
+    """Fold the output norms of every detector in which the neck alone reads the backbone's maps."""
+    uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, FasterNetBlock):
-                setattr(module, name, DeployedBlock(child, form))
+        reads = getattr(type(module), 'extract_feat', None)
+        if reads in (SingleStageDetector.extract_feat, TwoStageDetector.extract_feat) and module.with_neck:
+            if uses[id(module.backbone)] == uses[id(module.neck)] == 1:
+                fold_output_norms(module.backbone, module.neck)
+
+
+def _replace_blocks(model: nn.Module, form: str) -> None:
+    # Subclasses may compute something else.
+    replace_modules(model, lambda module: DeployedBlock(module, form) if type(module) is FasterNetBlock else None)
     for module in model.modules():
-        if isinstance(module, FasterNetStage):
+        if isinstance(module, DeployedBlock):
+            module.form, module.owns_input = form, False
+    for module in model.modules():
+        if type(module) is FasterNetStage:
             for block in module.blocks:
                 block.owns_input = True  # made by the layer before, and read by nothing but the block
-        if isinstance(module, DeployedBlock):
-            module.form = form
 
 
 def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
@@ -165,6 +180,49 @@ def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_form
     _replace_hook(entry._forward_pre_hooks, entry.register_forward_pre_hook, _InputCast(dtype, memory_format))
     for head in _heads(model):
         _replace_hook(head._forward_hooks, head.register_forward_hook, _Float32Output())
+    for module in model.modules():
+        if isinstance(module, BaseRoIExtractor) and not isinstance(module, DeployedRoIExtractor):
+            _replace_hook(module._forward_pre_hooks, module.register_forward_pre_hook, _Float32Maps())
+            _replace_hook(module._forward_hooks, module.register_forward_hook, _OutputCast(dtype))
+        elif any(base.__module__.startswith('mmcv.ops.') for base in type(module).__mro__):
+            module.to(memory_format=torch.contiguous_format)
+            _replace_hook(module._forward_pre_hooks, module.register_forward_pre_hook, _ContiguousInputs())
+
+
+def _check_castable(model: nn.Module, dtype: torch.dtype) -> None:
+    """Refuse a whole model whose parts talk to each other in ways that are not known here."""
+    if not isinstance(model, BaseModel):
+        return
+    known = {id(p) for part in _parts(model) for p in part.parameters()}
+    if (not _heads(model) or any(id(p) not in known for p in model.parameters())
+            or isinstance(model, TwoStageDetector) and type(model.roi_head) not in (StandardRoIHead, CascadeRoIHead)):
+        raise ArgumentError(f'{dtype} is for backbones, classifiers, single-stage detectors, and two-stage ones with a '
+                            f'StandardRoIHead or CascadeRoIHead and no further branch, not for this '
+                            f'{type(model).__name__}: leave it at float32')
+
+
+class _ContiguousInputs:
+    """Brings maps into the memory order that mmcv's own operators read them in, whatever their strides say."""
+
+    def __call__(self, module: nn.Module, inputs: Tuple[Any, ...]) -> Tuple[Any, ...]:
+        return tree_map_only(Tensor, Tensor.contiguous, inputs)
+
+
+class _Float32Maps:
+    """Brings maps and RoIs into float32 before an extractor that would round the RoIs to the type of the maps."""
+
+    def __call__(self, module: nn.Module, inputs: Tuple[Any, ...]) -> Tuple[Any, ...]:
+        return tree_map_only(Tensor, Tensor.float, inputs)
+
+
+class _OutputCast:
+    """Brings the output of a module into a type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
+        return outputs.to(self.dtype)
 
 
 class _InputCast:
@@ -175,7 +233,8 @@ class _InputCast:
         self.memory_format = memory_format
 
     def __call__(self, module: nn.Module, inputs: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
-        return tuple(x.to(dtype=self.dtype, memory_format=self.memory_format) for x in inputs)
+        return tuple(x.to(dtype=self.dtype, memory_format=self.memory_format) if isinstance(x, Tensor) else x
+                     for x in inputs)
 
 
 class _Float32Output:

@@ -36,7 +36,11 @@ class DensePart(nn.Module):
     def forward(self, images: Tensor) -> DenseOutputs:
         """Map normalised images ``(N, 3, H, W)`` to the maps that RoIs read, and the head's outputs."""
         maps = tuple(self.neck(self.backbone(images)))
-        return maps[:self.num_maps], tuple(list(outputs) for outputs in self.head(maps))
+        kinds = self.head(maps)
+        if not all(isinstance(outputs, (list, tuple)) for outputs in kinds):
+            raise ArgumentError(f'{type(self.head).__name__} gives more than a tensor for each level: it is not known '
+                                f'here')
+        return maps[:self.num_maps], tuple(list(outputs) for outputs in kinds)
 
 
 class DenseMaps(tuple):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mmfasternet.deploy.dense import DenseOutputs, each_module, remove_layers, replace_dense_part
 from mmfasternet.deploy.manifest import Manifest, fingerprint
-from mmfasternet.deploy.roi_align import replace_roi_extractors
+from mmfasternet.deploy.replacing import replace_modules
+from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.deploy.runtimes import load_runtime
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.registry import MODELS
@@ -33,13 +34,19 @@ class DeployedDetector(BaseModel):
         dtype: Name of the type the files compute in: ``'float32'``,
             ``'bfloat16'`` or ``'float16'``; the smaller two by OpenVINO only.
             Defaults to ``'float32'``.
+        data_preprocessor: Not used: the detector's own is. MMEngine's runner
+            hands one over where a config has it beside the model.
 
     Raises:
         UserError: If the folder is no export of this detector, lacks a part,
             or can't be run in ``dtype``.
     """
 
-    def __init__(self, detector: Dict[str, Any], exported: Union[str, Path], dtype: str = 'float32') -> None:
+    def __init__(self,
+                 detector: Dict[str, Any],
+                 exported: Union[str, Path],
+                 dtype: str = 'float32',
+                 data_preprocessor: Any = None) -> None:
         super().__init__()
         manifest = Manifest.read(exported)
         if manifest.model not in (None, fingerprint(detector)):
@@ -53,7 +60,11 @@ class DeployedDetector(BaseModel):
         if isinstance(self.detector, TwoStageDetector):
             for kind in ('bbox', 'mask'):
                 self._replace_heads(kind)
-            replace_roi_extractors(self.detector)
+            replace_modules(self.detector, DeployedRoIExtractor.of)
+        leftover = next((name for name, _ in self.detector.named_parameters()), None)
+        if leftover:
+            raise UserError(f"{type(self.detector).__name__} has weights that no exported part holds ({leftover}): it "
+                            f'has to be run from its checkpoint')
         self.eval()
 
     def test_step(self, data: Union[dict, tuple, list]) -> list:

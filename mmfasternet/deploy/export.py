@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import onnx
 import torch
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
@@ -21,10 +20,11 @@ from torch.utils._pytree import tree_leaves
 from mmfasternet.deploy.conversion import leave_training, to_deploy
 from mmfasternet.deploy.dense import DensePart, each_module
 from mmfasternet.deploy.manifest import Manifest, Part
-from mmfasternet.deploy.runtimes import SUFFIXES, load_runtime
+from mmfasternet.deploy.runtimes import SUFFIXES, load_runtime, require
 from mmfasternet.deploy.whole import WholeDetector
 from mmfasternet.errors import ArgumentError, UserError
 
+_PACKAGES = dict(onnx=('onnx', 'onnxscript', 'onnxruntime'), openvino=('onnx', 'onnxscript', 'openvino'))
 _OPSET = 18  # the oldest that PyTorch's exporter writes
 
 
@@ -112,11 +112,13 @@ def export_model(model: nn.Module,
     out = Path(out_dir)
     if out.exists():
         raise UserError(f"'{out_dir}' exists. Name a new folder, or remove it")
-    original = copy.deepcopy(model)
+    for package in _PACKAGES[file_format]:
+        require(package)
+    original = copy.deepcopy(model).cpu().float()
     leave_training(original)
     deployed = to_deploy(original, form='conv', memory_format=torch.contiguous_format)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as temporary, torch.no_grad():
+    nearest = next(folder for folder in out.absolute().parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(dir=nearest, prefix=f'.{out.name}-') as temporary, torch.no_grad():
         folder = Path(temporary) / out.name
         folder.mkdir()
         reports, entries = [], []
@@ -128,6 +130,7 @@ def export_model(model: nn.Module,
             reports.append(_check(oracle, file, real, tolerance, out))
             entries.append(Part(target.name, file.name, names))
         Manifest.of(file_format, entries, model_cfg).write(folder)
+        out.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(out)
     return reports
 
@@ -146,7 +149,14 @@ def _targets(model: nn.Module, parts: bool, whole: bool) -> List[_Target]:
         name, module = 'backbone', model
     channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
     shapes = [(2, channels, 128, 192), (1, channels, 160, 96)]
-    return [_Target(name, module, 'images', {0: 'batch', 2: 'height', 3: 'width'}, shapes), *heads]
+    targets = [_Target(name, module, 'images', {0: 'batch', 2: 'height', 3: 'width'}, shapes), *heads]
+    if parts:
+        held = {id(p) for target in targets for p in target.module.parameters()}
+        lacking = next((name for name, p in model.named_parameters() if id(p) not in held), None)
+        if lacking:
+            raise ArgumentError(f'--parts is not for this {type(model).__name__}, which has weights in no part of it '
+                                f'({lacking}). Leave it out')
+    return targets
 
 
 def _roi_heads(model: nn.Module) -> List[_Target]:
@@ -201,6 +211,7 @@ def _write(target: _Target, output_names: List[str], file: Path) -> None:
             _Flat(target.module), (torch.rand(target.shapes[0]), ), str(onnx_file), dynamo=True, external_data=False,
             opset_version=_OPSET, input_names=[target.input_name], output_names=output_names,
             dynamic_shapes=(target.axes, ), verbose=False)
+    import onnx
     content = onnx.load(onnx_file)
     for node in content.graph.node:  # the exporter's notes on where in the source it comes from
         del node.metadata_props[:]
@@ -226,7 +237,7 @@ def _check(oracle: _Target, file: Path, real: Sequence[Tensor], tolerance: float
                 share = distance / expected.abs().max().clamp(min=1e-12)
                 difference = max(difference, distance.nan_to_num(math.inf).item())
                 relative = max(relative, share.nan_to_num(math.inf).item())
-    if relative > tolerance:
+    if not relative <= tolerance:
         raise UserError(f'the exported {oracle.name} differs from PyTorch by {relative:.1e} of its largest output, '
                         f'which is over the tolerance of {tolerance:.1e}. Nothing was written')
     weights = sum(p.numel() * p.element_size() for p in module.parameters())

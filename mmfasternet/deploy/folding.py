@@ -10,7 +10,7 @@ from typing import Iterator, Optional, Tuple
 import torch
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks.wrappers import Conv2d
-from mmdet.models.necks import FPN
+from mmdet.models.necks import FPN, PAFPN
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -35,7 +35,7 @@ def fold_norms(model: nn.Module) -> None:
     for module in list(model.modules()):
         for conv_name, norm_name in _conv_norm_names(module):
             conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
-            if type(conv) in _PLAIN_CONVS and is_fixed(norm):
+            if _is_plain(conv) and is_fixed(norm):
                 weights = folded_behind(conv, norm)
                 conv = copy.deepcopy(conv)  # heads share convolutions between levels whose norms differ
                 conv.weight, conv.bias = weights
@@ -54,15 +54,16 @@ def fold_output_norms(backbone: nn.Module, neck: Optional[nn.Module]) -> None:
 
     Args:
         backbone: Any backbone; only FasterNet has such norms.
-        neck: Any neck; only FPN and its subclasses have such convolutions.
+        neck: Any neck; only FPN and PAFPN are known to read each map by such
+            a convolution, and by nothing else.
     """
-    if not isinstance(backbone, FasterNet) or not backbone.out_norm or not isinstance(neck, FPN):
+    if not isinstance(backbone, FasterNet) or not backbone.out_norm or type(neck) not in (FPN, PAFPN):
         return
     shared = neck.backbone_end_level - 1 if neck.add_extra_convs == 'on_input' else None
     for level, lateral in enumerate(neck.lateral_convs, start=neck.start_level):
         name = f'norm{backbone.out_indices[level]}'
         norm, conv = getattr(backbone, name), lateral.conv
-        if (level != shared and is_fixed(norm) and type(conv) in _PLAIN_CONVS and lateral.order[0] == 'conv'
+        if (level != shared and is_fixed(norm) and _is_plain(conv) and lateral.order[0] == 'conv'
                 and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1):
             conv.weight, conv.bias = folded_before(conv, norm)
             setattr(backbone, name, nn.Identity())
@@ -106,6 +107,11 @@ def _conv_norm_names(module: nn.Module) -> Iterator[Tuple[str, str]]:
         for index in ('1', '2', '3'):
             if hasattr(module, f'norm{index}_name'):
                 yield f'conv{index}', getattr(module, f'norm{index}_name')
+
+
+def _is_plain(conv: Optional[nn.Module]) -> bool:
+    """Whether a module computes nothing but a convolution with its weight: hooks may change that."""
+    return type(conv) in _PLAIN_CONVS and not conv._forward_pre_hooks and not conv._forward_hooks
 
 
 def is_fixed(norm: Optional[nn.Module]) -> bool:

@@ -12,7 +12,8 @@ from mmfasternet.errors import UserError
 from mmfasternet.version import __version__
 
 MANIFEST = 'export.json'
-_IGNORED = ('init_cfg', 'pretrained', 'train_cfg', 'test_cfg', 'data_preprocessor', 'anchor_generator', 'bbox_coder')
+_IGNORED = ('init_cfg', 'pretrained', 'train_cfg', 'test_cfg', 'data_preprocessor', 'bbox_coder', 'with_cp',
+            'frozen_stages', 'norm_eval', 'drop_path_rate')
 
 
 @dataclass(frozen=True)

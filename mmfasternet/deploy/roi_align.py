@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 for _remark in ('Sparse CSR tensor support is in beta state', 'Sparse invariant checks are implicitly disabled'):
@@ -114,36 +115,37 @@ def _positions(y_axis: _Axis, x_axis: _Axis, image: Tensor, width: int) -> Tuple
     return first[bins] + dy * width + dx, offsets, weights
 
 
-class DeployedRoIExtractor(nn.Module):
+class DeployedRoIExtractor(SingleRoIExtractor):
     """MMDetection's ``SingleRoIExtractor`` on a CPU, by :func:`roi_align`.
 
     RoIs stay float32 whatever the maps are: half precision knows coordinates
     of a thousand pixels to four pixels (bfloat16) or to half a one (float16).
 
     Args:
-        extractor: The extractor; see :meth:`replaces`.
+        extractor: The extractor; see :meth:`of`.
     """
 
     def __init__(self, extractor: SingleRoIExtractor) -> None:
-        super().__init__()
-        self.extractor = extractor
-        self.num_inputs = extractor.num_inputs
-        self.out_channels = extractor.out_channels
+        BaseModule.__init__(self)
         self.roi_layers = extractor.roi_layers
+        self.out_channels = extractor.out_channels
+        self.featmap_strides = extractor.featmap_strides
+        self.finest_scale = extractor.finest_scale
 
-    @staticmethod
-    def replaces(module: nn.Module) -> bool:
-        """Whether the module is an extractor that this class computes the output of."""
-        return type(module) is SingleRoIExtractor and all(
+    @classmethod
+    def of(cls, module: nn.Module) -> Optional['DeployedRoIExtractor']:
+        """One that computes the output of a module; None if it can't."""
+        known = type(module) is SingleRoIExtractor and all(
             type(layer) is RoIAlign and layer.pool_mode == 'avg' for layer in module.roi_layers)
+        return cls(module) if known else None
 
     def forward(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: Optional[float] = None) -> Tensor:
         """Pool RoIs ``(R, 5)`` from the maps of their level to ``(R, C, *output_size)``, in the dtype of the maps."""
         size = self.roi_layers[0].output_size
         out = feats[0].new_empty(len(rois), *size, self.out_channels)  # every RoI has a level
-        levels = self.extractor.map_roi_levels(rois, len(feats))
+        levels = self.map_roi_levels(rois, len(feats))
         if roi_scale_factor is not None:
-            rois = self.extractor.roi_rescale(rois, roi_scale_factor)
+            rois = self.roi_rescale(rois, roi_scale_factor)
         for level, (feature_map, layer) in enumerate(zip(feats, self.roi_layers)):
             chosen = (levels == level).nonzero().squeeze(1)
             if len(chosen):
@@ -151,11 +153,3 @@ class DeployedRoIExtractor(nn.Module):
                                    layer.aligned)
                 out[chosen] = pooled.permute(0, 2, 3, 1)
         return out.permute(0, 3, 1, 2)
-
-
-def replace_roi_extractors(model: nn.Module) -> None:
-    """Have :class:`DeployedRoIExtractor` pool the RoIs wherever it can, in place."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if DeployedRoIExtractor.replaces(child):
-                setattr(module, name, DeployedRoIExtractor(child))

@@ -28,7 +28,7 @@ class OnnxRuntimeModel:
         if dtype != torch.float32:
             raise UserError(f'ONNX Runtime computes in float32 on a CPU, not in {dtype}: leave out --dtype, or export '
                             f'with --format openvino')
-        onnxruntime = _import('onnxruntime')
+        onnxruntime = require('onnxruntime')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:
@@ -60,7 +60,7 @@ class OpenVinoModel:
     """
 
     def __init__(self, path: Union[str, Path], dtype: torch.dtype = torch.float32) -> None:
-        openvino = _import('openvino')
+        openvino = require('openvino')
         if not self.knows(dtype):
             raise UserError(f"OpenVINO can't compute in {dtype} on this processor: leave out --dtype")
         core = openvino.Core()
@@ -84,7 +84,7 @@ class OpenVinoModel:
     @staticmethod
     def knows(dtype: torch.dtype) -> bool:
         """Whether OpenVINO computes in a type on this processor."""
-        capabilities = _import('openvino').Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        capabilities = require('openvino').Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         return {torch.float32: 'FP32', torch.bfloat16: 'BF16', torch.float16: 'FP16'}[dtype] in capabilities
 
     def __call__(self, *inputs: Tensor) -> List[Tensor]:
@@ -108,7 +108,12 @@ def _from_last(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
 
 
-def _import(name: str) -> Any:
+def require(name: str) -> Any:
+    """Import a package that only export needs.
+
+    Raises:
+        UserError: If it is not installed.
+    """
     try:
         return __import__(name)
     except ImportError:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmfasternet.checkpoints import safe_loading
 from mmfasternet.deploy.conversion import leave_training
 from mmfasternet.engine.checks import check_model
+from mmfasternet.engine.config import innermost_dataset
 from mmfasternet.engine.inference import IMAGE_SUFFIXES, find_images
 
 Batch = Dict[str, Any]
@@ -49,7 +50,7 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
 def load_batches(cfg: Config, images: Sequence[str]) -> List[Batch]:
     """Image files, each as a batch by the config's test pipeline, without annotations."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
-        pipeline = Compose([t for t in cfg.test_dataloader.dataset.pipeline if t.type != 'LoadAnnotations'])
+        pipeline = Compose([t for t in innermost_dataset(cfg).pipeline if t.type != 'LoadAnnotations'])
         return [pseudo_collate([pipeline(dict(img_path=path, img_id=i))]) for i, path in enumerate(images)]
 
 
@@ -73,7 +74,9 @@ def real_images(cfg: Config, model: nn.Module, folder: Optional[str] = None) -> 
 
 
 def _test_images(cfg: Config) -> Iterator[str]:
-    dataset = cfg.test_dataloader.dataset
+    if not cfg.get('test_dataloader'):
+        return
+    dataset = innermost_dataset(cfg)
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     prefix = prefix.get('img', prefix.get('img_path', '')) if isinstance(prefix, dict) else prefix
     if not (dataset.get('data_root') or prefix):

@@ -160,9 +160,7 @@ def enable_tta(cfg: Config) -> None:
     if classifies and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
         raise UserError('--tta and --show-dir do not go together for a classifier: MMPretrain draws single views only. '
                         'Leave one out')
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = innermost_dataset(cfg)
     if 'pipeline' not in dataset:
         raise UserError(f"--tta needs a pipeline in test_dataloader.dataset, and '{dataset.get('type')}' has none")
     if 'tta_model' not in cfg:
@@ -177,6 +175,20 @@ def enable_tta(cfg: Config) -> None:
         cfg.tta_pipeline = [*transforms, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
+
+
+def innermost_dataset(cfg: Config) -> ConfigDict:
+    """The data set of the test data, without what it is wrapped in.
+
+    Raises:
+        UserError: If the config has no test data.
+    """
+    if not cfg.get('test_dataloader'):
+        raise UserError(f"config '{cfg.filename}' has no test_dataloader, whose pipeline is needed")
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset
 
 
 def is_classifier(cfg: Config) -> bool:

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmfasternet.deploy import to_deploy
-from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.config import innermost_dataset, is_classifier
 from mmfasternet.errors import UserError
 
 
@@ -57,7 +57,7 @@ class DeployOptions:
         options = dict(
             dtype=getattr(torch, self.dtype),
             compile=self.compile,
-            sizes=image_sizes(cfg) if self.compile and on_gpu else [])
+            sizes=image_sizes(cfg) if self.compile and on_gpu and not is_classifier(cfg) else [])
         if isinstance(model, BaseTTAModel):
             model = copy.deepcopy(model)
             model.module = to_deploy(model.module, inplace=True, **options)
@@ -95,8 +95,10 @@ def use_exported(cfg: Config, folder: str, options: DeployOptions) -> None:
     if is_classifier(cfg):
         raise UserError(f"'{folder}' is a folder: a classifier needs a checkpoint file. Only detectors run exported "
                         f'files here')
-    if options.compile:
-        raise UserError('--compile is for checkpoints: exported files are compiled by their runtime')
+    if options.compile or (options.deploy and options.dtype == 'float32'):
+        raise UserError(f"--deploy and --compile are for checkpoints: '{folder}' holds files in inference form")
+    if cfg.get('launcher', 'none') != 'none':
+        raise UserError('exported files are run by one process: leave out --launcher')
     cfg.model = deployed_cfg(cfg.model, folder, options.dtype)
 
 
@@ -121,13 +123,12 @@ def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
     Raises:
         UserError: If the pipeline has no such step.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    scales = [step.scale for step in dataset.get('pipeline', []) if step.type == 'Resize' and 'scale' in step]
+    pipeline = innermost_dataset(cfg).get('pipeline', [])
+    scales = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]
     if len(scales) != 1 or isinstance(scales[0], (int, float)):
         raise UserError('--compile on a GPU needs one Resize with a scale in the test pipeline, for the size of its '
                         'graphs')
-    divisor = cfg.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
+    model = cfg.model.get('module', cfg.model)  # within test-time augmentation
+    divisor = model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
     short, long = (-(-side // divisor) * divisor for side in sorted(scales[0]))
     return [(short, long), (long, short)]

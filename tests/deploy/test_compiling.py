@@ -3,13 +3,12 @@ import shutil
 import pytest
 import torch
 
-from mmfasternet.deploy import to_deploy
-from mmfasternet.deploy.compiling import _InputPadding
+from mmfasternet.deploy import DeployedBlock, to_deploy
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.models import FasterNet
-from tests.conftest import SHAPES_CONFIG, randomize_norms
+from tests.conftest import ROOT, SHAPES_CONFIG, build, randomize_norms
 
 
 @pytest.mark.slow
@@ -49,15 +48,29 @@ def test_images_are_padded_to_the_sizes_compiled_for():
     backbone = FasterNet(dict(embed_channels=16, depths=(1, )), out_indices=0).eval()
     compiled = to_deploy(backbone, compile=True, sizes=[(64, 96), (96, 64)])
     with torch.no_grad():
-        for size, padded in (((60, 90), (64, 96)), ((90, 40), (96, 64)), ((64, 64), (64, 96))):
+        for size, padded in (((60, 90), (64, 96)), ((90, 40), (96, 64)), ((64, 64), (64, 96)), ((100, 40), (100, 40))):
             x = torch.randn(1, 3, *size)
             expected = backbone(torch.nn.functional.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0])))
             torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_image_that_fits_in_no_size_is_refused():
-    with pytest.raises(ArgumentError, match='100 x 20 pixels'):
-        _InputPadding([(64, 96), (96, 64)])(None, (torch.zeros(1, 3, 100, 20), ))
+@pytest.mark.slow
+def test_compiling_again_takes_new_sizes_and_none_takes_the_padding_away():
+    backbone = FasterNet(dict(embed_channels=16, depths=(1, )), out_indices=0).eval()
+    x = torch.randn(1, 3, 60, 60)
+    with torch.no_grad():
+        first = to_deploy(backbone, compile=True, sizes=[(64, 64)])
+        assert first(x)[0].shape[-2:] == (16, 16)
+        assert to_deploy(first, compile=True, sizes=[(96, 96)])(x)[0].shape[-2:] == (24, 24)
+        plain = to_deploy(first, inplace=True)
+        assert plain is first and plain._compiled_call_impl is None and plain(x)[0].shape[-2:] == (15, 15)
+
+
+def test_a_classifier_is_not_padded():
+    model = build(load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py')).model, 'mmpretrain')
+    with pytest.raises(ArgumentError, match='pool the padding'):
+        to_deploy(model, inplace=True, compile=True, sizes=[(96, 96)])
+    assert not any(isinstance(module, DeployedBlock) for module in model.modules())
 
 
 def test_without_a_compiler_it_says_so(monkeypatch):

@@ -12,7 +12,7 @@ from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import ArgumentError
-from mmfasternet.models import FasterNet
+from mmfasternet.models import FasterNet, FasterNetBlock
 from tests.conftest import ROOT, SHAPES_CONFIG, build, randomize_norms
 
 
@@ -81,11 +81,11 @@ def test_blocks_write_into_maps_of_their_own_only():
     kept = []
     deployed = to_deploy(backbone, form='matmul')
     assert all(m.owns_input for m in deployed.modules() if isinstance(m, DeployedBlock))
-    bare = to_deploy(backbone.stages[0].blocks, form='matmul')
     x = torch.randn(1, 40, 8, 8)
     kept.append(x.clone())
     with torch.no_grad():
-        bare(x)
+        to_deploy(backbone.stages[0].blocks, form='matmul')(x)
+        to_deploy(deployed.stages[0].blocks, form='matmul')(x)
         first, second = deployed(torch.ones(1, 3, 64, 64)), deployed(torch.ones(1, 3, 64, 64))
     assert torch.equal(x, kept[0])
     assert all(torch.equal(one, other) for one, other in zip(first, second))
@@ -118,6 +118,78 @@ def test_a_detector_in_half_precision(detector, batches, dtype):
         assert (actual - wanted).abs().max() / wanted.abs().max() < 3e-2
     for instances in predict(deployed, batches):
         assert instances.scores.dtype == instances.bboxes.dtype == torch.float32
+
+
+def test_a_detector_deployed_twice_predicts_the_same(detector, batches):
+    expected = predict(detector, batches)
+    twice = to_deploy(to_deploy(detector, dtype=torch.bfloat16))
+    once = to_deploy(to_deploy(detector), form='conv')
+    assert_same_objects(predict(once, batches), expected)
+    assert predict(twice, batches)[0].scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_operators_of_mmcv_that_stay_get_maps_in_their_order(trained, batches, dtype):
+    """They read memory as if it were NCHW, whatever the strides."""
+    cfg = load_config(str(SHAPES_CONFIG))
+    cfg.model.roi_head.bbox_roi_extractor.type = 'GenericRoIExtractor'
+    cfg.model.roi_head.bbox_roi_extractor.aggregation = 'sum'
+    cfg.model.roi_head.mask_roi_extractor.roi_layer.pool_mode = 'max'
+    model = build_model(cfg, str(trained / 'epoch_2.pth'))
+    deployed = to_deploy(model, dtype=dtype)
+    feats = [torch.randn(1, 64, 96 // s, 96 // s) for s in (4, 8, 16, 32)]
+    rois = torch.tensor([[0., 10.3, 12.7, 70.2, 61.9], [0, 3, 5, 20, 40]])
+    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        expected = getattr(model.roi_head, name)(feats, rois)
+        maps = [x.to(dtype=dtype, memory_format=torch.channels_last) for x in feats]
+        actual = getattr(deployed.roi_head, name)(maps, rois)
+        assert actual.dtype == dtype
+        assert (actual.float() - expected).norm() / expected.norm() < (1e-6 if dtype == torch.float32 else 1e-2)
+    if dtype == torch.float32:
+        assert_same_objects(predict(deployed, batches), predict(model, batches))
+
+
+@pytest.mark.parametrize('kind', ['DCN', 'DCNv2'])
+def test_deformable_convolutions(kind):
+    model = build(dict(type='ResNet', depth=50, dcn=dict(type=kind, deform_groups=1),
+                       stage_with_dcn=(False, True, True, True)))
+    for module in model.modules():
+        if hasattr(module, 'conv_offset'):
+            torch.nn.init.normal_(module.conv_offset.weight, std=0.05)
+    randomize_norms(model)
+    for module in model.modules():
+        module.training = False
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for actual, wanted in zip(to_deploy(model)(x), model(x)):
+            assert (actual - wanted).norm() / wanted.norm() < 1e-4
+
+
+def test_a_block_that_computes_something_else_is_left():
+    class Doubled(FasterNetBlock):
+        def _forward(self, x):
+            return 2 * super()._forward(x)
+
+    backbone = FasterNet('t0').eval()
+    backbone.stages[0].blocks[0].__class__ = Doubled
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, actual = backbone(x), to_deploy(backbone)(x)
+    for one, other in zip(actual, expected):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * other.abs().max().item())
+
+
+def test_output_norms_stay_where_more_than_the_neck_reads_the_maps(detector):
+    class Reader(type(detector)):
+        def extract_feat(self, images):
+            maps = self.backbone(images)
+            return (*self.neck(maps), maps[0])
+
+    detector.__class__ = Reader
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for actual, wanted in zip(to_deploy(detector).extract_feat(x), detector.extract_feat(x)):
+            torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_classifier_gives_the_same_logits():
@@ -173,6 +245,16 @@ def test_half_precision_is_refused_for_detectors_that_are_not_known():
 
     with pytest.raises(ArgumentError, match='Unknown'):
         to_deploy(Unknown(), dtype=torch.bfloat16)
+
+
+def test_half_precision_is_refused_for_heads_that_pass_maps_on(detector):
+    class Other(type(detector.roi_head)):
+        pass
+
+    detector.roi_head.__class__ = Other
+    with pytest.raises(ArgumentError, match='StandardRoIHead'):
+        to_deploy(detector, inplace=True, dtype=torch.bfloat16)
+    assert any(isinstance(module, _BatchNorm) for module in detector.modules())
 
 
 def test_the_fastest_form_is_one_of_them():

@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -89,6 +90,26 @@ def test_a_two_stage_detector_needs_its_heads(cfg, model, tmp_path):
     assert sorted(p.name for p in (tmp_path / 'dense').iterdir()) == ['dense.onnx', 'export.json']
     with pytest.raises(UserError, match='holds no bbox_head.*--parts'):
         DeployedDetector(cfg.model, tmp_path / 'dense')
+
+
+def test_weights_that_no_part_holds_are_missed(cfg, exported, tmp_path):
+    """They would be random."""
+    extended = copy.deepcopy(cfg.model)
+    extended.roi_head.bbox_roi_extractor.type = 'GenericRoIExtractor'
+    extended.roi_head.bbox_roi_extractor.pre_cfg = dict(
+        type='ConvModule', in_channels=64, out_channels=64, kernel_size=3, padding=1)
+    with pytest.raises(ArgumentError, match='in no part of it.*pre_module'):
+        export_model(build(extended), str(tmp_path / 'out'), parts=True)
+    content = json.loads((exported / 'onnx' / 'export.json').read_text())
+    shutil.copytree(exported / 'onnx', tmp_path / 'forged')
+    (tmp_path / 'forged' / 'export.json').write_text(json.dumps(dict(content, model=None)))
+    with pytest.raises(UserError, match='no exported part holds.*pre_module'):
+        DeployedDetector(extended, tmp_path / 'forged')
+
+
+def test_the_runner_may_hand_over_a_preprocessor(cfg, exported):
+    detector = DeployedDetector(cfg.model, exported / 'onnx', data_preprocessor=dict(type='DetDataPreprocessor'))
+    assert detector.data_preprocessor is detector.detector.data_preprocessor
 
 
 def test_a_folder_that_is_no_export(cfg, tmp_path):

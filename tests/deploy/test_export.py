@@ -1,4 +1,6 @@
+import copy
 import json
+import sys
 
 import onnx
 import pytest
@@ -73,6 +75,20 @@ def test_what_differs_is_not_written(backbone, tmp_path):
     with pytest.raises(UserError, match='over the tolerance of 1.0e-12'):
         export_model(backbone, str(tmp_path / 'out'), tolerance=1e-12)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_and_a_tolerance_that_is_none(backbone, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match='over the tolerance'):
+        export_model(backbone, str(tmp_path / 'a' / 'out'), tolerance=float('nan'))
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(UserError, match='onnxscript is not installed'):
+        export_model(backbone, str(tmp_path / 'a' / 'out'))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_in_half_precision(backbone, tmp_path):
+    report, = export_model(copy.deepcopy(backbone).bfloat16(), str(tmp_path / 'out'))
+    assert load_runtime(report.file)(torch.randn(1, 3, 32, 32))[0].dtype == torch.float32
 
 
 def test_a_file_that_gives_nan_is_refused(tmp_path):

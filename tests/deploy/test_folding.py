@@ -85,6 +85,12 @@ def test_norms_that_follow_no_plain_convolution_are_left():
         assert_same_outputs(model, folded, torch.randn(2, 4, 8, 8), rtol=0, atol=0)
 
 
+def test_a_convolution_whose_weight_a_hook_makes_is_left():
+    model = in_eval(ConvModule(4, 4, 3, norm_cfg=dict(type='BN'), with_spectral_norm=True))
+    fold_norms(model)
+    assert num_norms(model) == 1
+
+
 def test_a_norm_is_not_folded_by_the_order_of_registration():
     class Crossed(nn.Module):
         """Registers a norm behind the convolution that it comes before."""

@@ -4,7 +4,8 @@ import pytest
 import torch
 from mmcv.ops import RoIAlign
 
-from mmfasternet.deploy.roi_align import DeployedRoIExtractor, replace_roi_extractors, roi_align
+from mmfasternet.deploy.replacing import replace_modules
+from mmfasternet.deploy.roi_align import DeployedRoIExtractor, roi_align
 from tests.conftest import build
 
 WIDTH, HEIGHT = 320, 192
@@ -80,9 +81,14 @@ def test_rois_keep_their_coordinates_in_half_precision():
 
 
 def test_only_what_it_computes_is_replaced():
-    model = torch.nn.ModuleDict(dict(average=make_extractor(), maximum=make_extractor(pool_mode='max')))
-    replace_roi_extractors(model)
-    replace_roi_extractors(model)
-    assert isinstance(model['average'], DeployedRoIExtractor)
+    shared = make_extractor()
+    model = torch.nn.ModuleDict(dict(average=shared, maximum=make_extractor(pool_mode='max'), shared=shared))
+    replace_modules(model, DeployedRoIExtractor.of)
+    replace_modules(model, DeployedRoIExtractor.of)
+    assert isinstance(model['average'], DeployedRoIExtractor) and model['average'] is model['shared']
     assert not isinstance(model['maximum'], DeployedRoIExtractor)
-    assert copy.deepcopy(model)['average'].num_inputs == 4
+    copied = copy.deepcopy(model)['average']
+    assert (copied.num_inputs, copied.featmap_strides, copied.finest_scale) == (4, [4, 8, 16, 32], 56)
+    feats = [torch.randn(1, 6, HEIGHT // s, WIDTH // s) for s in (4, 8, 16, 32)]
+    rois = make_rois(9, torch.Generator().manual_seed(0), images=1)
+    torch.testing.assert_close(copied(feats, rois), shared(feats, rois), rtol=1e-4, atol=1e-4)

@@ -55,6 +55,9 @@ def test_the_hook_gives_the_model_back():
 def test_image_sizes_come_from_the_test_pipeline():
     cfg = load_config(str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py'))
     assert image_sizes(cfg) == [(800, 1344), (1344, 800)]
+    enable_tta(cfg)
+    cfg.test_dataloader.dataset.pipeline = [dict(type='Resize', scale=(1333, 800), keep_ratio=True)]
+    assert image_sizes(cfg) == [(800, 1344), (1344, 800)]
     cfg.test_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile')]
     with pytest.raises(UserError, match='Resize'):
         image_sizes(cfg)
@@ -66,6 +69,12 @@ def test_exports_are_for_detectors_and_not_compiled_again(tmp_path):
     cfg = load_config(str(SHAPES_CONFIG))
     with pytest.raises(UserError, match='--compile'):
         use_exported(cfg, str(tmp_path), options(compile=True))
+    with pytest.raises(UserError, match='--deploy'):
+        use_exported(cfg, str(tmp_path), options(deploy=True))
+    cfg.launcher = 'pytorch'
+    with pytest.raises(UserError, match='--launcher'):
+        use_exported(cfg, str(tmp_path), options())
+    cfg.launcher = 'none'
     detector = cfg.model
     use_exported(cfg, 'folder', options(dtype='bfloat16'))
     assert cfg.model == ConfigDict(
