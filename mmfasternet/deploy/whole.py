@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms, roi_align
 
 from mmfasternet.deploy.dense import DensePart, each_module
+from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.errors import ArgumentError
 
 Size = Tuple[int, int]
@@ -100,7 +101,7 @@ def _check(detector: nn.Module) -> None:
         (not roi_head.with_mask or type(roi_head.mask_head) is FCNMaskHead, 'an FCNMaskHead'),
         (all(type(head.bbox_coder) is DeltaXYWHBBoxCoder for head in (detector.rpn_head, roi_head.bbox_head)),
          'DeltaXYWHBBoxCoder'),
-        (all(type(getattr(extractor, 'extractor', extractor)) is SingleRoIExtractor
+        (all(type(extractor) in (SingleRoIExtractor, DeployedRoIExtractor)
              and all(layer.pool_mode == 'avg' for layer in extractor.roi_layers)
              for name in ('bbox_roi_extractor', 'mask_roi_extractor')
              for extractor in each_module(getattr(roi_head, name, None))),
@@ -134,7 +135,6 @@ def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any) -> Ten
 
 def _pool(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
     """RoIAlign of each box on the map of its level."""
-    extractor = getattr(extractor, 'extractor', extractor)
     maps = maps[:extractor.num_inputs]
     rois = F.pad(boxes, (1, 0))
     levels = extractor.map_roi_levels(rois, len(maps))
