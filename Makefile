@@ -24,10 +24,8 @@ demo: setup
 	"$(BIN)/python" tools/benchmark_detector.py $(DEMO) --checkpoint $(DEMO_WEIGHTS) --images data/shapes/val
 	"$(BIN)/python" tools/test.py $(DEMO) $(DEMO_WEIGHTS) --work-dir work_dirs/demo/test
 
-# The runtimes of exported files and compiled code get a process of their own.
 test: setup
-	"$(BIN)/python" -m pytest --ignore tests/deploy --ignore tests/benchmark
-	"$(BIN)/python" -m pytest tests/deploy tests/benchmark
+	"$(BIN)/python" -m pytest
 
 lint: setup
 	"$(BIN)/ruff" check .

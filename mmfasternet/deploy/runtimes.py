@@ -1,5 +1,6 @@
 """Exported files as functions of tensors: ONNX Runtime and OpenVINO, on the CPU."""
 
+import functools
 from pathlib import Path
 from typing import Any, List, Union
 
@@ -63,7 +64,7 @@ class OpenVinoModel:
         openvino = require('openvino')
         if not self.knows(dtype):
             raise UserError(f"OpenVINO can't compute in {dtype} on this processor: leave out --dtype")
-        core = openvino.Core()
+        core = _openvino_core()
         try:
             model = core.read_model(str(path))
             steps = openvino.preprocess.PrePostProcessor(model)
@@ -84,7 +85,7 @@ class OpenVinoModel:
     @staticmethod
     def knows(dtype: torch.dtype) -> bool:
         """Whether OpenVINO computes in a type on this processor."""
-        capabilities = require('openvino').Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        capabilities = _openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         return {torch.float32: 'FP32', torch.bfloat16: 'BF16', torch.float16: 'FP16'}[dtype] in capabilities
 
     def __call__(self, *inputs: Tensor) -> List[Tensor]:
@@ -93,6 +94,18 @@ class OpenVinoModel:
         arrays = [_to_last(x.float()).contiguous().cpu().numpy() for x in inputs]
         outputs = self._request.infer(arrays, share_inputs=True)
         return [_from_last(torch.from_numpy(outputs[port])).to(device) for port in self._model.outputs]
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """One for the life of the process.
+
+    The CPU plugin of each core (2026.4) sets an alternate signal stack, and
+    brings back the one before it as it goes. Of two cores that go in the order
+    they came, the second brings back a stack that the first has freed: the next
+    signal, such as that of a data loader's worker that ends, is the process' end.
+    """
+    return require('openvino').Core()
 
 
 def load_runtime(path: Union[str, Path], dtype: torch.dtype = torch.float32) -> Union[OnnxRuntimeModel, OpenVinoModel]:

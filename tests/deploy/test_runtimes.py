@@ -1,4 +1,6 @@
 import builtins
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -38,3 +40,25 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name):
     monkeypatch.setattr(builtins, '__import__', without)
     with pytest.raises(UserError, match=f'{package} is not installed: pip install'):
         load_runtime(tmp_path / name)
+
+
+SIGNAL = """
+import gc, signal, subprocess, sys
+import openvino
+from mmfasternet.deploy.runtimes import OpenVinoModel
+x = openvino.opset13.parameter([1, 4], openvino.Type.f32)
+openvino.save_model(openvino.Model([openvino.opset13.relu(x)], [x]), sys.argv[1])
+first, second = OpenVinoModel(sys.argv[1]), OpenVinoModel(sys.argv[1])
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGCHLD, lambda *received: print('child ended'))
+subprocess.run(['true'])
+"""
+
+
+def test_signals_arrive_after_openvino_went(tmp_path):
+    """As a data loader's workers send them: with a core for each model this process died of a segmentation fault."""
+    result = subprocess.run([sys.executable, '-c', SIGNAL, tmp_path / 'model.xml'], capture_output=True, text=True)
+    assert result.returncode == 0 and 'child ended' in result.stdout
