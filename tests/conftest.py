@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,6 +51,13 @@ def assert_same_objects(actual, expected, score=1e-3, pixels=1.):
     found, wanted = same.any(0), same.float().argmax(0)
     masks = actual['masks'][wanted[found]] != expected['masks'][found]
     assert masks.float().mean() < 1e-3
+
+
+def sleep_ms(milliseconds: float) -> float:
+    """Sleep, and give the milliseconds it took: a busy machine oversleeps."""
+    start = time.perf_counter()
+    time.sleep(milliseconds / 1e3)
+    return (time.perf_counter() - start) * 1e3
 
 
 @pytest.fixture(autouse=True)

@@ -47,6 +47,17 @@ def test_every_config_builds(path):
     assert [tuple(m.shape[2:]) for m in maps][:4] == [(height >> s, width >> s) for s in (2, 3, 4, 5)]
 
 
+@pytest.mark.parametrize('path', sorted((CONFIGS / 'comparison').glob('*.py')), ids=lambda p: p.stem)
+def test_every_comparison_builds_with_weights_to_start_from(path):
+    cfg = Config.fromfile(path)
+    assert cfg.model.backbone.init_cfg.checkpoint.startswith(('https://', 'torchvision://', 'open-mmlab://'))
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        maps = model.extract_feat(torch.rand(1, 3, 64, 128))
+    assert [tuple(m.shape[1:]) for m in maps] == [(256, 64 >> s, 128 >> s) for s in (2, 3, 4, 5, 6)]
+    assert path.read_text().count('\n') <= 20
+
+
 @pytest.mark.parametrize('name', ['mask_rcnn_fasternet_{}_1x_coco', 'fasternet_{}_in1k'])
 def test_all_six_variants_have_their_configs(name):
     assert {p.stem for p in ALL} >= {name.format(arch) for arch in FasterNet.arch_settings}

@@ -183,13 +183,80 @@ def test_benchmark_detector(run_tool, trained, shapes):
     result = run_tool('benchmark_detector', SHAPES_CONFIG, '--checkpoint', weights(trained), '--size', 64, 96,
                       '--device', 'cpu', '--runs', 3)
     assert result.code == 0, result.err
-    assert re.search(r'mask_rcnn_fasternet_t0_shapes: [\d.]+ ms .*3 runs.*64x96 pixels', result.out)
-    real = run_tool('benchmark_detector', SHAPES_CONFIG, '--images', shapes / 'val', '--runs', 2)
-    assert re.search(r' ms .*2 runs.*192x192 pixels', real.out), real.err
+    assert 'mask_rcnn_fasternet_t0_shapes' in result.out and 'Medians of 3 calls' in result.out
+    assert 'batch 1, 64x96 pixels, float32, NCHW, eager' in result.out
+    real = run_tool('benchmark_detector', SHAPES_CONFIG, '--images', shapes / 'val', '--runs', 1, '--batch', 2,
+                    '--threads', 1)
+    assert 'batch 2, 192x192 pixels' in real.out and 'with 1 threads' in real.out, real.err
+    few = run_tool('benchmark_detector', SHAPES_CONFIG, '--images', shapes / 'val', '--runs', 1, '--batch', 99)
+    assert few.code == 1 and '--batch 99 needs as many images' in few.err
+    neither = run_tool('benchmark_detector')
+    assert neither.code == 2 and '--table4' in neither.err
     clash = run_tool('benchmark_detector', SHAPES_CONFIG, '--images', shapes / 'val', '--size', 64, 64)
     assert clash.code == 2 and 'not allowed with' in clash.err
     both = run_tool('benchmark_detector', SHAPES_CONFIG, SHAPES_CONFIG, '--checkpoint', weights(trained))
     assert both.code == 2 and '--checkpoint' in both.err
+
+
+def test_benchmark_detector_writes_and_goes_on(run_tool, tmp_path):
+    other = tmp_path / 'slow.py'
+    other.write_text(f"_base_ = '{SHAPES_CONFIG}'\n")
+    arguments = [SHAPES_CONFIG, other, '--size', 64, 96, '--device', 'cpu', '--out', tmp_path / 'out']
+    first = run_tool('benchmark_detector', *arguments, '--runs', 2)
+    assert first.code == 0, first.err
+    records = {name: tmp_path / 'out' / f'{name}.json' for name in ('slow', 'mask_rcnn_fasternet_t0_shapes')}
+    times = {name: json.loads(path.read_text())['times_ms'] for name, path in records.items()}
+    second = run_tool('benchmark_detector', *arguments, '--runs', 3)
+    assert second.code == 0, second.err
+    for name, path in records.items():
+        content = json.loads(path.read_text())
+        assert content['times_ms'][:2] == times[name] and len(content['times_ms']) == 3
+        assert set(content['parts_ms']) == {'preprocess', 'backbone', 'neck', 'RPN', 'RoI box', 'RoI mask',
+                                            'post-process'}
+    written = {path.name for path in (tmp_path / 'out').iterdir()} - {path.name for path in records.values()}
+    assert written == {'report.md', 'report.html', 'detectors.csv', 'parts--ms.csv', 'latency.png'}
+    mixed = run_tool('benchmark_detector', *arguments, '--runs', 4, '--deploy')
+    assert mixed.code == 1 and 'other conditions' in mixed.err
+
+
+def test_table_4_is_one_option(run_tool, monkeypatch, tmp_path):
+    seen = []
+
+    def run(entries, device, rounds, out):
+        seen.extend(entry.name for entry in entries)
+        raise KeyboardInterrupt('stopped')
+
+    monkeypatch.setattr('mmfasternet.benchmark.suite.run_suite', run)
+    result = run_tool('benchmark_detector', '--table4')
+    assert result.code == 130 and 'interrupted: stopped' in result.err
+    assert len(seen) == 12 and 'mask_rcnn_pvt-large_1x_coco' in seen and 'mask_rcnn_fasternet_s_1x_coco' in seen
+
+
+def test_benchmark_classifier(run_tool, tmp_path):
+    result = run_tool('benchmark_classifier', 'FasterNet-T0', 'MobileNetV1', '--batches', 1, 2, '--runs', 5,
+                      '--threads', 1, '--device', 'cpu', '--out', tmp_path)
+    assert result.code == 0, result.err
+    for batch, runs in ((1, 5), (2, 1)):
+        content = json.loads((tmp_path / f'batch-{batch}' / 'FasterNet-T0.json').read_text())
+        assert (content['batch_size'], content['runs'], content['threads']) == (batch, runs, 1)
+        assert content['form'] == 'eager, norms folded'
+    assert (tmp_path / 'report.html').is_file() and (tmp_path / 'flops-and-flops--batch-1.png').is_file()
+    half = run_tool('benchmark_classifier', 'FasterNet-T0', '--dtype', 'bfloat16', '--deploy', '--runs', 1,
+                    '--device', 'cpu')
+    assert 'bfloat16, NHWC, deploy' in half.out, half.err
+    unknown = run_tool('benchmark_classifier', 'FasterNet-T9')
+    assert unknown.code == 1 and "'FasterNet-T9'" in unknown.err and 'FasterNet-T0' in unknown.err
+
+
+@pytest.mark.slow
+def test_benchmark_operators(run_tool, tmp_path):
+    result = run_tool('benchmark_operators', '--runs', 1, '--threads', 1, '--device', 'cpu', '--out', tmp_path)
+    assert result.code == 0, result.err
+    assert (tmp_path / 'table-1' / 'roofline.png').is_file()
+    assert (tmp_path / 'table-9' / 'forms-of-partial-convolution.csv').is_file()
+    other = run_tool('benchmark_operators', '--table', 1, '--runs', 1, '--dtype', 'bfloat16', '--channels-last',
+                     '--batch', 2, '--device', 'cpu')
+    assert 'batch 2' in other.out and 'bfloat16, NHWC' in other.out and 'Forms of' not in other.out, other.err
 
 
 def ap_of(result):

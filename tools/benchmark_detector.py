@@ -1,26 +1,39 @@
-"""Measure the latency of whole detectors at batch 1, from image to boxes and masks."""
+"""Measure the latency of whole detectors and of their parts, from image to boxes and masks, side by side."""
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import add_deploy_options, add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.engine.cli import (
+    add_benchmark_options,
+    add_deploy_options,
+    add_trust_option,
+    make_parser,
+    one_line_errors,
+    trusting,
+)
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 
 
 def parse_args():
     parser = make_parser(__doc__, 'python tools/benchmark_detector.py configs/mask_rcnn_fasternet_t0_1x_coco.py')
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files of detectors')
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files of detectors')
+    parser.add_argument('--table4', action='store_true', help='the twelve detectors of Table 4 of the paper')
     parser.add_argument('--checkpoint', help='weights of the one config given, or a folder that tools/export.py '
-                        'made (default: random weights)')
+                        'made (default: random weights, by which a two-stage detector finds objects)')
     image = parser.add_mutually_exclusive_group()
     image.add_argument('--size', nargs=2, type=int, default=(800, 1280), metavar=('H', 'W'),
                        help='height and width of a random image in pixels (default: 800 1280)')
     image.add_argument('--images', metavar='DIR',
                        help="images to take in turn, resized by the config's test pipeline (default: a random one)")
-    parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
+    parser.add_argument('--batch', type=int, default=1, help='images in a batch (default: 1)')
     parser.add_argument('--runs', type=int, default=20, help='timed runs (default: 20)')
+    add_benchmark_options(parser)
     add_deploy_options(parser)
     add_trust_option(parser)
     args = parser.parse_args()
-    if args.checkpoint and len(args.configs) > 1:
+    if args.table4 == bool(args.configs):
+        parser.error('either config files or --table4')
+    if args.checkpoint and len(args.configs) != 1:
         parser.error('--checkpoint goes with one config')
     return args
 
@@ -28,14 +41,26 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
-        from mmfasternet.benchmark.detector import measure_detector
+        from mmfasternet.benchmark.detector import DetectorInput, detector_entry, detector_report
+        from mmfasternet.benchmark.paper import TABLE_4
+        from mmfasternet.benchmark.suite import run_suite
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.deploying import DeployOptions
+        from mmfasternet.engine.device import find_device, set_threads
         from mmfasternet.engine.inference import find_images
-        images = find_images(args.images) if args.images else None
-        for config in args.configs:
-            print(measure_detector(load_config(config), Path(config).stem, args.checkpoint, tuple(args.size), images,
-                                   args.device, args.runs, DeployOptions.of(args)))
+        device = find_device(args.device)
+        set_threads(args.threads)
+        paths = [CONFIGS / row.config for row in TABLE_4.values()] if args.table4 else args.configs
+        configs = [load_config(str(path)) for path in paths]
+        images = find_images(args.images)[:args.runs * args.batch] if args.images else None
+        given = DetectorInput(tuple(args.size), images, args.batch)
+        entries = [detector_entry(cfg, Path(path).stem, device, given, args.checkpoint, DeployOptions.of(args))
+                   for path, cfg in zip(paths, configs)]
+        records = run_suite(entries, device, args.runs, out=args.out)
+        report = detector_report(records, configs, given.size)
+        report.print()
+        if args.out:
+            report.write(args.out)
 
 
 if __name__ == '__main__':

@@ -2,20 +2,27 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmfasternet.deploy.conversion import leave_training
 from mmfasternet.engine.config import is_classifier
 
 #: RoIs in the box and in the mask head of a two-stage detector (FasterNet, Table 4).
 NUM_ROIS = dict(bbox=1000, mask=100)
-_COUNTED = ('conv', 'linear', 'addmm', 'matmul', 'mm', 'bmm', 'einsum')  # as MMEngine's counter calls them
+_ALL = ('conv', 'linear', 'addmm', 'matmul', 'mm', 'bmm', 'einsum')  # as MMEngine's counter calls them
+COUNTED_WITH_NORMS = (*_ALL, 'layer_norm', 'group_norm')
+_LAYER_OPERATORS = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)  # of PyTorch's counter
+_ACTIVATIONS = (nn.ReLU, nn.GELU)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -43,22 +50,73 @@ def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> Lis
         The parts in the order of the computation, and ``'total'``.
     """
     classifies = is_classifier(cfg)
-    size = size or ((224, 224) if classifies else (800, 1280))
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
-        model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
-    leave_training(model)
-    image = torch.rand(1, cfg.model.backbone.get('in_channels', 3), *size)
+    model = _build(cfg)
+    image = _image(cfg, size or ((224, 224) if classifies else (800, 1280)))
     with torch.no_grad():
         parts = _classifier_parts(model, image) if classifies else _detector_parts(model, image)
     parts.append(Complexity('total', sum(p.numel() for p in model.parameters()), sum(p.multiply_adds for p in parts)))
     return parts
 
 
-def count_multiply_adds(module: nn.Module, *inputs: Any) -> int:
+def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Complexity:
+    """Count a Mask R-CNN's parameters and FLOPs as Table 4 of the paper does.
+
+    Its parameters are those that train. Its FLOPs, found by matching all of
+    its rows, are the multiply-adds of convolutions and linear layers and one
+    for each of their biases, two for each element of a batch or group norm,
+    one for each of an activation or pooling; attention's products, layer norms
+    and the mask head's last two layers are left out.
+
+    Args:
+        cfg: Config of a Mask R-CNN with one head for boxes and one for masks.
+        size: Height and width of the image in pixels.
+            Defaults to (800, 1280).
+    """
+    model = _build(cfg)
+    elements = 0
+
+    def visit(module: nn.Module, inputs: Tuple[Any, ...], output: Any) -> None:
+        nonlocal elements
+        if isinstance(module, _NORMS):
+            elements += 2 * output.numel()
+        elif isinstance(module, _ACTIVATIONS):
+            elements += output.numel()
+        elif isinstance(module, _POOLS):
+            elements += inputs[0].numel()
+        elif type(module) in (nn.Conv2d, nn.Linear) and module.bias is not None:
+            elements += output.numel()
+
+    for module in model.modules():
+        module.register_forward_hook(visit)
+    head = model.roi_head
+    rois = {kind: (NUM_ROIS[kind], getattr(head, f'{kind}_roi_extractor').out_channels,
+                   *getattr(head, f'{kind}_roi_extractor').roi_layers[0].output_size) for kind in NUM_ROIS}
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+        # Only shapes are computed.
+        model.rpn_head(model.extract_feat(_image(cfg, size)))
+        head.bbox_head(torch.empty(rois['bbox']))
+        nn.Sequential(*head.mask_head.convs)(torch.empty(rois['mask']))
+    counted = counter.get_flop_counts()['Global']
+    layers = sum(counted.get(operator, 0) for operator in _LAYER_OPERATORS) // 2
+    return Complexity('total', sum(p.numel() for p in model.parameters() if p.requires_grad), layers + elements)
+
+
+def _build(cfg: Config) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
+    leave_training(model)
+    return model
+
+
+def _image(cfg: Config, size: Tuple[int, int]) -> Tensor:
+    return torch.rand(1, cfg.model.backbone.get('in_channels', 3), *size)
+
+
+def count_multiply_adds(module: nn.Module, *inputs: Any, kinds: Sequence[str] = _ALL) -> int:
     """Multiply-adds of a module's convolutions, linear layers and matrix products, by MMEngine's counter."""
     counter = FlopAnalyzer(module, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counted: Dict[str, int] = counter.by_operator()
-    return sum(int(value) for name, value in counted.items() if name in _COUNTED)
+    return sum(int(value) for name, value in counted.items() if name in kinds)
 
 
 def _count(part: str, module: nn.Module, *inputs: Any) -> Complexity:

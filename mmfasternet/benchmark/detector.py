@@ -1,84 +1,183 @@
-"""Latency of a whole detector, from image tensor to boxes and masks."""
+"""Latency of whole detectors and of their parts, from image tensor to boxes and masks."""
 
 import copy
 import itertools
-from typing import List, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
+from mmdet.models.detectors import TwoStageDetector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from torch import nn
 
-from mmfasternet.benchmark.timing import LatencyRecord, measure
+from mmfasternet.benchmark.complexity import count_as_table_4, count_complexity
+from mmfasternet.benchmark.paper import TABLE_4, DetectorRow
+from mmfasternet.benchmark.parts import PARTS, DetectorParts
+from mmfasternet.benchmark.plots import stacked_bars
+from mmfasternet.benchmark.report import Report, Table
+from mmfasternet.benchmark.suite import Entry, Subject
+from mmfasternet.benchmark.timing import LatencyRecord, describe
 from mmfasternet.deploy.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
+from mmfasternet.engine.config import is_classifier
 from mmfasternet.engine.deploying import DeployOptions, is_export, use_exported
-from mmfasternet.engine.device import find_device
+from mmfasternet.errors import UserError
 
 
-def measure_detector(cfg: Config,
-                     name: str,
-                     checkpoint: Optional[str] = None,
-                     size: Tuple[int, int] = (800, 1280),
-                     images: Optional[List[str]] = None,
-                     device: Optional[str] = None,
-                     runs: int = 20,
-                     deploy: Optional[DeployOptions] = None) -> LatencyRecord:
-    """Time a detector, one image at a time: normalisation, network and post-processing.
+@dataclass(frozen=True)
+class DetectorInput:
+    """What detectors are timed on.
 
-    How many objects it finds weighs on the latency of its heads: random
-    weights or a random image say less than trained weights on real ones.
+    Attributes:
+        size: Height and width of random images in pixels.
+        images: Image files instead, loaded and resized by each config's test
+            pipeline before the clock starts, and taken in turn.
+        batch_size: Images per call.
+    """
+    size: Tuple[int, int] = (800, 1280)
+    images: Optional[Sequence[str]] = None
+    batch_size: int = 1
+
+    def batches(self, cfg: Config) -> List[Batch]:
+        """The batches, by the test pipeline of a config.
+
+        Raises:
+            UserError: If there are fewer images than a batch has.
+        """
+        if not self.images:
+            return [random_batch(self.size, self.batch_size)]
+        if len(self.images) < self.batch_size:
+            raise UserError(f'--batch {self.batch_size} needs as many images, there are {len(self.images)}')
+        return load_batches(cfg, self.images, self.batch_size)
+
+
+def detector_entry(cfg: Config,
+                   name: str,
+                   device: torch.device,
+                   given: DetectorInput,
+                   checkpoint: Optional[str] = None,
+                   deploy: Optional[DeployOptions] = None) -> Entry:
+    """A detector as a line of a suite: normalisation, network and post-processing, and its parts.
+
+    How many objects it finds weighs on the latency of its heads. With random
+    weights a two-stage detector is made to find a hundred objects in any
+    image; trained weights and real images say more.
 
     Args:
         cfg: Config of the detector.
-        name: Its name in the record.
+        name: Its name.
+        device: Where it runs.
+        given: The images.
         checkpoint: Its weights, or folder of an export. Defaults to None,
             random weights.
-        size: Height and width of a random image in pixels.
-            Defaults to (800, 1280).
-        images: Image files to take in turn instead, loaded and resized by
-            the config's test pipeline before the clock starts; no more than
-            there are runs.
-            Defaults to None.
-        device: Such as ``'cpu'``. Defaults to None, the first GPU if any.
-        runs: Timed runs. Defaults to 20.
         deploy: Inference form of the model. Defaults to None, the model as it
             is.
 
-    Raises:
-        UserError: If the checkpoint or the device can't be used.
+    Returns:
+        The entry; what is wrong with its config, checkpoint or images comes
+        out when it is built, as a UserError.
     """
-    target, deploy = find_device(device), deploy or DeployOptions()
-    form, memory_format = deploy.form, 'NHWC' if deploy.deploy else 'NCHW'
-    if checkpoint is not None and is_export(checkpoint):
-        file_format = Manifest.read(checkpoint).format
-        form, memory_format = f'exported, {file_format}', 'NHWC' if file_format == 'openvino' else 'NCHW'
-        cfg = copy.deepcopy(cfg)
-        use_exported(cfg, checkpoint, deploy)
-        model = build_model(cfg, device=target)
-    else:
-        model = deploy.apply(build_model(cfg, checkpoint, target), cfg)
-    batches = load_batches(cfg, images[:runs]) if images else [random_batch(size)]
-    turns = itertools.cycle(batches)
-    with torch.no_grad():
-        return measure(
-            lambda: model.test_step(next(turns)),
-            name,
-            target,
-            sizes_of(batches),
-            dtype=getattr(torch, deploy.dtype),
-            memory_format=memory_format,
-            form=form,
-            runs=runs)
+    options = deploy or DeployOptions()
+
+    def build() -> Subject:
+        if is_classifier(cfg):
+            raise UserError(f"'{cfg.filename}' is the config of a classifier: tools/benchmark_classifier.py is for "
+                            f'these')
+        form, memory_format = options.form, 'NHWC' if options.deploy else 'NCHW'
+        if checkpoint is not None and is_export(checkpoint):
+            file_format = Manifest.read(checkpoint).format
+            form, memory_format = f'exported, {file_format}', 'NHWC' if file_format == 'openvino' else 'NCHW'
+            exported = copy.deepcopy(cfg)
+            use_exported(exported, checkpoint, options)
+            model = build_model(exported, device=device)
+        else:
+            model = build_model(cfg, checkpoint, device)
+            if checkpoint is None:
+                find_objects(model)
+            model = options.apply(model, cfg)
+        batches = given.batches(cfg)
+        turns = _Turns(batches)
+        parts = DetectorParts(model, device)
+        return Subject(lambda: model.test_step(next(turns)), sizes_of(batches), given.batch_size,
+                       getattr(torch, options.dtype), memory_format, form,
+                       lambda: parts(lambda: model.test_step(next(turns))))
+
+    return Entry(name, build)
 
 
-def random_batch(size: Tuple[int, int]) -> Batch:
-    """A batch of one random image of ``size``, height and width in pixels, as a detector's test pipeline gives it."""
+def find_objects(model: nn.Module) -> None:
+    """Have a two-stage detector with random weights find objects, in place: else its mask head has nothing to do."""
+    if isinstance(model, TwoStageDetector) and hasattr(getattr(model.roi_head, 'bbox_head', None), 'fc_cls'):
+        nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.2)
+
+
+def random_batch(size: Tuple[int, int], batch_size: int = 1) -> Batch:
+    """A batch of random images of ``size``, height and width in pixels, as a detector's test pipeline gives it."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
-    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
-    return dict(inputs=[image], data_samples=[sample])
+    images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for _ in range(batch_size)]
+    samples = [DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.))) for _ in images]
+    return dict(inputs=images, data_samples=samples)
 
 
 def sizes_of(batches: Sequence[Batch]) -> str:
     """The different sizes of the batches' images, such as ``'800x1280'``."""
-    return ' '.join(sorted({f'{h}x{w}' for h, w in (tuple(batch['inputs'][0].shape[1:]) for batch in batches)}))
+    shapes = (tuple(image.shape[1:]) for batch in batches for image in batch['inputs'])
+    return ' '.join(sorted({f'{h}x{w}' for h, w in shapes}))
+
+
+class _Turns(Iterator[Batch]):
+    """Batches in turn, with samples of their own for each call: detectors write into them."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = itertools.cycle(batches)
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        return {**batch, 'data_samples': copy.deepcopy(batch['data_samples'])}
+
+
+def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config], size: Tuple[int, int]) -> Report:
+    """Tables and plot of measured detectors, with the paper's Table 4 beside those that are in it.
+
+    Args:
+        records: Their records.
+        configs: Their configs.
+        size: Height and width of the image that parameters and FLOPs are
+            counted for; in the convention of Table 4 where it is a Mask R-CNN.
+    """
+    rows = [_row(record, cfg, records[0], size) for record, cfg in zip(records, configs)]
+    columns = {'detector': '', 'parameters (M)': '.1f', 'FLOPs (G)': '.0f', 'median (ms)': '.1f', 'p10': '.1f',
+               'p90': '.1f', 'ratio': '.2f', 'images/s': '.2f', 'memory (MB)': '.0f'}
+    if any('paper: ms' in row for row in rows):
+        columns.update({'paper: parameters': '.1f', 'paper: FLOPs': '.0f', 'paper: ms': '.1f', 'paper: ratio': '.2f'})
+    parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
+    medians = {record.name: record.part_medians_ms for record in records}
+    part_rows = [{'detector': record.name, **medians[record.name], 'sum': sum(medians[record.name].values()),
+                  'sum / whole': sum(medians[record.name].values()) / record.median_ms} for record in records]
+    part_columns = {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / whole': '.3f'}
+    notes = [describe(records[0].conditions),
+             f'Medians of {records[0].runs} calls in one interleaved run; ratio: latency over that of '
+             f'{records[0].name}. Parameters are those that train; FLOPs are for {size[0]} x {size[1]} pixels, of a '
+             f'Mask R-CNN as Table 4 of the paper counts them.']
+    if 'paper: ms' in columns:
+        notes.append('Paper: Table 4, latency on a 2080 Ti.')
+    tables = [Table('Detectors', columns, rows), Table('Parts, ms', part_columns, part_rows)]
+    return Report('Latency of detectors', tables, notes,
+                  {'Latency': stacked_bars(medians, 'ms', f'From image to objects: {notes[0]}')})
+
+
+def _row(record: LatencyRecord, cfg: Config, first: LatencyRecord, size: Tuple[int, int]) -> Dict[str, Any]:
+    total = count_as_table_4(cfg, size) if cfg.model.type == 'MaskRCNN' else count_complexity(cfg, size)[-1]
+    row = {'detector': record.name, 'parameters (M)': total.parameters / 1e6, 'FLOPs (G)': total.multiply_adds / 1e9,
+           'median (ms)': record.median_ms, 'p10': record.p10_ms, 'p90': record.p90_ms,
+           'ratio': record.median_ms / first.median_ms, 'images/s': record.images_per_second,
+           'memory (MB)': record.memory_mb}
+    paper: Callable[[str], Optional[DetectorRow]] = TABLE_4.get
+    published, reference = paper(record.name), paper(first.name)
+    if published:
+        row.update({'paper: parameters': published.parameters, 'paper: FLOPs': published.flops,
+                    'paper: ms': published.latency})
+        if reference:
+            row['paper: ratio'] = published.latency / reference.latency
+    return row

@@ -3,7 +3,7 @@
 import copy
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mmfasternet.benchmark.complexity import count_multiply_adds
-from mmfasternet.benchmark.detector import random_batch, sizes_of
+from mmfasternet.benchmark.detector import find_objects, random_batch, sizes_of
+from mmfasternet.benchmark.published import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
 from mmfasternet.benchmark.timing import LatencyRecord, make_record, measure_interleaved
-from mmfasternet.deploy import DeployedBlock, DeployedDetector, to_deploy
+from mmfasternet.deploy import DeployedDetector, to_deploy
 from mmfasternet.deploy.export import export_model
 from mmfasternet.deploy.runtimes import SUFFIXES, OpenVinoModel, load_runtime
 from mmfasternet.engine.building import build_model, load_batches
@@ -27,7 +28,6 @@ from mmfasternet.engine.device import find_device
 from mmfasternet.engine.inference import find_images
 from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet
-from mmfasternet.models.layers import FasterNetBlock
 
 _NHWC, _NCHW = torch.channels_last, torch.contiguous_format
 
@@ -57,23 +57,6 @@ class _Case:
     run: Callable[[], Any]
     dtype: torch.dtype = torch.float32
     memory_format: torch.memory_format = _NCHW
-
-
-class CloneSlicingBlock(DeployedBlock):
-    """The published corrected form: the input is cloned, the convolved channels are written into the clone."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        partial = x.clone()
-        partial[:, :self.conv_channels] = self.pconv(x[:, :self.conv_channels])
-        return x + self.conv2(self.act(self.norm(self.conv1(partial))))
-
-
-class InPlaceSlicingBlock(DeployedBlock):
-    """The published fast form, listing 1 of the paper: wrong here, since it overwrites what the shortcut adds."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x[:, :self.conv_channels] = self.pconv(x[:, :self.conv_channels])
-        return x + self.conv2(self.act(self.norm(self.conv1(x))))
 
 
 def measure_forms(cfg: Config,
@@ -122,7 +105,7 @@ def measure_forms(cfg: Config,
         return measure_backbone_forms(model.backbone, name, size or (224, 224), batch_size, dtypes, compile,
                                       rounds or 20)
     if not checkpoint:
-        _find_objects(model)
+        find_objects(model)
     if images:
         batches = load_batches(cfg, find_images(images)[:4])
     else:
@@ -209,12 +192,6 @@ def measure_detector_forms(cfg: Config,
         return _measure(cases, name, device, input_size, len(batches[0]['inputs']), rounds, calls)
 
 
-def _find_objects(model: nn.Module) -> None:
-    """Have a two-stage detector with random weights find objects, in place: else its mask head has nothing to do."""
-    if isinstance(model, TwoStageDetector) and hasattr(getattr(model.roi_head, 'bbox_head', None), 'fc_cls'):
-        nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.2)
-
-
 def results_table(results: Sequence[FormResult]) -> Table:
     """The results for a terminal, with their conditions as its caption."""
     first = results[0].record
@@ -235,7 +212,8 @@ def results_table(results: Sequence[FormResult]) -> Table:
 def write_results(results: Sequence[FormResult], path: Path) -> None:
     """Write results, with all their conditions, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([asdict(result) for result in results], indent=1) + '\n', encoding='utf-8')
+    content = [{**vars(result), 'record': result.record.to_dict()} for result in results]
+    path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
 
 class _Turns:
@@ -262,12 +240,7 @@ def _backbone_cases(backbone: nn.Module, images: Tensor, dtypes: Sequence[torch.
         return _Case(label, lambda: model(x), dtype, memory_format)
 
     def published(block_class: type, label: str) -> _Case:
-        model = copy.deepcopy(backbone)
-        for module in list(model.modules()):
-            for child_name, child in list(module.named_children()):
-                if isinstance(child, FasterNetBlock):
-                    setattr(module, child_name, block_class(child))
-        model = to_deploy(model, inplace=True, form='conv', memory_format=_NCHW)
+        model = to_deploy(with_blocks(backbone, block_class), inplace=True, form='conv', memory_format=_NCHW)
         return _Case(label, lambda: model(images))
 
     cases = [

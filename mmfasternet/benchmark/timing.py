@@ -1,15 +1,21 @@
-"""Timing of a callable, with the conditions it was taken under."""
+"""Timing of callables, with the conditions it was taken under."""
 
 import platform
 import sys
 import time
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
 from mmfasternet.errors import ArgumentError
+
+#: Warm-up ends when as many calls in a row have not been faster than all before them by more than the tolerance.
+WARMUP_PATIENCE = 3
+WARMUP_TOLERANCE = 0.05
+MAX_WARMUP = 30
+_DERIVED = ('median_ms', 'p10_ms', 'p90_ms', 'runs', 'images_per_second', 'part_medians_ms')
 
 
 @dataclass(frozen=True)
@@ -18,10 +24,7 @@ class LatencyRecord:
 
     Attributes:
         name: What was measured.
-        median_ms: Median in milliseconds.
-        p10_ms: 10th percentile in milliseconds.
-        p90_ms: 90th percentile in milliseconds.
-        runs: Number of timed calls.
+        times_ms: Duration of each timed call in milliseconds.
         warmup: Number of calls before them that were not timed.
         batch_size: Images per call.
         input_size: Height and width of the images in pixels, such as
@@ -32,13 +35,15 @@ class LatencyRecord:
         device: Name of the processor.
         threads: Threads PyTorch may use on a CPU.
         versions: Versions of the libraries by name.
+        memory_mb: What a call takes at its peak on top of what is there
+            before it (weights among it), in 10^6 bytes; None where the system
+            does not tell.
+        parts_ms: Durations of its parts in milliseconds, in calls of their
+            own between the timed ones, by the name of the part.
     """
 
     name: str
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    runs: int
+    times_ms: Tuple[float, ...]
     warmup: int
     batch_size: int
     input_size: str
@@ -48,13 +53,67 @@ class LatencyRecord:
     device: str
     threads: int
     versions: Dict[str, str]
+    memory_mb: Optional[float] = None
+    parts_ms: Dict[str, Tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def median_ms(self) -> float:
+        return float(np.median(self.times_ms))
+
+    @property
+    def p10_ms(self) -> float:
+        return float(np.percentile(self.times_ms, 10))
+
+    @property
+    def p90_ms(self) -> float:
+        return float(np.percentile(self.times_ms, 90))
+
+    @property
+    def runs(self) -> int:
+        return len(self.times_ms)
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput by the median."""
+        return self.batch_size * 1e3 / self.median_ms
+
+    @property
+    def part_medians_ms(self) -> Dict[str, float]:
+        return {part: float(np.median(times)) for part, times in self.parts_ms.items()}
+
+    @property
+    def conditions(self) -> Dict[str, Any]:
+        """All but the name and what was measured: records that agree in it can be compared."""
+        return {key: value for key, value in asdict(self).items()
+                if key not in ('name', 'times_ms', 'warmup', 'memory_mb', 'parts_ms')}
+
+    def to_dict(self) -> Dict[str, Any]:
+        """For JSON: the fields and what follows from them."""
+        return {**{key: getattr(self, key) for key in _DERIVED}, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, content: Dict[str, Any]) -> 'LatencyRecord':
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            KeyError: If a field is missing.
+        """
+        known = {f.name: content[f.name] for f in fields(cls)}
+        known['times_ms'] = tuple(known['times_ms'])
+        known['parts_ms'] = {part: tuple(times) for part, times in known['parts_ms'].items()}
+        return cls(**known)
 
     def __str__(self) -> str:
         return (f'{self.name}: {self.median_ms:.1f} ms (p10 {self.p10_ms:.1f}, p90 {self.p90_ms:.1f}; {self.runs} runs '
-                f'after {self.warmup}) at batch {self.batch_size}, {self.input_size} pixels, '
-                f'{self.dtype}, {self.memory_format}, {self.form}, '
-                f'on {self.device} with {self.threads} threads, '
-                + ', '.join(f'{name} {version}' for name, version in self.versions.items()))
+                f'after {self.warmup}) at ' + describe(self.conditions))
+
+
+def describe(conditions: Dict[str, Any]) -> str:
+    """A record's conditions in words."""
+    c = conditions
+    return (f"batch {c['batch_size']}, {c['input_size']} pixels, {c['dtype']}, {c['memory_format']}, {c['form']}, on "
+            f"{c['device']} with {c['threads']} threads, "
+            + ', '.join(f'{name} {version}' for name, version in c['versions'].items()))
 
 
 def measure(function: Callable[[], Any],
@@ -65,7 +124,7 @@ def measure(function: Callable[[], Any],
             dtype: torch.dtype = torch.float32,
             memory_format: str = 'NCHW',
             form: str = 'eager',
-            warmup: int = 5,
+            warmup: Optional[int] = None,
             runs: int = 20) -> LatencyRecord:
     """Time a callable by the wall clock, waiting for the device around every call.
 
@@ -78,7 +137,8 @@ def measure(function: Callable[[], Any],
         dtype: Data type of the images. Defaults to float32.
         memory_format: ``'NCHW'`` or ``'NHWC'``. Defaults to ``'NCHW'``.
         form: Form of the model. Defaults to ``'eager'``.
-        warmup: Calls that are not timed. Defaults to 5.
+        warmup: Calls that are not timed. Defaults to None: until it gets no
+            faster; see :func:`warm_up`.
         runs: Calls that are timed. Defaults to 20.
 
     Raises:
@@ -86,8 +146,14 @@ def measure(function: Callable[[], Any],
     """
     if runs < 1:
         raise ArgumentError(f'runs must be at least 1, got {runs}')
-    seconds = [_seconds(function, device) for _ in range(warmup + runs)][warmup:]
-    return make_record(seconds, name, device, input_size, warmup, batch_size, dtype, memory_format, form)
+    if warmup is None:
+        warmup = warm_up(function, device)
+    else:
+        for _ in range(warmup):
+            function()
+    memory = peak_memory(function, device)
+    seconds = [time_call(function, device) for _ in range(runs)]
+    return make_record(seconds, name, device, input_size, warmup + 1, batch_size, dtype, memory_format, form, memory)
 
 
 def measure_interleaved(functions: Sequence[Callable[[], Any]],
@@ -118,10 +184,63 @@ def measure_interleaved(functions: Sequence[Callable[[], Any]],
     seconds: List[List[float]] = [[] for _ in functions]
     for turn in range(rounds + 1):
         for function, times in zip(functions, seconds):
-            _seconds(function, device)
+            time_call(function, device)
             if turn:
-                times.extend(_seconds(function, device) for _ in range(calls))
+                times.extend(time_call(function, device) for _ in range(calls))
     return seconds
+
+
+def warm_up(function: Callable[[], Any], device: torch.device) -> int:
+    """Call until it gets no faster, or :data:`MAX_WARMUP` times.
+
+    Returns:
+        The number of calls.
+    """
+    fastest, last_gain = float('inf'), 0
+    for call in range(1, MAX_WARMUP + 1):
+        seconds = time_call(function, device)
+        if seconds < fastest * (1 - WARMUP_TOLERANCE):
+            last_gain = call
+        fastest = min(fastest, seconds)
+        if call - last_gain >= WARMUP_PATIENCE:
+            return call
+    return MAX_WARMUP
+
+
+def time_call(function: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, from an idle device to an idle device."""
+    _synchronize(device)
+    start = time.perf_counter()
+    function()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def peak_memory(function: Callable[[], Any], device: torch.device) -> Optional[float]:
+    """What one call takes at its peak on top of what is there before it, in 10^6 bytes.
+
+    On a GPU it is what PyTorch allocates there; on Linux the process'
+    resident memory, which leaves out what is reused of earlier calls. None
+    on other systems.
+    """
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    try:
+        with open('/proc/self/clear_refs', 'w') as clear:
+            clear.write('5')  # sets the peak back to what is resident now
+        before = _resident('VmRSS')
+        function()
+        return max(_resident('VmHWM') - before, 0) / 1e6
+    except OSError:
+        return None
+
+
+def _resident(key: str) -> int:
+    with open('/proc/self/status', encoding='utf-8') as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f'{key}:'))
 
 
 def make_record(seconds: Sequence[float],
@@ -132,15 +251,12 @@ def make_record(seconds: Sequence[float],
                 batch_size: int = 1,
                 dtype: torch.dtype = torch.float32,
                 memory_format: str = 'NCHW',
-                form: str = 'eager') -> LatencyRecord:
+                form: str = 'eager',
+                memory_mb: Optional[float] = None) -> LatencyRecord:
     """The record of timed calls; see :class:`LatencyRecord` for the arguments."""
-    p10, median, p90 = np.percentile(np.array(seconds) * 1e3, [10, 50, 90]).tolist()
     return LatencyRecord(
         name=name,
-        median_ms=median,
-        p10_ms=p10,
-        p90_ms=p90,
-        runs=len(seconds),
+        times_ms=tuple(second * 1e3 for second in seconds),
         warmup=warmup,
         batch_size=batch_size,
         input_size=input_size,
@@ -149,21 +265,14 @@ def make_record(seconds: Sequence[float],
         form=form,
         device=_device_name(device),
         threads=torch.get_num_threads(),
-        versions=_versions())
+        versions=_versions(),
+        memory_mb=memory_mb)
 
 
 def _versions() -> Dict[str, str]:
     """Versions of the libraries that are loaded and can weigh on a latency."""
-    names = ('torch', 'mmcv', 'mmengine', 'mmdet', 'onnxruntime', 'openvino')
+    names = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmpretrain', 'timm', 'onnxruntime', 'openvino')
     return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
-
-
-def _seconds(function: Callable[[], Any], device: torch.device) -> float:
-    _synchronize(device)
-    start = time.perf_counter()
-    function()
-    _synchronize(device)
-    return time.perf_counter() - start
 
 
 def _synchronize(device: torch.device) -> None:

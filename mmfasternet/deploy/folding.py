@@ -9,6 +9,7 @@ from typing import Iterator, Optional, Tuple
 
 import torch
 from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
 from mmcv.cnn.bricks.wrappers import Conv2d
 from mmdet.models.necks import FPN, PAFPN
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from mmfasternet.models import FasterNet
 from mmfasternet.models.layers import PatchConv
 
-_PLAIN_CONVS = (nn.Conv2d, Conv2d)  # subclasses may standardise their weights or shift their samples
+# Other subclasses may standardise their weights or shift their samples.
+_PLAIN_CONVS = (nn.Conv2d, Conv2d, Conv2dAdaptivePadding)
 
 
 def fold_norms(model: nn.Module) -> None:

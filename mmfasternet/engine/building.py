@@ -47,11 +47,13 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
     return model
 
 
-def load_batches(cfg: Config, images: Sequence[str]) -> List[Batch]:
-    """Image files, each as a batch by the config's test pipeline, without annotations."""
+def load_batches(cfg: Config, images: Sequence[str], batch_size: int = 1) -> List[Batch]:
+    """Image files in batches by the config's test pipeline, without annotations; the last batch may be left out."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         pipeline = Compose([t for t in innermost_dataset(cfg).pipeline if t.type != 'LoadAnnotations'])
-        return [pseudo_collate([pipeline(dict(img_path=path, img_id=i))]) for i, path in enumerate(images)]
+        loaded = [pipeline(dict(img_path=path, img_id=i)) for i, path in enumerate(images)]
+    return [pseudo_collate(loaded[start:start + batch_size])
+            for start in range(0, len(loaded) - batch_size + 1, batch_size)]
 
 
 def real_images(cfg: Config, model: nn.Module, folder: Optional[str] = None) -> List[Tensor]:

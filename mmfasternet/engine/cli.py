@@ -46,6 +46,14 @@ def add_deploy_options(parser: argparse.ArgumentParser) -> None:
                         help='compile backbone, neck and dense head by torch.compile; implies --deploy')
 
 
+def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
+    """The options that benchmarks share."""
+    parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
+    parser.add_argument('--threads', type=int, help='threads on a CPU (default: as many as there are cores)')
+    parser.add_argument('--out', metavar='DIR', help='write records, tables and plots into this folder; a run that was '
+                        'interrupted goes on from the records that are there')
+
+
 def trusting(args: argparse.Namespace) -> ContextManager[None]:
     """Within it, checkpoints are trusted if the command line says so."""
     from mmfasternet.checkpoints import trust_checkpoints
@@ -73,6 +81,9 @@ def one_line_errors() -> Iterator[None]:
     warnings.filterwarnings('ignore', message='faster_coco_eval')  # an evaluator that is not used here
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        print(f'\ninterrupted{f": {interrupt}" if str(interrupt) else ""}', file=sys.stderr)
+        sys.exit(130)  # as shells say it
     except UserError as error:
         if not is_first_process():
             sys.exit(1)

@@ -22,3 +22,15 @@ def find_device(name: Optional[str] = None) -> torch.device:
         raise UserError(f"--device '{name}' can't be used: {str(error).splitlines()[0]}. Use cpu, or cuda:0 for the "
                         f'first GPU') from None
     return device
+
+
+def set_threads(count: Optional[int]) -> None:
+    """Have PyTorch use so many threads on a CPU; None leaves it as it is.
+
+    Raises:
+        UserError: If there can't be so many.
+    """
+    if count is not None and count < 1:
+        raise UserError(f'--threads must be at least 1, got {count}')
+    if count:
+        torch.set_num_threads(count)

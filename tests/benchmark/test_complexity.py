@@ -1,7 +1,8 @@
 import pytest
 from mmengine.config import Config
 
-from mmfasternet.benchmark.complexity import count_complexity
+from mmfasternet.benchmark.complexity import count_as_table_4, count_complexity
+from mmfasternet.benchmark.paper import TABLE_4
 from tests.conftest import ROOT
 
 # Table 8: parameters and multiply-adds of the classifiers, and the digits that the paper prints of them.
@@ -41,6 +42,14 @@ def test_detectors(arch):
     assert {name: parts[name].multiply_adds for name in DETECTORS[arch]} == DETECTORS[arch]
     assert parts['total'].parameters == PARAMETERS[arch]
     assert sum(row.parameters for name, row in parts.items() if name != 'total') == PARAMETERS[arch]
+
+
+@pytest.mark.parametrize('name', list(TABLE_4))
+def test_detectors_are_table_4s(name):
+    published = TABLE_4[name]
+    total = count_as_table_4(config(published.config.removesuffix('.py')))
+    assert total.parameters / 1e6 == pytest.approx(published.parameters, abs=0.06)
+    assert round(total.multiply_adds / 1e9) == published.flops
 
 
 @pytest.mark.parametrize('base, parts', [

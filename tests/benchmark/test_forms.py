@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from mmfasternet.benchmark.forms import (
-    CloneSlicingBlock,
-    InPlaceSlicingBlock,
     measure_backbone_forms,
     measure_detector_forms,
     measure_forms,
     results_table,
     write_results,
 )
+from mmfasternet.benchmark.published import CloneSlicingBlock, InPlaceSlicingBlock
 from mmfasternet.deploy.runtimes import OpenVinoModel
 from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import load_config

@@ -1,0 +1,319 @@
+"""Convolutions by themselves: Tables 1 and 9 of the paper, the memory access behind them, and ShuffleNetV2's rules."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from mmfasternet.benchmark.paper import TABLE_1, TABLE_1_SIZES, TABLE_9
+from mmfasternet.benchmark.plots import Point, roofline
+from mmfasternet.benchmark.published import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
+from mmfasternet.benchmark.report import Report, Table
+from mmfasternet.benchmark.suite import Entry, Subject
+from mmfasternet.benchmark.timing import LatencyRecord, describe
+from mmfasternet.deploy import to_deploy
+from mmfasternet.models import FasterNet, PartialConv
+
+LAYERS = 10  # of an operator, Tables 1 and 9
+GROUPS = 16  # of a group convolution, Table 1
+KERNEL = 3
+PARTIAL_RATIO = 1 / 4
+#: Output over input channels (rule 1) and groups (rule 2) of 1x1 convolutions with equal work, and their map's side.
+RATIOS = (1, 2, 6, 12)
+RULE_GROUPS = (1, 2, 4, 8)
+RULE_SIDE, RULE_CHANNELS, RULE_LAYERS = 56, 128, 10
+_PEAK, _BANDWIDTH = 'yardstick, convolution', 'yardstick, copy'
+_COPIED = 1 << 26  # numbers, 256 MB of float32, more than caches hold
+_ARCHS = ('t0', 't1', 't2', 's', 'm', 'l')
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an operator does to one image.
+
+    Attributes:
+        multiply_adds: Multiply-adds of all its layers.
+        map_access: Numbers it reads and writes of feature maps.
+        weight_access: Numbers it reads of weights, once for a whole batch.
+    """
+    multiply_adds: int
+    map_access: int
+    weight_access: int
+
+    def bytes(self, batch_size: int, dtype: torch.dtype) -> int:
+        """Memory access for a batch."""
+        return (batch_size * self.map_access + self.weight_access) * dtype.itemsize
+
+    def intensity(self, batch_size: int, dtype: torch.dtype) -> float:
+        """Multiply-adds per byte of memory access."""
+        return batch_size * self.multiply_adds / self.bytes(batch_size, dtype)
+
+
+def work_of(operator: str, channels: int, side: int) -> Work:
+    """What ten layers of an operator of Table 1 do, by equations 2 to 5 of the paper.
+
+    Args:
+        operator: ``'Conv'``, ``'GConv'``, ``'DWConv'`` or ``'PConv'``.
+        channels: Channels of input and output.
+        side: Height and width of the maps in pixels.
+    """
+    convolved = int(channels * PARTIAL_RATIO) if operator == 'PConv' else channels
+    groups = dict(GConv=GROUPS, DWConv=channels).get(operator, 1)
+    weights = KERNEL**2 * convolved**2 // groups
+    return Work(LAYERS * side**2 * weights, LAYERS * side**2 * 2 * convolved, LAYERS * weights)
+
+
+def pointwise_work(inputs: int, outputs: int, groups: int = 1) -> Work:
+    """What the layers of ShuffleNetV2's rules 1 and 2 do: 1x1 convolutions of ``RULE_SIDE`` squared pixels."""
+    pixels, weights = RULE_SIDE**2, inputs * outputs // groups
+    return Work(RULE_LAYERS * pixels * weights, RULE_LAYERS * pixels * (inputs + outputs), RULE_LAYERS * weights)
+
+
+def least_access(work: Work) -> float:
+    """The least memory access, in numbers, of 1x1 convolutions with this work, which equal channels reach (rule 1)."""
+    pixels, each = RULE_SIDE**2, work.multiply_adds / RULE_LAYERS
+    return RULE_LAYERS * (2 * math.sqrt(pixels * each) + each / pixels)
+
+
+class SlicingPartialConv(nn.Module):
+    """Layers of partial convolution that write into one tensor.
+
+    Args:
+        layers: Layers of :class:`~mmfasternet.models.PartialConv`.
+        copies: How the input is spared: ``'none'`` is listing 1 of the paper,
+            which overwrites it; ``'all'`` copies it in each layer, the
+            published correction; ``'first'`` in the first one, whose copy
+            belongs to nobody else: our form.
+    """
+
+    def __init__(self, layers: Sequence[PartialConv], copies: str) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(layer.conv for layer in layers)
+        self.copies = copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to the same shape."""
+        for index, conv in enumerate(self.convs):
+            if self.copies == 'all' or (self.copies == 'first' and index == 0):
+                x = x.clone()
+            x[:, :conv.in_channels] = conv(x[:, :conv.in_channels])
+        return x
+
+
+def build_operator(operator: str, channels: int) -> nn.Module:
+    """Ten layers of an operator of Table 1; PConv in our form.
+
+    Args:
+        operator: ``'Conv'``, ``'GConv'``, ``'DWConv'`` or ``'PConv'``.
+        channels: Channels of input and output.
+    """
+    if operator == 'PConv':
+        return SlicingPartialConv(_partial_convs(channels), 'first')
+    groups = dict(GConv=GROUPS, DWConv=channels).get(operator, 1)
+    return nn.Sequential(*(nn.Conv2d(channels, channels, KERNEL, padding=1, groups=groups, bias=False)
+                           for _ in range(LAYERS)))
+
+
+def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dtype = torch.float32,
+                     memory_format: torch.memory_format = torch.contiguous_format) -> List[Entry]:
+    """Table 1, the rules of ShuffleNetV2, and two yardsticks: the fastest convolution and the fastest copy.
+
+    Args:
+        device: Where they run.
+        batch_size: Images per call. Defaults to 1.
+        dtype: Data type. Defaults to float32.
+        memory_format: Of the maps. Defaults to NCHW.
+    """
+    entries = []
+    for channels, side in TABLE_1_SIZES:
+        for operator in TABLE_1:
+            entries.append(_entry(_name(operator, channels, side), lambda o=operator, c=channels: build_operator(o, c),
+                                  (batch_size, channels, side, side), device, dtype, memory_format))
+    for name, (inputs, outputs, groups) in pointwise_layers().items():
+        def build(i: int = inputs, o: int = outputs, g: int = groups) -> nn.Module:
+            return _Repeated(nn.Conv2d(i, o, 1, groups=g, bias=False), RULE_LAYERS)
+        entries.append(_entry(name, build, (batch_size, inputs, RULE_SIDE, RULE_SIDE), device, dtype, memory_format))
+    entries.append(_entry(_PEAK, lambda: nn.Conv2d(256, 256, 3, padding=1, bias=False), (batch_size, 256, 56, 56),
+                          device, dtype, torch.channels_last))
+    return [*entries, Entry(_BANDWIDTH, lambda: _copy(device))]
+
+
+def pointwise_layers() -> Dict[str, Tuple[int, int, int]]:
+    """Input channels, output channels and groups of the rules' layers; within a rule the work is equal, to 2 %."""
+    layers = {}
+    for ratio in RATIOS:
+        inputs = round(RULE_CHANNELS / math.sqrt(ratio))
+        layers[f'rule 1, 1:{ratio}'] = (inputs, ratio * inputs, 1)
+    for groups in RULE_GROUPS:
+        channels = round(RULE_CHANNELS * math.sqrt(groups) / groups) * groups
+        layers[f'rule 2, {groups} groups'] = (channels, channels, groups)
+    return layers
+
+
+def partial_conv_entries(device: torch.device, batch_size: int = 1, dtype: torch.dtype = torch.float32) -> List[Entry]:
+    """Table 9: ten layers of PConv and whole backbones, by split_cat, the published slicing, its correction, and ours.
+
+    Args:
+        device: Where they run.
+        batch_size: Images per call. Defaults to 1.
+        dtype: Data type. Defaults to float32.
+    """
+    entries = []
+    for channels, side in TABLE_1_SIZES:
+        for form, copies in (('split_cat', None), ('slicing', 'none'), ('clone', 'all'), ('ours', 'first')):
+            def build(c: int = channels, copies: Optional[str] = copies) -> nn.Module:
+                layers = _partial_convs(c)
+                return nn.Sequential(*layers) if copies is None else SlicingPartialConv(layers, copies)
+            entries.append(_entry(f'{_name("PConv", channels, side)}, {form}', build,
+                                  (batch_size, channels, side, side), device, dtype, torch.contiguous_format, form))
+    for arch in _ARCHS:
+        for form in ('split_cat', 'slicing', 'clone', 'ours'):
+            entries.append(_entry(
+                f'FasterNet-{arch.upper()}, {form}', lambda a=arch, f=form: _backbone(a, f, dtype, device),
+                (batch_size, 3, 224, 224), device, dtype,
+                torch.channels_last if form == 'ours' else torch.contiguous_format, form))
+    return entries
+
+
+def _backbone(arch: str, form: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    torch.manual_seed(0)
+    backbone = FasterNet(arch, out_indices=(3, ), out_norm=False).eval().to(device)
+    if form == 'ours':
+        return to_deploy(backbone, inplace=True, dtype=dtype)
+    blocks = dict(slicing=InPlaceSlicingBlock, clone=CloneSlicingBlock)
+    if form in blocks:
+        backbone = with_blocks(backbone, blocks[form])
+    return to_deploy(backbone, inplace=True, form='conv', memory_format=torch.contiguous_format, dtype=dtype)
+
+
+def _partial_convs(channels: int) -> List[PartialConv]:
+    layers = [PartialConv(channels, partial_ratio=PARTIAL_RATIO) for _ in range(LAYERS)]
+    for layer in layers:
+        nn.init.dirac_(layer.conv.weight)  # what overwrites its input is not to let it fade away over many calls
+    return layers
+
+
+class _Repeated(nn.Module):
+    """A layer applied to the same input several times, for layers whose output does not fit their input."""
+
+    def __init__(self, layer: nn.Module, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            output = layer(x)
+        return output
+
+
+def _entry(name: str, build: Callable[[], nn.Module], shape: Tuple[int, ...], device: torch.device, dtype: torch.dtype,
+           memory_format: torch.memory_format, form: str = 'eager') -> Entry:
+    def subject() -> Subject:
+        module = build().eval().to(device, dtype).to(memory_format=memory_format)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(*shape, generator=generator).to(device, dtype).contiguous(memory_format=memory_format)
+        return Subject(lambda: module(x), f'{shape[2]}x{shape[3]}', shape[0], dtype,
+                       'NHWC' if memory_format == torch.channels_last else 'NCHW', form)
+
+    return Entry(name, subject)
+
+
+def _copy(device: torch.device) -> Subject:
+    source = torch.ones(_COPIED, device=device)
+    target = torch.empty_like(source)
+    return Subject(lambda: target.copy_(source), '-')
+
+
+def _name(operator: str, channels: int, side: int) -> str:
+    return f'{operator} {channels}x{side}x{side}'
+
+
+def operator_report(records: Sequence[LatencyRecord]) -> Report:
+    """Table 1 and the rules, with the memory access that the models of both papers give, and a roofline plot.
+
+    Args:
+        records: Those of :func:`operator_entries`.
+    """
+    found = {record.name: record for record in records}
+    first, batch = records[0], records[0].batch_size
+    dtype = getattr(torch, first.dtype)
+    peak = batch * 256 * 256 * 9 * 56 * 56 / found[_PEAK].median_ms / 1e6
+    bandwidth = 2 * 4 * _COPIED / found[_BANDWIDTH].median_ms / 1e6
+    points: Dict[str, List[Point]] = {}
+    rows = []
+    for channels, side in TABLE_1_SIZES:
+        for operator, published in TABLE_1.items():
+            record, work = found[_name(operator, channels, side)], work_of(operator, channels, side)
+            paper = published[TABLE_1_SIZES.index((channels, side))]
+            row = _work_row(record, work, dtype, peak, bandwidth)
+            rows.append({'operator': operator, 'map': f'{channels}x{side}x{side}', **row,
+                         'paper: FLOPs (M)': paper.flops, 'paper: GPU images/s': paper.throughput,
+                         'paper: CPU ms': paper.cpu_latency, 'paper: CPU G/s': paper.flops / paper.cpu_latency})
+            points.setdefault(operator, []).append((row['FLOPs / byte'], row['G/s'], f'{channels}'))
+    columns = {'operator': '', 'map': '', **_WORK_COLUMNS, 'paper: FLOPs (M)': '.1f', 'paper: GPU images/s': '.0f',
+               'paper: CPU ms': '.2f', 'paper: CPU G/s': '.1f'}
+    rules = []
+    for name, (inputs, outputs, groups) in pointwise_layers().items():
+        work = pointwise_work(inputs, outputs, groups)
+        access = work.map_access + work.weight_access
+        rules.append({'layer': name, 'channels': f'{inputs} -> {outputs}',
+                      'access / least': access / least_access(work),
+                      **_work_row(found[name], work, dtype, peak, bandwidth)})
+    notes = [f'{_conditions(records)}: medians of {first.runs} calls of {LAYERS} layers in one interleaved run.',
+             f'Yardsticks of the same run: a 3x3 convolution of 256 channels, {peak:.1f} G multiply-adds per second; a '
+             f'copy of 256 MB, {bandwidth:.1f} GB/s.',
+             'FLOPs are multiply-adds. MB is the memory access of equations 2 to 5 of the paper, or of ShuffleNetV2, '
+             'for a batch; bound is the time that the yardsticks give for FLOPs or memory access, whichever is longer.',
+             'Paper: Table 1, a 2080 Ti at batch 32 and one thread of an i9-9900X at batch 1.']
+    tables = [Table('Operators', columns, rows),
+              Table('Rules of ShuffleNetV2', {'layer': '', 'channels': '', **_WORK_COLUMNS, 'access / least': '.2f'},
+                    rules)]
+    plot = roofline(points, peak, bandwidth, f'Ten layers of each operator, batch {batch}, {first.device}')
+    return Report('Operators', tables, notes, {'Roofline': plot})
+
+
+_WORK_COLUMNS = {'FLOPs (M)': '.1f', 'MB': '.2f', 'FLOPs / byte': '.2f', 'ms': '.3f', 'images/s': '.0f', 'G/s': '.1f',
+                 'bound (ms)': '.3f', 'bound / ms': '.2f'}
+
+
+def _work_row(record: LatencyRecord, work: Work, dtype: torch.dtype, peak: float, bandwidth: float) -> Dict[str, Any]:
+    batch = record.batch_size
+    bound = max(batch * work.multiply_adds / peak, work.bytes(batch, dtype) / bandwidth) / 1e6
+    return {'FLOPs (M)': work.multiply_adds / 1e6, 'MB': work.bytes(batch, dtype) / 1e6,
+            'FLOPs / byte': work.intensity(batch, dtype), 'ms': record.median_ms, 'images/s': record.images_per_second,
+            'G/s': work.multiply_adds * record.images_per_second / 1e9, 'bound (ms)': bound,
+            'bound / ms': bound / record.median_ms}
+
+
+def _conditions(records: Sequence[LatencyRecord]) -> str:
+    sizes = dict.fromkeys(record.input_size for record in records if record.name != _BANDWIDTH)
+    return describe({**records[0].conditions, 'input_size': ', '.join(sizes), 'form': 'eager'})
+
+
+def partial_conv_report(records: Sequence[LatencyRecord]) -> Report:
+    """Table 9: what each form gains over split_cat.
+
+    Args:
+        records: Those of :func:`partial_conv_entries`.
+    """
+    found: Mapping[str, LatencyRecord] = {record.name: record for record in records}
+    forms = ('split_cat', 'slicing', 'clone', 'ours')
+    rows = []
+    for subject, paper in TABLE_9.items():
+        times = {form: found[f'{subject}, {form}'].median_ms for form in forms}
+        rows.append({'network': subject, **{f'{form} (ms)': time for form, time in times.items()},
+                     **{f'{form} / split_cat': times['split_cat'] / times[form] for form in forms[1:]},
+                     'paper: slicing on GPU': paper[1] / paper[0], 'paper: slicing on CPU': paper[2] / paper[3]})
+    columns = {'network': '', **{f'{form} (ms)': '.2f' for form in forms},
+               **{f'{form} / split_cat': '.2f' for form in forms[1:]}, 'paper: slicing on GPU': '.2f',
+               'paper: slicing on CPU': '.2f'}
+    first = records[0]
+    notes = [f'{_conditions(records)}: medians of {first.runs} calls in one interleaved run; norms folded; ours is '
+             'channels-last in the backbones.',
+             'A ratio is the speed over that of split_cat. The published slicing overwrites its input, which behind a '
+             "shortcut, in FasterNet, gives wrong outputs; clone corrects it by a copy in each layer. The paper's "
+             'ratios are those of Table 9.']
+    return Report('Forms of partial convolution', [Table('Forms of partial convolution', columns, rows)], notes)

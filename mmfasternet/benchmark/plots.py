@@ -1,0 +1,139 @@
+"""Plots of measurements, by matplotlib."""
+
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+#: x, y and the name of a point.
+Point = Tuple[float, float, str]
+OURS = 'FasterNet'
+_MARKERS = 'svD^>p*hXd<P8HoV'
+
+
+def stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str, title: str) -> Figure:
+    """Horizontal bars, each made of its parts.
+
+    Args:
+        bars: Lengths of the parts, by their names, of each bar by its name;
+            from above to below.
+        unit: What the lengths are.
+        title: Title of the plot.
+    """
+    figure = Figure(figsize=(10, 1.6 + .42 * len(bars)))
+    axes = figure.subplots()
+    names = list(bars)
+    parts = list(dict.fromkeys(part for bar in bars.values() for part in bar))
+    left = [0.] * len(names)
+    for part in parts:
+        lengths = [bars[name].get(part, 0.) for name in names]
+        axes.barh(names, lengths, left=left, label=part)
+        left = [a + b for a, b in zip(left, lengths)]
+    for index, total in enumerate(left):
+        axes.text(total, index, f' {total:.0f}' if total >= 100 else f' {total:.1f}', va='center')
+    axes.invert_yaxis()
+    axes.margins(x=.08)
+    axes.set_xlabel(unit)
+    if len(parts) > 1:
+        axes.legend(ncols=len(parts), loc='upper center', bbox_to_anchor=(.5, -.09 - .35 / len(names)), frameon=False)
+    _finish(axes, title, grid='x')
+    return figure
+
+
+def trade_off(families: Mapping[str, Sequence[Point]], x: str, y: str, title: str, log: bool = True) -> Figure:
+    """A line for each family of models; FasterNet's is the thick one.
+
+    Args:
+        families: Points of each family by its name.
+        x: Label of the x axis.
+        y: Label of the y axis.
+        title: Title of the plot.
+        log: Whether the x axis is logarithmic. Defaults to True.
+    """
+    figure = Figure(figsize=(9, 6))
+    axes = figure.subplots()
+    for index, (family, points) in enumerate(families.items()):
+        xs, ys, _ = zip(*sorted(points))
+        ours = family == OURS
+        axes.plot(xs, ys, label=family, color='#d1242f' if ours else None, linewidth=2.5 if ours else 1,
+                  marker='o' if ours else _MARKERS[index % len(_MARKERS)], markersize=7 if ours else 5,
+                  zorder=3 if ours else 2)
+        if ours:
+            _name_points(axes, points)
+    if log:
+        axes.set_xscale('log')
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(loc='center left', bbox_to_anchor=(1.01, .5), frameon=False)
+    _finish(axes, title)
+    return figure
+
+
+def roofline(points: Mapping[str, Sequence[Point]],
+             peak: float,
+             bandwidth: float,
+             title: str,
+             work: str = 'multiply-adds') -> Figure:
+    """Speed over intensity, below the two ceilings of a processor.
+
+    Args:
+        points: Intensity in multiply-adds per byte and speed in 10^9
+            multiply-adds per second, by operator.
+        peak: The processor's speed, 10^9 multiply-adds per second.
+        bandwidth: Its memory's, 10^9 bytes per second.
+        title: Title of the plot.
+        work: What is counted.
+    """
+    figure = Figure(figsize=(9, 6))
+    axes = figure.subplots()
+    intensities = [x for series in points.values() for x, _, _ in series] + [peak / bandwidth]
+    low, high = min(intensities) / 2, max(intensities) * 2
+    axes.plot([low, peak / bandwidth, high], [low * bandwidth, peak, peak], color='#57606a', linewidth=1.5,
+              label=f'{bandwidth:.0f} GB/s, {peak:.0f} G/s')
+    for index, (name, series) in enumerate(points.items()):
+        xs, ys, _ = zip(*series)
+        axes.plot(xs, ys, linestyle='', marker=_MARKERS[index % len(_MARKERS)], markersize=8, label=name)
+        _name_points(axes, series)
+    axes.set_xscale('log')
+    axes.set_yscale('log')
+    axes.set_xlabel(f'{work} per byte of memory access')
+    axes.set_ylabel(f'10$^9$ {work} per second')
+    axes.legend(loc='lower right', frameon=False)
+    _finish(axes, title)
+    return figure
+
+
+def histograms(groups: Mapping[str, Sequence[float]], labels: Sequence[str], x: str, y: str, title: str) -> Figure:
+    """Bars side by side: for each label one of each group."""
+    figure = Figure(figsize=(9, 5))
+    axes = figure.subplots()
+    width = .8 / max(len(groups), 1)
+    for index, (name, heights) in enumerate(groups.items()):
+        at = [position + (index - (len(groups) - 1) / 2) * width for position in range(len(labels))]
+        axes.bar(at, heights, width, label=name)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(frameon=False)
+    _finish(axes, title, grid='y')
+    return figure
+
+
+def by_family(points: Sequence[Tuple[str, Optional[float], Optional[float], str]]) -> Dict[str, List[Point]]:
+    """Points as ``(family, x, y, name)``, grouped; those without an x or y are left out."""
+    families: Dict[str, List[Point]] = {}
+    for family, x, y, name in points:
+        if x is not None and y is not None:
+            families.setdefault(family, []).append((x, y, name))
+    return families
+
+
+def _name_points(axes: Axes, points: Sequence[Point]) -> None:
+    for x, y, name in points:
+        axes.annotate(name, (x, y), xytext=(4, -11), textcoords='offset points', fontsize=8)
+
+
+def _finish(axes: Axes, title: str, grid: str = 'both') -> None:
+    axes.set_title(title, loc='left')
+    axes.grid(axis=grid, alpha=.3)
+    axes.spines[['top', 'right']].set_visible(False)

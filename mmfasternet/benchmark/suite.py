@@ -1,0 +1,192 @@
+"""Several models measured side by side, in turns, with records that survive an interruption."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmfasternet.benchmark.timing import LatencyRecord, describe, make_record, peak_memory, time_call, warm_up
+from mmfasternet.errors import ArgumentError, UserError
+
+#: A call that gives the durations of its parts in milliseconds.
+TimedParts = Callable[[], Dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed, ready to be called, and its conditions.
+
+    Attributes:
+        function: Called without arguments.
+        input_size: Size of the images, such as ``'800x1280'``.
+        batch_size: Images per call.
+        dtype: Data type it computes in.
+        memory_format: ``'NCHW'`` or ``'NHWC'``.
+        form: Form of the model.
+        parts: A call that is timed part by part, beside those of ``function``.
+    """
+    function: Callable[[], Any]
+    input_size: str
+    batch_size: int = 1
+    dtype: torch.dtype = torch.float32
+    memory_format: str = 'NCHW'
+    form: str = 'eager'
+    parts: Optional[TimedParts] = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a suite: its name, also that of its file, and how it is built."""
+    name: str
+    build: Callable[[], Subject]
+
+
+def run_suite(entries: Sequence[Entry],
+              device: torch.device,
+              rounds: int = 10,
+              calls: int = 1,
+              out: Optional[Union[str, Path]] = None) -> List[LatencyRecord]:
+    """Time all entries in turns, so that drift of the machine's speed hits all alike.
+
+    In each round each entry is called once without being timed, which brings
+    its data back into the caches, then ``calls`` times, then once part by part
+    if it has parts.
+
+    Args:
+        entries: What to measure; names must differ.
+        device: The device they work on.
+        rounds: Rounds of the run. Defaults to 10.
+        calls: Timed calls of each entry in a round. Defaults to 1.
+        out: Folder for ``NAME.json``, written anew after each turn. Records
+            that are there already count: an interrupted suite goes on where it
+            was. Defaults to None, no files.
+
+    Returns:
+        The records, in the order of the entries.
+
+    Raises:
+        ArgumentError: If ``rounds`` or ``calls`` is not positive, or a name is
+            there twice.
+        UserError: If a record in ``out`` can't be read, or was taken under
+            other conditions.
+    """
+    for argument, value in (('rounds', rounds), ('calls', calls)):
+        if value < 1:
+            raise ArgumentError(f'{argument} must be at least 1, got {value}')
+    names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        raise ArgumentError(f'each name must be there once: {names}')
+    records = _read_records(out, names)
+    try:
+        _run(entries, device, rounds, calls, out, records)
+    except KeyboardInterrupt:
+        if out:
+            raise KeyboardInterrupt(f"records are kept in '{out}', and the same command goes on from them") from None
+        raise
+    return [records[name] for name in names]
+
+
+def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int, out: Optional[Union[str, Path]],
+         records: Dict[str, LatencyRecord]) -> None:
+    waiting = [entry for entry in entries if _rounds_done(records.get(entry.name), calls) < rounds]
+    with torch.no_grad(), _progress() as progress:
+        task = progress.add_task('building', total=len(waiting))
+        subjects: List[Tuple[str, Subject]] = []
+        for entry in waiting:
+            progress.update(task, description=f'building {entry.name}')
+            subject = entry.build()
+            fresh = _warmed_up(entry.name, subject, device)
+            records[entry.name] = _continued(records.get(entry.name), fresh, out)
+            subjects.append((entry.name, subject))
+            progress.advance(task)
+        progress.remove_task(task)
+        left = {name: rounds - _rounds_done(records[name], calls) for name, _ in subjects}
+        task = progress.add_task('measuring', total=sum(left.values()))
+        for turn in range(max(left.values(), default=0)):
+            for name, subject in subjects:
+                if turn < left[name]:
+                    progress.update(task, description=f'measuring {name}')
+                    records[name] = _extended(records[name], subject, device, calls)
+                    if out:
+                        write_record(records[name], out)
+                    progress.advance(task)
+
+
+def write_record(record: LatencyRecord, folder: Union[str, Path]) -> None:
+    """Write ``NAME.json``, whole or not at all."""
+    path = _path(folder, record.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix('.json.part')
+    unfinished.write_text(json.dumps(record.to_dict(), indent=1) + '\n', encoding='utf-8')
+    os.replace(unfinished, path)
+
+
+def read_record(folder: Union[str, Path], name: str) -> Optional[LatencyRecord]:
+    """Read ``NAME.json``; None if it is not there.
+
+    Raises:
+        UserError: If it is no record.
+    """
+    path = _path(folder, name)
+    try:
+        return LatencyRecord.from_dict(json.loads(path.read_text(encoding='utf-8')))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"'{path}' is no record of a latency: remove it, or name another folder by --out") from None
+
+
+def _path(folder: Union[str, Path], name: str) -> Path:
+    return Path(folder) / f"{name.replace('/', '-')}.json"
+
+
+def _read_records(out: Optional[Union[str, Path]], names: Sequence[str]) -> Dict[str, LatencyRecord]:
+    found = {name: read_record(out, name) for name in names} if out else {}
+    return {name: record for name, record in found.items() if record}
+
+
+def _rounds_done(record: Optional[LatencyRecord], calls: int) -> int:
+    return record.runs // calls if record else 0
+
+
+def _warmed_up(name: str, subject: Subject, device: torch.device) -> LatencyRecord:
+    """A record without any timed call yet."""
+    warmup = warm_up(subject.function, device)
+    memory = peak_memory(subject.function, device)
+    return make_record([], name, device, subject.input_size, warmup + 1, subject.batch_size, subject.dtype,
+                       subject.memory_format, subject.form, memory)
+
+
+def _continued(old: Optional[LatencyRecord], new: LatencyRecord, out: Optional[Union[str, Path]]) -> LatencyRecord:
+    if old is None:
+        return new
+    if not comparable(old, new):
+        raise UserError(f"'{_path(out, old.name)}' was measured under other conditions ({describe(old.conditions)}): "
+                        f'name another folder by --out')
+    return replace(new, times_ms=old.times_ms, parts_ms=old.parts_ms)
+
+
+def comparable(first: LatencyRecord, second: LatencyRecord) -> bool:
+    """Whether two records were taken under the same conditions, as far as both tell."""
+    a, b = dict(first.conditions), dict(second.conditions)
+    versions, others = a.pop('versions'), b.pop('versions')
+    return a == b and all(versions[name] == others[name] for name in versions.keys() & others.keys())
+
+
+def _extended(record: LatencyRecord, subject: Subject, device: torch.device, calls: int) -> LatencyRecord:
+    time_call(subject.function, device)
+    times = [time_call(subject.function, device) * 1e3 for _ in range(calls)]
+    parts = subject.parts() if subject.parts else {}
+    return replace(record, times_ms=(*record.times_ms, *times),
+                   parts_ms={part: (*record.parts_ms.get(part, ()), time) for part, time in parts.items()})
+
+
+def _progress() -> Progress:
+    """On the terminal only: on stderr, so that tables can be piped."""
+    return Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                    console=Console(stderr=True), transient=True)

@@ -1,0 +1,76 @@
+import pytest
+import timm
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmfasternet.benchmark.classifier import build_folded, classifier_entry, classifier_report, count_as_table_3
+from mmfasternet.benchmark.cycle_mlp import CycleFC
+from mmfasternet.benchmark.networks import NETWORKS
+from mmfasternet.benchmark.paper import TABLE_3
+from mmfasternet.benchmark.suite import run_suite
+from tests.conftest import randomize_norms
+
+CPU = torch.device('cpu')
+# Millions of parameters of the others: those that their authors print.
+COMPACT = {'MobileNetV1': 4.2, 'ShuffleNetV1': 1.9, 'MobileNetV3-S': 2.5, 'MobileNetV3-L': 5.5, 'GhostNet': 5.2,
+           'EfficientNet-B0': 5.3, 'EfficientNet-B1': 7.8, 'EfficientNet-B2': 9.1, 'EfficientNet-B3': 12.2}
+
+
+MORE = {'CycleMLP-B1': 0.02}  # 2.13 here, 2.10 in the table; B2 agrees
+
+
+@pytest.mark.parametrize('name', list(TABLE_3))
+def test_table_3(name):
+    counted, published = count_as_table_3(NETWORKS[name]), TABLE_3[name]
+    assert counted.parameters / 1e6 == pytest.approx(published.parameters, abs=0.1)
+    tolerance = 0.01 + 0.005 * published.flops + MORE.get(name, 0)
+    assert counted.multiply_adds / 1e9 == pytest.approx(published.flops, abs=tolerance)
+    assert NETWORKS[name].accuracy == published.accuracy
+
+
+@pytest.mark.parametrize('name', list(COMPACT))
+def test_compact_networks(name):
+    assert count_as_table_3(NETWORKS[name]).parameters / 1e6 == pytest.approx(COMPACT[name], abs=0.06)
+
+
+@pytest.mark.parametrize('name', ['GhostNet', 'MobileNetV1', 'EfficientNet-B0', 'MobileViT-XXS', 'ResNet50',
+                                  'FasterNet-T0', 'ShuffleNetV1'])
+def test_folding_is_exact_and_complete(name, monkeypatch):
+    network = NETWORKS[name]
+    torch.manual_seed(0)
+    model = network.build()
+    model.eval()
+    randomize_norms(model)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        built = type(network)(name, network.family, lambda: model, network.size, None)
+        folded = build_folded(built)
+        torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+    norms = [m for m in folded.modules() if isinstance(m, _BatchNorm)]
+    assert len(norms) <= 1  # GhostNet has one behind a sum of branches, without a convolution before it
+
+
+def test_a_cycle_is_a_shift_of_each_channel():
+    """CycleFC, a deformable convolution as published, against rolled channels in the middle of the map."""
+    torch.manual_seed(0)
+    layer, x = CycleFC(8, (1, 3)), torch.randn(1, 8, 7, 9)
+    shifted = torch.stack([torch.roll(x[0, c], -((c + 1) % 3 - 1), 1) for c in range(8)])
+    expected = torch.einsum('oc,chw->ohw', layer.conv.weight[:, :, 0, 0], shifted) + layer.conv.bias[:, None, None]
+    torch.testing.assert_close(layer(x)[0, :, :, 1:-1], expected[:, :, 1:-1])
+
+
+def test_ours_is_timms():
+    ours, theirs = NETWORKS['FasterNet-T0'].build(), timm.create_model('fasternet_t0')
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+def test_report_has_the_paper_beside():
+    networks = [NETWORKS['FasterNet-T0'], NETWORKS['MobileNetV1']]
+    records = {1: run_suite([classifier_entry(n, CPU) for n in networks], CPU, rounds=1)}
+    report = classifier_report(networks, records)
+    first, second = report.tables[0].rows
+    assert first['paper: CPU ms'] == 8.2 and 'paper: CPU ms' not in second
+    record = records[1][0]
+    assert first['G/s, batch 1'] == pytest.approx(335422720 / record.median_ms / 1e6)
+    assert len(report.plots) == 4

@@ -1,0 +1,95 @@
+import json
+import statistics
+
+import pytest
+import torch
+
+from mmfasternet.benchmark.suite import Entry, Subject, run_suite
+from mmfasternet.benchmark.timing import WARMUP_PATIENCE
+from mmfasternet.errors import UserError
+from tests.conftest import sleep_ms
+
+CPU = torch.device('cpu')
+BEFORE = 1 + WARMUP_PATIENCE + 1  # calls before the first round: warm-up, and one for the memory
+
+
+class Sleeper:
+    """Sleeps, and writes down who was called; Ctrl-C comes at a given call."""
+
+    def __init__(self, name, seconds, calls, interrupt_at=None):
+        self.name, self.seconds, self.calls, self.interrupt_at = name, seconds, calls, interrupt_at
+        self.count, self.slept = 0, []
+
+    def __call__(self):
+        self.count += 1
+        if self.count == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.calls.append(self.name)
+        self.slept.append(sleep_ms(self.seconds * 1e3))
+
+    def entry(self, **conditions):
+        return Entry(self.name, lambda: Subject(self, '8x8', **conditions))
+
+
+def test_medians_are_right_and_calls_take_turns():
+    calls = []
+    sleepers = [Sleeper('a', 0.02, calls), Sleeper('b', 0.04, calls)]
+    records = run_suite([sleeper.entry() for sleeper in sleepers], CPU, rounds=5, calls=2)
+    assert [record.name for record in records] == ['a', 'b'] and [record.runs for record in records] == [10, 10]
+    for record, sleeper in zip(records, sleepers):
+        timed = [time for index, time in enumerate(sleeper.slept[-15:]) if index % 3]  # the first of a round is not
+        assert record.median_ms == pytest.approx(statistics.median(timed), rel=0.05)
+    assert ''.join(calls[-30:]) == 5 * 'aaabbb'
+
+
+def test_parts_are_timed_between_the_calls():
+    entry = Entry('a', lambda: Subject(lambda: None, '8x8', parts=lambda: {'first': 10., 'second': 20.}))
+    record, = run_suite([entry], CPU, rounds=3)
+    assert record.parts_ms == {'first': (10.,) * 3, 'second': (20.,) * 3} and record.runs == 3
+
+
+def test_an_interrupted_suite_keeps_its_records_and_goes_on(tmp_path):
+    calls = []
+    third_round = BEFORE + 2 * 2 + 2
+    with pytest.raises(KeyboardInterrupt, match='the same command goes on'):
+        run_suite([Sleeper('a', 0.001, calls).entry(), Sleeper('b', 0.001, calls, third_round).entry()], CPU, rounds=4,
+                  out=tmp_path)
+    kept = {path.stem: json.loads(path.read_text())['times_ms'] for path in tmp_path.iterdir()}
+    assert {name: len(times) for name, times in kept.items()} == {'a': 3, 'b': 2}
+
+    calls.clear()
+    records = run_suite([Sleeper('a', 0.001, calls).entry(), Sleeper('b', 0.001, calls).entry()], CPU, rounds=4,
+                        out=tmp_path)
+    assert [list(record.times_ms)[:len(kept[record.name])] for record in records] == [kept['a'], kept['b']]
+    assert [record.runs for record in records] == [4, 4]
+    assert ''.join(calls[2 * BEFORE - 2:]).endswith('aabbbb')  # one round of a, two of b
+
+
+def test_what_is_complete_is_not_even_built(tmp_path):
+    run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=2, out=tmp_path)
+    record, = run_suite([Entry('a', lambda: pytest.fail('built'))], CPU, rounds=2, out=tmp_path)
+    assert record.runs == 2
+
+
+@pytest.mark.parametrize('conditions', [dict(batch_size=2), dict(dtype=torch.bfloat16), dict(form='deploy')])
+def test_records_of_other_conditions_are_not_mixed(tmp_path, conditions):
+    run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
+    with pytest.raises(UserError, match='a.json.*other conditions'):
+        run_suite([Sleeper('a', 0.001, []).entry(**conditions)], CPU, rounds=2, out=tmp_path)
+
+
+def test_a_spoilt_record_is_named(tmp_path):
+    (tmp_path / 'a.json').write_text('{"median_ms": 3}')
+    with pytest.raises(UserError, match='a.json'):
+        run_suite([Sleeper('a', 0.001, []).entry()], CPU, out=tmp_path)
+
+
+@pytest.mark.parametrize('options', [dict(rounds=0), dict(calls=0)])
+def test_no_rounds(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        run_suite([Sleeper('a', 0.001, []).entry()], CPU, **options)
+
+
+def test_a_name_is_there_once():
+    with pytest.raises(UserError, match='once'):
+        run_suite([Sleeper('a', 0.001, []).entry()] * 2, CPU)

@@ -1,0 +1,47 @@
+"""Measure latency and throughput of classifiers, those of Table 3 of the paper and compact ones, side by side."""
+
+from pathlib import Path
+
+from mmfasternet.engine.cli import add_benchmark_options, make_parser, one_line_errors
+
+
+def parse_args():
+    parser = make_parser(__doc__, 'python tools/benchmark_classifier.py FasterNet-T0 MobileNetV2 --threads 1')
+    parser.add_argument('networks', nargs='*', metavar='NETWORK', help='their names (default: all)')
+    parser.add_argument('--batches', nargs='+', type=int, metavar='N',
+                        help='images in a batch, a run for each (default: as the paper, 1, and on a GPU 32 as well)')
+    parser.add_argument('--runs', type=int, default=20,
+                        help='timed runs; a fifth of it for batches of more than one image (default: 20)')
+    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32',
+                        help='type of weights and images (default: float32)')
+    parser.add_argument('--deploy', action='store_true', help='FasterNet in its inference form; the others as they are')
+    add_benchmark_options(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    with one_line_errors():
+        import torch
+
+        from mmfasternet.benchmark.classifier import classifier_entry, classifier_report, find_networks
+        from mmfasternet.benchmark.suite import run_suite
+        from mmfasternet.engine.device import find_device, set_threads
+        device = find_device(args.device)
+        set_threads(args.threads)
+        networks = find_networks(args.networks)
+        records = {}
+        for batch in args.batches or ([1] if device.type == 'cpu' else [1, 32]):
+            entries = [classifier_entry(network, device, batch, getattr(torch, args.dtype), args.deploy)
+                       for network in networks]
+            runs = args.runs if batch == 1 else max(args.runs // 5, 1)
+            out = Path(args.out) / f'batch-{batch}' if args.out else None
+            records[batch] = run_suite(entries, device, runs, out=out)
+        report = classifier_report(networks, records)
+        report.print()
+        if args.out:
+            report.write(args.out)
+
+
+if __name__ == '__main__':
+    main()

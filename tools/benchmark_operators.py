@@ -1,0 +1,48 @@
+"""Measure convolutions by themselves (Table 1 of the paper, a roofline) and forms of partial convolution (Table 9)."""
+
+from pathlib import Path
+
+from mmfasternet.engine.cli import add_benchmark_options, make_parser, one_line_errors
+
+
+def parse_args():
+    parser = make_parser(__doc__, 'python tools/benchmark_operators.py --threads 1')
+    parser.add_argument('--table', choices=['1', '9'], help='only this one (default: both)')
+    parser.add_argument('--batch', type=int, default=1, help='images in a batch (default: 1)')
+    parser.add_argument('--runs', type=int, default=50, help='timed runs (default: 50)')
+    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32',
+                        help='type of weights and maps (default: float32)')
+    parser.add_argument('--channels-last', action='store_true', help='maps of Table 1 in channels-last format')
+    add_benchmark_options(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    with one_line_errors():
+        import torch
+
+        from mmfasternet.benchmark.operators import (
+            operator_entries,
+            operator_report,
+            partial_conv_entries,
+            partial_conv_report,
+        )
+        from mmfasternet.benchmark.suite import run_suite
+        from mmfasternet.engine.device import find_device, set_threads
+        device, dtype = find_device(args.device), getattr(torch, args.dtype)
+        set_threads(args.threads)
+        memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+        suites = {'1': (lambda: operator_entries(device, args.batch, dtype, memory_format), operator_report),
+                  '9': (lambda: partial_conv_entries(device, args.batch, dtype), partial_conv_report)}
+        for table in args.table or suites:
+            make_entries, make_report = suites[table]
+            out = Path(args.out) / f'table-{table}' if args.out else None
+            report = make_report(run_suite(make_entries(), device, args.runs, out=out))
+            report.print()
+            if out:
+                report.write(out)
+
+
+if __name__ == '__main__':
+    main()
