@@ -1,5 +1,6 @@
 """Every script and every flag of it, run."""
 
+import csv
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torchvision.models import resnet50
 
 from mmfasternet.checkpoints import TARGETS, convert, read_checkpoint
 from mmfasternet.models import FasterNet
@@ -257,6 +259,23 @@ def test_benchmark_operators(run_tool, tmp_path):
     other = run_tool('benchmark_operators', '--table', 1, '--runs', 1, '--dtype', 'bfloat16', '--channels-last',
                      '--batch', 2, '--device', 'cpu')
     assert 'batch 2' in other.out and 'bfloat16, NHWC' in other.out and 'Forms of' not in other.out, other.err
+
+
+def test_approximate_conv(run_tool, shapes, tmp_path):
+    torch.manual_seed(0)
+    torch.save(resnet50().state_dict(), tmp_path / 'resnet50.pth')
+    result = run_tool('approximate_conv', tmp_path / 'resnet50.pth', '--images', shapes / 'train', '--max-images', 10,
+                      '--epochs', 1, '--lr', 1e-2, '--device', 'cpu', '--out', tmp_path / 'out')
+    assert result.code == 0, result.err
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {
+        'report.md', 'report.html', 'test-loss.csv', 'salient-positions.csv', 'salient-positions.png'}
+    rows = list(csv.DictReader((tmp_path / 'out' / 'test-loss.csv').open()))
+    assert [row['stage'] for row in rows] == ['1', '2', '3', '4', 'mean'] and float(rows[0]['PConv + PWConv']) > 0
+    assert float(rows[4]['paper: PConv + PWConv']) == pytest.approx(0.0123, abs=1e-4)
+    alone = run_tool('approximate_conv', tmp_path / 'resnet50.pth')
+    assert alone.code == 0 and 'layer4' in alone.out and 'Test loss' not in alone.out
+    few = run_tool('approximate_conv', tmp_path / 'resnet50.pth', '--images', shapes / 'train', '--max-images', 3)
+    assert few.code == 1 and 'too few' in few.err
 
 
 def ap_of(result):
