@@ -16,7 +16,7 @@ from mmfasternet.models import PartialConv
 
 GROUPS = 16
 SIDE = 224
-SPLIT = (0.7, 0.1)  # training and validation, section 4.2; the rest is for the test
+SPLIT = (70, 10)  # percent for training and validation, section 4.2; the rest is for the test
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _STAGES = ('layer1.0', 'layer2.1', 'layer3.1', 'layer4.1')
 _FEWEST_IMAGES = 10
@@ -106,7 +106,7 @@ def approximate_conv(operator: str,
     """
     inputs, outputs = maps
     count = len(inputs)
-    ends = (int(count * SPLIT[0]), int(count * (SPLIT[0] + SPLIT[1])))
+    ends = (count * SPLIT[0] // 100, count * sum(SPLIT) // 100)
     torch.manual_seed(0)
     network = OPERATORS[operator](inputs.shape[1]).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr)

@@ -72,7 +72,7 @@ def test_each_part_gets_its_own_time_and_all_add_up():
         times = parts(lambda: model.test_step(0))
         whole = (time.perf_counter() - start) * 1e3
         assert list(times) == list(MILLISECONDS)
-        wrong = {part: (times[part], slept) for part, slept in SLEPT.items() if times[part] > 1.1 * slept}
+        wrong = {part: (times[part], slept) for part, slept in SLEPT.items() if times[part] > 1.05 * slept + 20}
         assert all(times[part] >= slept for part, slept in SLEPT.items())
         if not wrong and sum(times.values()) == pytest.approx(whole, rel=0.05):
             return
