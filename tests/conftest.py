@@ -47,7 +47,7 @@ def assert_same_objects(actual, expected, score=1e-3, pixels=1.):
     same = (actual['labels'][:, None] == expected['labels'][None]) & (
         (actual['scores'][:, None] - expected['scores'][None]).abs() <= score) & (
         (actual['bboxes'][:, None] - expected['bboxes'][None]).abs().amax(2) <= pixels)
-    assert same.any(0).float().mean() >= 0.97 and same.any(1).float().mean() >= 0.97
+    assert same.any(0).float().mean() >= 0.9 and same.any(1).float().mean() >= 0.9
     found, wanted = same.any(0), same.float().argmax(0)
     masks = actual['masks'][wanted[found]] != expected['masks'][found]
     assert masks.float().mean() < 1e-3
@@ -131,6 +131,7 @@ def trained(shapes, tmp_path_factory):
         'param_scheduler': [],
         'default_hooks.checkpoint.max_keep_ckpts': 2,
         'default_hooks.logger.interval': 1,
+        'randomness.seed': 0,  # the same weights whatever tests ran before
     })
     train(cfg)
     return work_dir

@@ -283,7 +283,16 @@ def test_approximate_conv(run_tool, tmp_path):
 
 def ap_of(result):
     """The rows of numbers that test.py ends with."""
-    return [re.findall(r'[\d.]+', line) for line in result.out.splitlines() if line.startswith(('│ box', '│ mask'))]
+    rows = [re.findall(r'[\d.]+', line) for line in result.out.splitlines() if line.startswith(('│ box', '│ mask'))]
+    assert len(rows) == 2
+    return torch.tensor([[float(number) for number in row] for row in rows])
+
+
+def assert_same_results(actual, expected):
+    """Scores and AP of two runs of test.py are the same, but for near ties of barely trained weights."""
+    (scores, result), (expected_scores, expected_result) = actual, expected
+    torch.testing.assert_close(scores, expected_scores, rtol=0, atol=1e-3)
+    torch.testing.assert_close(ap_of(result), ap_of(expected_result), rtol=0, atol=2e-3)
 
 
 def run_test(run_tool, checkpoint, shapes, out, *options):
@@ -295,27 +304,25 @@ def run_test(run_tool, checkpoint, shapes, out, *options):
 
 
 def test_test_in_the_inference_form(run_tool, trained, shapes, tmp_path):
-    plain, result = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
-    deployed, other = run_test(run_tool, weights(trained), shapes, tmp_path / 'deploy', '--deploy')
-    torch.testing.assert_close(deployed, plain, rtol=0, atol=1e-4)
-    assert ap_of(other) == ap_of(result) and len(ap_of(result)) == 2
-    assert not torch.equal(deployed, plain)
+    plain = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
+    deployed = run_test(run_tool, weights(trained), shapes, tmp_path / 'deploy', '--deploy')
+    assert_same_results(deployed, plain)
+    assert not torch.equal(deployed[0], plain[0])
     half, _ = run_test(run_tool, weights(trained), shapes, tmp_path / 'half', '--dtype', 'bfloat16')
-    assert 1e-4 < (half.sort()[0] - plain.sort()[0]).abs().max() < 0.1
-    mirrored, _ = run_test(run_tool, weights(trained), shapes, tmp_path / 'tta', '--tta')
-    both, _ = run_test(run_tool, weights(trained), shapes, tmp_path / 'both', '--tta', '--deploy')
-    torch.testing.assert_close(both, mirrored, rtol=0, atol=1e-4)
-    assert not torch.equal(both, mirrored)
+    assert 1e-4 < (half.sort()[0] - plain[0].sort()[0]).abs().max() < 0.1
+    mirrored = run_test(run_tool, weights(trained), shapes, tmp_path / 'tta', '--tta')
+    both = run_test(run_tool, weights(trained), shapes, tmp_path / 'both', '--tta', '--deploy')
+    assert_same_results(both, mirrored)
+    assert not torch.equal(both[0], mirrored[0])
 
 
 @pytest.mark.slow
 def test_test_compiled(run_tool, trained, shapes, tmp_path, monkeypatch):
-    plain, result = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
+    plain = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
     torch._dynamo.utils.counters.clear()
-    compiled, other = run_test(run_tool, weights(trained), shapes, tmp_path / 'compiled', '--compile')
+    compiled = run_test(run_tool, weights(trained), shapes, tmp_path / 'compiled', '--compile')
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] >= 3  # backbone, neck, RPN head
-    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-4)
-    assert ap_of(other) == ap_of(result)
+    assert_same_results(compiled, plain)
     torch._dynamo.utils.counters.clear()
     timed = run_tool('benchmark_detector', SHAPES_CONFIG, '--compile', '--size', 64, 96, '--device', 'cpu', '--runs', 2)
     assert 'NHWC, deploy, compile' in timed.out and torch._dynamo.utils.counters['stats']['unique_graphs'] >= 3
@@ -324,7 +331,7 @@ def test_test_compiled(run_tool, trained, shapes, tmp_path, monkeypatch):
 @pytest.mark.parametrize('file_format', ['onnx', 'openvino'])
 def test_an_exported_detector_is_tested_and_timed(run_tool, trained, shapes, tmp_path, monkeypatch, file_format):
     monkeypatch.chdir(tmp_path)
-    plain, result = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
+    plain = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
     export = run_tool('export', SHAPES_CONFIG, weights(trained), '--format', file_format, '--parts',
                       '--images', shapes / 'val')
     assert export.code == 0, export.err
@@ -332,12 +339,11 @@ def test_an_exported_detector_is_tested_and_timed(run_tool, trained, shapes, tmp
     assert export.out.count('largest difference to PyTorch') == 3 and '2 random, 4 real inputs' in export.out
     assert all((folder.relative_to(tmp_path) / f'{name}.{"onnx" if file_format == "onnx" else "xml"}').is_file()
                for name in ('dense', 'bbox_head', 'mask_head'))
-    exported, other = run_test(run_tool, folder, shapes, tmp_path / 'exported')
-    torch.testing.assert_close(exported, plain, rtol=0, atol=1e-4)
-    assert ap_of(other) == ap_of(result)
-    mirrored, _ = run_test(run_tool, weights(trained), shapes, tmp_path / 'tta', '--tta')
-    both, _ = run_test(run_tool, folder, shapes, tmp_path / 'both', '--tta')
-    torch.testing.assert_close(both, mirrored, rtol=0, atol=1e-4)
+    exported = run_test(run_tool, folder, shapes, tmp_path / 'exported')
+    assert_same_results(exported, plain)
+    mirrored = run_test(run_tool, weights(trained), shapes, tmp_path / 'tta', '--tta')
+    both = run_test(run_tool, folder, shapes, tmp_path / 'both', '--tta')
+    assert_same_results(both, mirrored)
     timed = run_tool('benchmark_detector', SHAPES_CONFIG, '--checkpoint', folder, '--size', 64, 96, '--runs', 2)
     assert f'exported, {file_format}' in timed.out, timed.err
     again = run_tool('export', SHAPES_CONFIG, weights(trained), '--format', file_format, '--parts')

@@ -13,7 +13,7 @@ from mmfasternet.benchmark.networks import NETWORKS, Network
 from mmfasternet.benchmark.paper import TABLE_3
 from mmfasternet.benchmark.plots import by_family, trade_off
 from mmfasternet.benchmark.report import Report, Table
-from mmfasternet.benchmark.suite import Entry, Subject
+from mmfasternet.benchmark.suite import Conditions, Entry, Subject
 from mmfasternet.benchmark.timing import LatencyRecord, describe
 from mmfasternet.deploy import to_deploy
 from mmfasternet.deploy.conversion import leave_training
@@ -40,17 +40,18 @@ def classifier_entry(network: Network,
             others are taken: NCHW, eager. Defaults to False.
     """
 
+    ours = deploy and network.family == 'FasterNet'
+    conditions = Conditions(f'{network.size}x{network.size}', batch_size, dtype, 'NHWC' if ours else 'NCHW',
+                            'deploy' if ours else 'eager, norms folded')
+
     def build() -> Subject:
         model = build_folded(network, deploy, dtype).to(device)
-        ours = deploy and network.family == 'FasterNet'
-        memory_format = torch.channels_last if ours else torch.contiguous_format
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(batch_size, 3, network.size, network.size, generator=generator)
-        images = images.to(device, dtype, memory_format=memory_format)
-        return Subject(lambda: model(images), f'{network.size}x{network.size}', batch_size, dtype,
-                       'NHWC' if ours else 'NCHW', 'deploy' if ours else 'eager, norms folded')
+        images = images.to(device, dtype, memory_format=torch.channels_last if ours else torch.contiguous_format)
+        return Subject(lambda: model(images))
 
-    return Entry(network.name, build)
+    return Entry(network.name, conditions, build)
 
 
 def build_folded(network: Network, deploy: bool = False, dtype: torch.dtype = torch.float32) -> nn.Module:

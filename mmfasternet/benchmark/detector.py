@@ -3,6 +3,7 @@
 import copy
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
@@ -16,7 +17,7 @@ from mmfasternet.benchmark.paper import TABLE_4, DetectorRow
 from mmfasternet.benchmark.parts import PARTS, DetectorParts
 from mmfasternet.benchmark.plots import stacked_bars
 from mmfasternet.benchmark.report import Report, Table
-from mmfasternet.benchmark.suite import Entry, Subject
+from mmfasternet.benchmark.suite import Conditions, Entry, Subject
 from mmfasternet.benchmark.timing import LatencyRecord, describe
 from mmfasternet.deploy.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
@@ -74,36 +75,37 @@ def detector_entry(cfg: Config,
         deploy: Inference form of the model. Defaults to None, the model as it
             is.
 
-    Returns:
-        The entry; what is wrong with its config, checkpoint or images comes
-        out when it is built, as a UserError.
+    Raises:
+        UserError: If the config is a classifier's, or an image or export can't
+            be read; when the entry is built, if its checkpoint can't be used.
     """
+    if is_classifier(cfg):
+        raise UserError(f"'{cfg.filename}' is the config of a classifier: tools/benchmark_classifier.py is for these")
     options = deploy or DeployOptions()
+    exported = checkpoint is not None and is_export(checkpoint)
+    form, memory_format = options.form, 'NHWC' if options.deploy else 'NCHW'
+    if exported:
+        file_format = Manifest.read(checkpoint).format
+        form, memory_format = f'exported, {file_format}', 'NHWC' if file_format == 'openvino' else 'NCHW'
+    batches = given.batches(cfg)
+    conditions = Conditions(
+        sizes_of(batches), given.batch_size, getattr(torch, options.dtype), memory_format, form, checkpoint or 'random',
+        str(Path(given.images[0]).parent) if given.images else 'random')
 
     def build() -> Subject:
-        if is_classifier(cfg):
-            raise UserError(f"'{cfg.filename}' is the config of a classifier: tools/benchmark_classifier.py is for "
-                            f'these')
-        form, memory_format = options.form, 'NHWC' if options.deploy else 'NCHW'
-        if checkpoint is not None and is_export(checkpoint):
-            file_format = Manifest.read(checkpoint).format
-            form, memory_format = f'exported, {file_format}', 'NHWC' if file_format == 'openvino' else 'NCHW'
-            exported = copy.deepcopy(cfg)
-            use_exported(exported, checkpoint, options)
-            model = build_model(exported, device=device)
+        if exported:
+            exported_cfg = copy.deepcopy(cfg)
+            use_exported(exported_cfg, checkpoint, options)
+            model = build_model(exported_cfg, device=device)
         else:
             model = build_model(cfg, checkpoint, device)
             if checkpoint is None:
                 find_objects(model)
             model = options.apply(model, cfg)
-        batches = given.batches(cfg)
-        turns = _Turns(batches)
-        parts = DetectorParts(model, device)
-        return Subject(lambda: model.test_step(next(turns)), sizes_of(batches), given.batch_size,
-                       getattr(torch, options.dtype), memory_format, form,
-                       lambda: parts(lambda: model.test_step(next(turns))))
+        turns, parts = _Turns(batches), DetectorParts(model, device)
+        return Subject(lambda: model.test_step(next(turns)), lambda: parts(lambda: model.test_step(next(turns))))
 
-    return Entry(name, build)
+    return Entry(name, conditions, build)
 
 
 def find_objects(model: nn.Module) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import timm
 from mmdet.models.backbones import PyramidVisionTransformer
+from mmengine.registry import DefaultScope
 from mmpretrain.models import build_classifier
 from torch import Tensor, nn
 
@@ -52,11 +53,12 @@ def _mmpretrain(channels: int, pool: bool = True, head: Optional[Dict[str, Any]]
     """A classifier of MMPretrain; ``channels`` enter its head."""
 
     def build() -> nn.Module:
-        return build_classifier(dict(
-            type='ImageClassifier',
-            backbone=backbone,
-            neck=dict(type='GlobalAveragePooling') if pool else None,
-            head={**dict(type='LinearClsHead', num_classes=NUM_CLASSES, in_channels=channels), **(head or {})}))
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            return build_classifier(dict(
+                type='ImageClassifier',
+                backbone=backbone,
+                neck=dict(type='GlobalAveragePooling') if pool else None,
+                head={**dict(type='LinearClsHead', num_classes=NUM_CLASSES, in_channels=channels), **(head or {})}))
 
     return build
 

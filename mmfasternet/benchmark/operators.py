@@ -12,7 +12,7 @@ from mmfasternet.benchmark.paper import TABLE_1, TABLE_1_SIZES, TABLE_9
 from mmfasternet.benchmark.plots import Point, roofline
 from mmfasternet.benchmark.published import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
 from mmfasternet.benchmark.report import Report, Table
-from mmfasternet.benchmark.suite import Entry, Subject
+from mmfasternet.benchmark.suite import Conditions, Entry, Subject
 from mmfasternet.benchmark.timing import LatencyRecord, describe
 from mmfasternet.deploy import to_deploy
 from mmfasternet.models import FasterNet, PartialConv
@@ -138,7 +138,7 @@ def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dty
         entries.append(_entry(name, build, (batch_size, inputs, RULE_SIDE, RULE_SIDE), device, dtype, memory_format))
     entries.append(_entry(_PEAK, lambda: nn.Conv2d(256, 256, 3, padding=1, bias=False), (batch_size, 256, 56, 56),
                           device, dtype, torch.channels_last))
-    return [*entries, Entry(_BANDWIDTH, lambda: _copy(device))]
+    return [*entries, Entry(_BANDWIDTH, Conditions('-'), lambda: _copy(device))]
 
 
 def pointwise_layers() -> Dict[str, Tuple[int, int, int]]:
@@ -215,16 +215,16 @@ def _entry(name: str, build: Callable[[], nn.Module], shape: Tuple[int, ...], de
         module = build().eval().to(device, dtype).to(memory_format=memory_format)
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(*shape, generator=generator).to(device, dtype).contiguous(memory_format=memory_format)
-        return Subject(lambda: module(x), f'{shape[2]}x{shape[3]}', shape[0], dtype,
-                       'NHWC' if memory_format == torch.channels_last else 'NCHW', form)
+        return Subject(lambda: module(x))
 
-    return Entry(name, subject)
+    layout = 'NHWC' if memory_format == torch.channels_last else 'NCHW'
+    return Entry(name, Conditions(f'{shape[2]}x{shape[3]}', shape[0], dtype, layout, form), subject)
 
 
 def _copy(device: torch.device) -> Subject:
     source = torch.ones(_COPIED, device=device)
     target = torch.empty_like(source)
-    return Subject(lambda: target.copy_(source), '-')
+    return Subject(lambda: target.copy_(source))
 
 
 def _name(operator: str, channels: int, side: int) -> str:

@@ -18,31 +18,34 @@ TimedParts = Callable[[], Dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is timed, ready to be called, and its conditions.
-
-    Attributes:
-        function: Called without arguments.
-        input_size: Size of the images, such as ``'800x1280'``.
-        batch_size: Images per call.
-        dtype: Data type it computes in.
-        memory_format: ``'NCHW'`` or ``'NHWC'``.
-        form: Form of the model.
-        parts: A call that is timed part by part, beside those of ``function``.
-    """
-    function: Callable[[], Any]
+class Conditions:
+    """What an entry is timed under, beside the machine; see :class:`LatencyRecord`."""
     input_size: str
     batch_size: int = 1
     dtype: torch.dtype = torch.float32
     memory_format: str = 'NCHW'
     form: str = 'eager'
+    weights: str = 'random'
+    images: str = 'random'
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed, ready to be called.
+
+    Attributes:
+        function: Called without arguments.
+        parts: A call that is timed part by part, beside those of ``function``.
+    """
+    function: Callable[[], Any]
     parts: Optional[TimedParts] = None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a suite: its name, also that of its file, and how it is built."""
+    """A line of a suite: its name, also that of its file, its conditions, and how it is built."""
     name: str
+    conditions: Conditions
     build: Callable[[], Subject]
 
 
@@ -70,18 +73,19 @@ def run_suite(entries: Sequence[Entry],
         The records, in the order of the entries.
 
     Raises:
-        ArgumentError: If ``rounds`` or ``calls`` is not positive, or a name is
-            there twice.
+        ArgumentError: If ``rounds``, ``calls`` or a batch size is not
+            positive, or a name is there twice.
         UserError: If a record in ``out`` can't be read, or was taken under
-            other conditions.
+            other conditions; before anything is built.
     """
-    for argument, value in (('rounds', rounds), ('calls', calls)):
+    batches = [('the batch size', entry.conditions.batch_size) for entry in entries]
+    for argument, value in (('rounds', rounds), ('calls', calls), *batches):
         if value < 1:
             raise ArgumentError(f'{argument} must be at least 1, got {value}')
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
         raise ArgumentError(f'each name must be there once: {names}')
-    records = _read_records(out, names)
+    records = {entry.name: _started(entry, device, out) for entry in entries}
     try:
         _run(entries, device, rounds, calls, out, records)
     except KeyboardInterrupt:
@@ -93,21 +97,20 @@ def run_suite(entries: Sequence[Entry],
 
 def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int, out: Optional[Union[str, Path]],
          records: Dict[str, LatencyRecord]) -> None:
-    waiting = [entry for entry in entries if _rounds_done(records.get(entry.name), calls) < rounds]
+    left = {name: rounds - record.runs // calls for name, record in records.items()}
+    waiting = [entry for entry in entries if left[entry.name] > 0]
     with torch.no_grad(), _progress() as progress:
         task = progress.add_task('building', total=len(waiting))
         subjects: List[Tuple[str, Subject]] = []
         for entry in waiting:
             progress.update(task, description=f'building {entry.name}')
             subject = entry.build()
-            fresh = _warmed_up(entry.name, subject, device)
-            records[entry.name] = _continued(records.get(entry.name), fresh, out)
+            records[entry.name] = _warmed_up(records[entry.name], subject, device)
             subjects.append((entry.name, subject))
             progress.advance(task)
         progress.remove_task(task)
-        left = {name: rounds - _rounds_done(records[name], calls) for name, _ in subjects}
-        task = progress.add_task('measuring', total=sum(left.values()))
-        for turn in range(max(left.values(), default=0)):
+        task = progress.add_task('measuring', total=sum(left[entry.name] for entry in waiting))
+        for turn in range(max(left.values())):
             for name, subject in subjects:
                 if turn < left[name]:
                     progress.update(task, description=f'measuring {name}')
@@ -145,30 +148,21 @@ def _path(folder: Union[str, Path], name: str) -> Path:
     return Path(folder) / f"{name.replace('/', '-')}.json"
 
 
-def _read_records(out: Optional[Union[str, Path]], names: Sequence[str]) -> Dict[str, LatencyRecord]:
-    found = {name: read_record(out, name) for name in names} if out else {}
-    return {name: record for name, record in found.items() if record}
+def _started(entry: Entry, device: torch.device, out: Optional[Union[str, Path]]) -> LatencyRecord:
+    """The record that is there already, or one without any timed call yet."""
+    c = entry.conditions
+    fresh = make_record([], entry.name, device, c.input_size, 0, c.batch_size, c.dtype, c.memory_format, c.form,
+                        weights=c.weights, images=c.images)
+    found = read_record(out, entry.name) if out else None
+    if found and not comparable(found, fresh):
+        raise UserError(f"'{_path(out, entry.name)}' was measured under other conditions "
+                        f'({describe(found.conditions)}): name another folder by --out')
+    return found or fresh
 
 
-def _rounds_done(record: Optional[LatencyRecord], calls: int) -> int:
-    return record.runs // calls if record else 0
-
-
-def _warmed_up(name: str, subject: Subject, device: torch.device) -> LatencyRecord:
-    """A record without any timed call yet."""
+def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device) -> LatencyRecord:
     warmup = warm_up(subject.function, device)
-    memory = peak_memory(subject.function, device)
-    return make_record([], name, device, subject.input_size, warmup + 1, subject.batch_size, subject.dtype,
-                       subject.memory_format, subject.form, memory)
-
-
-def _continued(old: Optional[LatencyRecord], new: LatencyRecord, out: Optional[Union[str, Path]]) -> LatencyRecord:
-    if old is None:
-        return new
-    if not comparable(old, new):
-        raise UserError(f"'{_path(out, old.name)}' was measured under other conditions ({describe(old.conditions)}): "
-                        f'name another folder by --out')
-    return replace(new, times_ms=old.times_ms, parts_ms=old.parts_ms)
+    return replace(record, warmup=warmup + 1, memory_mb=peak_memory(subject.function, device))
 
 
 def comparable(first: LatencyRecord, second: LatencyRecord) -> bool:

@@ -35,6 +35,8 @@ class LatencyRecord:
         device: Name of the processor.
         threads: Threads PyTorch may use on a CPU.
         versions: Versions of the libraries by name.
+        weights: ``'random'``, or the checkpoint's path.
+        images: ``'random'``, or the images' folder.
         memory_mb: What a call takes at its peak on top of what is there
             before it (weights among it), in 10^6 bytes; None where the system
             does not tell.
@@ -53,6 +55,8 @@ class LatencyRecord:
     device: str
     threads: int
     versions: Dict[str, str]
+    weights: str = 'random'
+    images: str = 'random'
     memory_mb: Optional[float] = None
     parts_ms: Dict[str, Tuple[float, ...]] = field(default_factory=dict)
 
@@ -111,8 +115,8 @@ class LatencyRecord:
 def describe(conditions: Dict[str, Any]) -> str:
     """A record's conditions in words."""
     c = conditions
-    return (f"batch {c['batch_size']}, {c['input_size']} pixels, {c['dtype']}, {c['memory_format']}, {c['form']}, on "
-            f"{c['device']} with {c['threads']} threads, "
+    return (f"batch {c['batch_size']}, {c['input_size']} pixels, {c['dtype']}, {c['memory_format']}, {c['form']}, "
+            f"weights: {c['weights']}, images: {c['images']}, on {c['device']} with {c['threads']} threads, "
             + ', '.join(f'{name} {version}' for name, version in c['versions'].items()))
 
 
@@ -252,7 +256,9 @@ def make_record(seconds: Sequence[float],
                 dtype: torch.dtype = torch.float32,
                 memory_format: str = 'NCHW',
                 form: str = 'eager',
-                memory_mb: Optional[float] = None) -> LatencyRecord:
+                memory_mb: Optional[float] = None,
+                weights: str = 'random',
+                images: str = 'random') -> LatencyRecord:
     """The record of timed calls; see :class:`LatencyRecord` for the arguments."""
     return LatencyRecord(
         name=name,
@@ -266,6 +272,8 @@ def make_record(seconds: Sequence[float],
         device=_device_name(device),
         threads=torch.get_num_threads(),
         versions=_versions(),
+        weights=weights,
+        images=images,
         memory_mb=memory_mb)
 
 

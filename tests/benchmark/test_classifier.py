@@ -35,7 +35,7 @@ def test_compact_networks(name):
 
 @pytest.mark.parametrize('name', ['GhostNet', 'MobileNetV1', 'EfficientNet-B0', 'MobileViT-XXS', 'ResNet50',
                                   'FasterNet-T0', 'ShuffleNetV1'])
-def test_folding_is_exact_and_complete(name, monkeypatch):
+def test_folding_is_exact_and_complete(name):
     network = NETWORKS[name]
     torch.manual_seed(0)
     model = network.build()

@@ -15,7 +15,6 @@ from mmfasternet.benchmark.timing import LatencyRecord
 from mmfasternet.deploy import to_deploy
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG, sleep_ms
 
@@ -136,4 +135,4 @@ def test_random_weights_find_objects():
 def test_a_classifier_is_refused():
     cfg = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'))
     with pytest.raises(UserError, match='benchmark_classifier'):
-        detector_entry(cfg, 'digits', CPU, DetectorInput(), deploy=DeployOptions()).build()
+        detector_entry(cfg, 'digits', CPU, DetectorInput())

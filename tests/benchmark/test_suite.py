@@ -4,7 +4,7 @@ import statistics
 import pytest
 import torch
 
-from mmfasternet.benchmark.suite import Entry, Subject, run_suite
+from mmfasternet.benchmark.suite import Conditions, Entry, Subject, run_suite
 from mmfasternet.benchmark.timing import WARMUP_PATIENCE
 from mmfasternet.errors import UserError
 from tests.conftest import sleep_ms
@@ -28,7 +28,7 @@ class Sleeper:
         self.slept.append(sleep_ms(self.seconds * 1e3))
 
     def entry(self, **conditions):
-        return Entry(self.name, lambda: Subject(self, '8x8', **conditions))
+        return Entry(self.name, Conditions('8x8', **conditions), lambda: Subject(self))
 
 
 def test_medians_are_right_and_calls_take_turns():
@@ -43,7 +43,7 @@ def test_medians_are_right_and_calls_take_turns():
 
 
 def test_parts_are_timed_between_the_calls():
-    entry = Entry('a', lambda: Subject(lambda: None, '8x8', parts=lambda: {'first': 10., 'second': 20.}))
+    entry = Entry('a', Conditions('8x8'), lambda: Subject(lambda: None, lambda: {'first': 10., 'second': 20.}))
     record, = run_suite([entry], CPU, rounds=3)
     assert record.parts_ms == {'first': (10.,) * 3, 'second': (20.,) * 3} and record.runs == 3
 
@@ -67,15 +67,19 @@ def test_an_interrupted_suite_keeps_its_records_and_goes_on(tmp_path):
 
 def test_what_is_complete_is_not_even_built(tmp_path):
     run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=2, out=tmp_path)
-    record, = run_suite([Entry('a', lambda: pytest.fail('built'))], CPU, rounds=2, out=tmp_path)
+    record, = run_suite([Entry('a', Conditions('8x8'), lambda: pytest.fail('built'))], CPU, rounds=2, out=tmp_path)
     assert record.runs == 2
 
 
-@pytest.mark.parametrize('conditions', [dict(batch_size=2), dict(dtype=torch.bfloat16), dict(form='deploy')])
-def test_records_of_other_conditions_are_not_mixed(tmp_path, conditions):
+@pytest.mark.parametrize('rounds', [1, 2])
+@pytest.mark.parametrize('conditions', [
+    dict(batch_size=2), dict(dtype=torch.bfloat16), dict(form='deploy'), dict(weights='a.pth'), dict(images='b/')])
+def test_records_of_other_conditions_are_not_taken_nor_continued(tmp_path, conditions, rounds):
     run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
+    other = Sleeper('a', 0.001, [])
     with pytest.raises(UserError, match='a.json.*other conditions'):
-        run_suite([Sleeper('a', 0.001, []).entry(**conditions)], CPU, rounds=2, out=tmp_path)
+        run_suite([other.entry(**conditions)], CPU, rounds=rounds, out=tmp_path)
+    assert other.count == 0
 
 
 def test_a_spoilt_record_is_named(tmp_path):
@@ -88,6 +92,11 @@ def test_a_spoilt_record_is_named(tmp_path):
 def test_no_rounds(options):
     with pytest.raises(UserError, match=next(iter(options))):
         run_suite([Sleeper('a', 0.001, []).entry()], CPU, **options)
+
+
+def test_no_images():
+    with pytest.raises(UserError, match='batch size must be at least 1, got 0'):
+        run_suite([Sleeper('a', 0.001, []).entry(batch_size=0)], CPU)
 
 
 def test_a_name_is_there_once():
