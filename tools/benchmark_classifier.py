@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import add_benchmark_options, make_parser, one_line_errors
+from mmfasternet.engine.cli import add_benchmark_options, add_dtype_option, make_parser, one_line_errors
 
 
 def parse_args():
@@ -12,8 +12,7 @@ def parse_args():
                         help='images in a batch, a run for each (default: as the paper, 1, and on a GPU 32 as well)')
     parser.add_argument('--runs', type=int, default=20,
                         help='timed runs; a fifth of it for batches of more than one image (default: 20)')
-    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32',
-                        help='type of weights and images (default: float32)')
+    add_dtype_option(parser, 'type of weights and images (default: float32)')
     parser.add_argument('--deploy', action='store_true', help='FasterNet in its inference form; the others as they are')
     add_benchmark_options(parser)
     return parser.parse_args()

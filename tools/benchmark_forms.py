@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.engine.cli import DTYPES, add_device_options, add_trust_option, make_parser, one_line_errors, trusting
 
 
 def parse_args():
@@ -16,11 +16,10 @@ def parse_args():
                        help='image size in pixels (default: 224 224 for a classifier, 800 1280 for a detector)')
     image.add_argument('--images', metavar='DIR', help='the first four images here, for detectors')
     parser.add_argument('--batch', type=int, default=1, help='images in a batch, for backbones (default: 1)')
-    parser.add_argument('--dtypes', nargs='+', choices=['float32', 'bfloat16', 'float16'],
-                        default=['float32', 'bfloat16'], help='types to compute in (default: float32 bfloat16)')
+    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['float32', 'bfloat16'],
+                        help='types to compute in (default: float32 bfloat16)')
     parser.add_argument('--no-compile', action='store_true', help='leave out torch.compile, which takes minutes')
-    parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
-    parser.add_argument('--threads', type=int, help='threads on a CPU (default: as many as there are cores)')
+    add_device_options(parser)
     parser.add_argument('--rounds', type=int, help='rounds of the interleaved run (default: 20 for backbones, 5)')
     parser.add_argument('--out', metavar='DIR', help='write each table as JSON into this folder')
     add_trust_option(parser)
@@ -38,8 +37,8 @@ def main():
 
         from mmfasternet.benchmark.forms import measure_forms, results_table, write_results
         from mmfasternet.engine.config import load_config
-        if args.threads:
-            torch.set_num_threads(args.threads)
+        from mmfasternet.engine.device import set_threads
+        set_threads(args.threads)
         for config in args.configs:
             name = Path(config).stem
             results = measure_forms(

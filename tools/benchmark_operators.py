@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import add_benchmark_options, make_parser, one_line_errors
+from mmfasternet.engine.cli import add_benchmark_options, add_dtype_option, make_parser, one_line_errors
 
 
 def parse_args():
@@ -10,8 +10,7 @@ def parse_args():
     parser.add_argument('--table', choices=['1', '9'], help='only this one (default: both)')
     parser.add_argument('--batch', type=int, default=1, help='images in a batch (default: 1)')
     parser.add_argument('--runs', type=int, default=50, help='timed runs (default: 50)')
-    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32',
-                        help='type of weights and maps (default: float32)')
+    add_dtype_option(parser, 'type of weights and maps (default: float32)')
     parser.add_argument('--channels-last', action='store_true', help='maps of Table 1 in channels-last format')
     add_benchmark_options(parser)
     return parser.parse_args()

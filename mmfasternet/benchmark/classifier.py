@@ -4,7 +4,6 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from mmpretrain.models.utils import MultiheadAttention
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from mmfasternet.benchmark.complexity import COUNTED_WITH_NORMS, Complexity, count_multiply_adds
@@ -14,14 +13,14 @@ from mmfasternet.benchmark.paper import TABLE_3
 from mmfasternet.benchmark.plots import by_family, trade_off
 from mmfasternet.benchmark.report import Report, Table
 from mmfasternet.benchmark.suite import Conditions, Entry, Subject
-from mmfasternet.benchmark.timing import LatencyRecord, describe
+from mmfasternet.benchmark.timing import LatencyRecord, describe, failures, runs_of
 from mmfasternet.deploy import to_deploy
 from mmfasternet.deploy.conversion import leave_training
 from mmfasternet.deploy.folding import fold_norms, folded_behind
 from mmfasternet.errors import ArgumentError
 
 # timm names a convolution and its norm in the order they are called.
-_TIMM_PAIRS = (('conv_stem', 'bn1'), ('conv_dw', 'bn1'), ('conv_dw', 'bn_dw'), ('conv_pw', 'bn2'))
+_TIMM_PAIRS = (('conv', 'bn1'), ('conv_stem', 'bn1'), ('conv_dw', 'bn1'), ('conv_dw', 'bn_dw'), ('conv_pw', 'bn2'))
 
 
 def classifier_entry(network: Network,
@@ -63,7 +62,7 @@ def build_folded(network: Network, deploy: bool = False, dtype: torch.dtype = to
     if network.family == 'FasterNet':
         if deploy:
             return to_deploy(model, inplace=True, dtype=dtype)
-        return to_deploy(model, inplace=True, form='conv', memory_format=torch.contiguous_format).to(dtype)
+        return to_deploy(model, inplace=True, form='conv', memory_format=torch.contiguous_format, dtype=dtype)
     fold_norms(model)
     _fold_timms_norms(model)
     return model.to(dtype)
@@ -75,7 +74,7 @@ def _fold_timms_norms(model: nn.Module) -> None:
             conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 conv.weight, conv.bias = folded_behind(conv, norm)
-                setattr(module, norm_name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+                setattr(module, norm_name, getattr(norm, 'act', nn.Identity()))  # timm's may hold one
 
 
 def count_as_table_3(network: Network) -> Complexity:
@@ -150,8 +149,10 @@ def classifier_report(networks: Sequence[Network], records: Mapping[int, Sequenc
                      f'G/s, batch {batch}': '10$^9$ FLOPs per second'}[y]
             if points:
                 plots[name] = trade_off(points, title, label, f'{name.partition(",")[0]}: {where}')
-    notes = [f'{describe(records[batch][0].conditions)}: medians of {records[batch][0].runs} calls in one interleaved '
-             f'run.' for batch in batches]
+    notes = []
+    for batch in batches:
+        notes += [f'{describe(records[batch][0].conditions)}: {runs_of(records[batch])}.',
+                  *(f'Batch {batch}: {line}' for line in failures(records[batch]))]
     notes += ['FLOPs are multiply-adds as the paper counts them, each network at its own image size. Accuracies are '
               'published ones, of Table 3 where a network is in it.',
               'Paper: Table 3, throughput at batch 32 on a 2080 Ti, latency on one thread of an i9-9900X.']

@@ -18,7 +18,7 @@ from mmfasternet.benchmark.parts import PARTS, DetectorParts
 from mmfasternet.benchmark.plots import stacked_bars
 from mmfasternet.benchmark.report import Report, Table
 from mmfasternet.benchmark.suite import Conditions, Entry, Subject
-from mmfasternet.benchmark.timing import LatencyRecord, describe
+from mmfasternet.benchmark.timing import LatencyRecord, describe, failures, runs_of
 from mmfasternet.deploy.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
 from mmfasternet.engine.config import is_classifier
@@ -156,12 +156,13 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
     parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
     medians = {record.name: record.part_medians_ms for record in records}
     part_rows = [{'detector': record.name, **medians[record.name], 'sum': sum(medians[record.name].values()),
-                  'sum / whole': sum(medians[record.name].values()) / record.median_ms} for record in records]
+                  'sum / whole': sum(medians[record.name].values()) / record.median_ms}
+                 for record in records if not record.error]
     part_columns = {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / whole': '.3f'}
     notes = [describe(records[0].conditions),
-             f'Medians of {records[0].runs} calls in one interleaved run; ratio: latency over that of '
-             f'{records[0].name}. Parameters are those that train; FLOPs are for {size[0]} x {size[1]} pixels, of a '
-             f'Mask R-CNN as Table 4 of the paper counts them.']
+             f'{runs_of(records).capitalize()}; ratio: latency over that of {records[0].name}. Parameters are those '
+             f'that train; FLOPs are for {size[0]} x {size[1]} pixels, of a Mask R-CNN as Table 4 of the paper counts '
+             f'them.', *failures(records)]
     if 'paper: ms' in columns:
         notes.append('Paper: Table 4, latency on a 2080 Ti.')
     tables = [Table('Detectors', columns, rows), Table('Parts, ms', part_columns, part_rows)]

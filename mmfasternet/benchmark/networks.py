@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-import timm
 from mmdet.models.backbones import PyramidVisionTransformer
 from mmengine.registry import DefaultScope
 from mmpretrain.models import build_classifier
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 import mmfasternet.models.heads  # noqa: F401, registers the head
 from mmfasternet.benchmark.cycle_mlp import CycleMLP
 from mmfasternet.benchmark.paper import TABLE_3
+from mmfasternet.errors import UserError
 
 NUM_CLASSES = 1000
 
@@ -75,7 +75,15 @@ def _mobilenet_v3(arch: str, channels: int, hidden: int) -> Callable[[], nn.Modu
 
 
 def _timm(name: str) -> Callable[[], nn.Module]:
-    return lambda: timm.create_model(name)
+
+    def build() -> nn.Module:
+        try:
+            import timm
+        except ImportError:
+            raise UserError(f"'{name}' is a network of timm's: pip install timm") from None
+        return timm.create_model(name)
+
+    return build
 
 
 def _pvt(*layers: int) -> Callable[[], nn.Module]:

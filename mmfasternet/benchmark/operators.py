@@ -13,7 +13,7 @@ from mmfasternet.benchmark.plots import Point, roofline
 from mmfasternet.benchmark.published import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
 from mmfasternet.benchmark.report import Report, Table
 from mmfasternet.benchmark.suite import Conditions, Entry, Subject
-from mmfasternet.benchmark.timing import LatencyRecord, describe
+from mmfasternet.benchmark.timing import LatencyRecord, describe, failures, runs_of
 from mmfasternet.deploy import to_deploy
 from mmfasternet.models import FasterNet, PartialConv
 
@@ -262,12 +262,12 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
         rules.append({'layer': name, 'channels': f'{inputs} -> {outputs}',
                       'access / least': access / least_access(work),
                       **_work_row(found[name], work, dtype, peak, bandwidth)})
-    notes = [f'{_conditions(records)}: medians of {first.runs} calls of {LAYERS} layers in one interleaved run.',
+    notes = [f'{_conditions(records)}: {runs_of(records)}, each of {LAYERS} layers.',
              f'Yardsticks of the same run: a 3x3 convolution of 256 channels, {peak:.1f} G multiply-adds per second; a '
              f'copy of 256 MB, {bandwidth:.1f} GB/s.',
              'FLOPs are multiply-adds. MB is the memory access of equations 2 to 5 of the paper, or of ShuffleNetV2, '
              'for a batch; bound is the time that the yardsticks give for FLOPs or memory access, whichever is longer.',
-             'Paper: Table 1, a 2080 Ti at batch 32 and one thread of an i9-9900X at batch 1.']
+             'Paper: Table 1, a 2080 Ti at batch 32 and one thread of an i9-9900X at batch 1.', *failures(records)]
     tables = [Table('Operators', columns, rows),
               Table('Rules of ShuffleNetV2', {'layer': '', 'channels': '', **_WORK_COLUMNS, 'access / least': '.2f'},
                     rules)]
@@ -310,10 +310,9 @@ def partial_conv_report(records: Sequence[LatencyRecord]) -> Report:
     columns = {'network': '', **{f'{form} (ms)': '.2f' for form in forms},
                **{f'{form} / split_cat': '.2f' for form in forms[1:]}, 'paper: slicing on GPU': '.2f',
                'paper: slicing on CPU': '.2f'}
-    first = records[0]
-    notes = [f'{_conditions(records)}: medians of {first.runs} calls in one interleaved run; norms folded; ours is '
+    notes = [f'{_conditions(records)}: {runs_of(records)}; norms folded; ours is '
              'channels-last in the backbones.',
              'A ratio is the speed over that of split_cat. The published slicing overwrites its input, which behind a '
              "shortcut, in FasterNet, gives wrong outputs; clone corrects it by a copy in each layer. The paper's "
-             'ratios are those of Table 9.']
+             'ratios are those of Table 9.', *failures(records)]
     return Report('Forms of partial convolution', [Table('Forms of partial convolution', columns, rows)], notes)

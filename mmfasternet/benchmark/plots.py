@@ -1,5 +1,6 @@
 """Plots of measurements, by matplotlib."""
 
+import math
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from matplotlib.axes import Axes
@@ -120,10 +121,10 @@ def histograms(groups: Mapping[str, Sequence[float]], labels: Sequence[str], x: 
 
 
 def by_family(points: Sequence[Tuple[str, Optional[float], Optional[float], str]]) -> Dict[str, List[Point]]:
-    """Points as ``(family, x, y, name)``, grouped; those without an x or y are left out."""
+    """Points as ``(family, x, y, name)``, grouped; those without an x or y, or with NaN, are left out."""
     families: Dict[str, List[Point]] = {}
     for family, x, y, name in points:
-        if x is not None and y is not None:
+        if not any(value is None or math.isnan(value) for value in (x, y)):
             families.setdefault(family, []).append((x, y, name))
     return families
 

@@ -56,7 +56,7 @@ class Table:
         columns: Format of each column by its heading, such as ``'.1f'``;
             ``''`` for text.
         rows: Value of each column by its heading; None or missing is shown as
-            a dash.
+            a dash, as NaN is.
     """
     name: str
     columns: Mapping[str, str]
@@ -88,7 +88,8 @@ class Table:
         """The table for a terminal."""
         table = rich.table.Table(title=self.name, title_justify='left')
         for heading in self.columns:
-            table.add_column(heading, justify='left' if self.is_text(heading) else 'right')
+            text = self.is_text(heading)
+            table.add_column(heading, justify='left' if text else 'right', no_wrap=text)
         for row in self.cells():
             table.add_row(*row.values())
         return table
@@ -111,7 +112,7 @@ class Report:
 
     def print(self) -> None:
         """Print tables and notes."""
-        console = Console(width=None if Console().is_terminal else 160)
+        console = Console(width=None if Console().is_terminal else 200)
         for table in self.tables:
             console.print(table.for_terminal())
         for line in self.notes:
@@ -141,7 +142,7 @@ class Report:
 
 
 def _shown(value: Any, spec: str) -> str:
-    return '-' if value is None else f'{value:{spec}}'
+    return '-' if value is None or value != value else f'{value:{spec}}'  # NaN differs from itself
 
 
 def _file_name(name: str) -> str:

@@ -70,13 +70,16 @@ def run_suite(entries: Sequence[Entry],
             was. Defaults to None, no files.
 
     Returns:
-        The records, in the order of the entries.
+        The records, in the order of the entries. One that its device can't
+        run, for want of memory or of an operator for its type, says so in its
+        ``error``, and the others go on without it.
 
     Raises:
         ArgumentError: If ``rounds``, ``calls`` or a batch size is not
             positive, or a name is there twice.
         UserError: If a record in ``out`` can't be read, or was taken under
-            other conditions; before anything is built.
+            other conditions, before anything is built; or if none of the
+            entries can be measured.
     """
     batches = [('the batch size', entry.conditions.batch_size) for entry in entries]
     for argument, value in (('rounds', rounds), ('calls', calls), *batches):
@@ -92,6 +95,8 @@ def run_suite(entries: Sequence[Entry],
         if out:
             raise KeyboardInterrupt(f"records are kept in '{out}', and the same command goes on from them") from None
         raise
+    if all(record.error for record in records.values()):
+        raise UserError(f"'{names[0]}' can't be measured: {records[names[0]].error}")
     return [records[name] for name in names]
 
 
@@ -104,17 +109,24 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
         subjects: List[Tuple[str, Subject]] = []
         for entry in waiting:
             progress.update(task, description=f'building {entry.name}')
-            subject = entry.build()
-            records[entry.name] = _warmed_up(records[entry.name], subject, device)
-            subjects.append((entry.name, subject))
+            try:
+                subject = entry.build()
+                records[entry.name] = _warmed_up(records[entry.name], subject, device)
+                subjects.append((entry.name, subject))
+            except RuntimeError as error:
+                records[entry.name] = _failed(records[entry.name], error)
             progress.advance(task)
         progress.remove_task(task)
         task = progress.add_task('measuring', total=sum(left[entry.name] for entry in waiting))
         for turn in range(max(left.values())):
             for name, subject in subjects:
-                if turn < left[name]:
+                if turn < left[name] and not records[name].error:
                     progress.update(task, description=f'measuring {name}')
-                    records[name] = _extended(records[name], subject, device, calls)
+                    try:
+                        records[name] = _extended(records[name], subject, device, calls)
+                    except RuntimeError as error:
+                        records[name] = _failed(records[name], error)
+                        continue
                     if out:
                         write_record(records[name], out)
                     progress.advance(task)
@@ -158,6 +170,14 @@ def _started(entry: Entry, device: torch.device, out: Optional[Union[str, Path]]
         raise UserError(f"'{_path(out, entry.name)}' was measured under other conditions "
                         f'({describe(found.conditions)}): name another folder by --out')
     return found or fresh
+
+
+def _failed(record: LatencyRecord, error: RuntimeError) -> LatencyRecord:
+    """A record without figures: PyTorch says by RuntimeErrors what a device has no memory or no operator for."""
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+        return replace(record, times_ms=(), parts_ms={}, error='out of memory')
+    return replace(record, times_ms=(), parts_ms={}, error=str(error).strip().partition('\n')[0])
 
 
 def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device) -> LatencyRecord:

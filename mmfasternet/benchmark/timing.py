@@ -1,5 +1,6 @@
 """Timing of callables, with the conditions it was taken under."""
 
+import math
 import platform
 import sys
 import time
@@ -42,6 +43,8 @@ class LatencyRecord:
             does not tell.
         parts_ms: Durations of its parts in milliseconds, in calls of their
             own between the timed ones, by the name of the part.
+        error: Why it can't be measured, such as ``'out of memory'``; its
+            figures are NaN then.
     """
 
     name: str
@@ -59,18 +62,22 @@ class LatencyRecord:
     images: str = 'random'
     memory_mb: Optional[float] = None
     parts_ms: Dict[str, Tuple[float, ...]] = field(default_factory=dict)
+    error: Optional[str] = None
 
     @property
     def median_ms(self) -> float:
-        return float(np.median(self.times_ms))
+        return self._percentile(50)
 
     @property
     def p10_ms(self) -> float:
-        return float(np.percentile(self.times_ms, 10))
+        return self._percentile(10)
 
     @property
     def p90_ms(self) -> float:
-        return float(np.percentile(self.times_ms, 90))
+        return self._percentile(90)
+
+    def _percentile(self, percent: float) -> float:
+        return float(np.percentile(self.times_ms, percent)) if self.times_ms else math.nan
 
     @property
     def runs(self) -> int:
@@ -89,7 +96,7 @@ class LatencyRecord:
     def conditions(self) -> Dict[str, Any]:
         """All but the name and what was measured: records that agree in it can be compared."""
         return {key: value for key, value in asdict(self).items()
-                if key not in ('name', 'times_ms', 'warmup', 'memory_mb', 'parts_ms')}
+                if key not in ('name', 'times_ms', 'warmup', 'memory_mb', 'parts_ms', 'error')}
 
     def to_dict(self) -> Dict[str, Any]:
         """For JSON: the fields and what follows from them."""
@@ -110,6 +117,16 @@ class LatencyRecord:
     def __str__(self) -> str:
         return (f'{self.name}: {self.median_ms:.1f} ms (p10 {self.p10_ms:.1f}, p90 {self.p90_ms:.1f}; {self.runs} runs '
                 f'after {self.warmup}) at ' + describe(self.conditions))
+
+
+def runs_of(records: Sequence[LatencyRecord]) -> str:
+    """What the figures of a suite are, in words."""
+    return f'medians of {max(record.runs for record in records)} calls in one interleaved run'
+
+
+def failures(records: Sequence[LatencyRecord]) -> List[str]:
+    """A line for each record that could not be taken."""
+    return [f'{record.name} was not measured: {record.error}' for record in records if record.error]
 
 
 def describe(conditions: Dict[str, Any]) -> str:

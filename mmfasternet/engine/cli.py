@@ -11,6 +11,9 @@ from mmengine.config import DictAction
 
 from mmfasternet.errors import UserError
 
+#: Types to compute in, as PyTorch calls them.
+DTYPES = ('float32', 'bfloat16', 'float16')
+
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
     """A parser whose ``--help`` ends with an example that runs."""
@@ -40,16 +43,25 @@ def add_deploy_options(parser: argparse.ArgumentParser) -> None:
     """The options that bring a model into its inference form."""
     parser.add_argument('--deploy', action='store_true',
                         help="in the inference form: norms folded, channels-last, FasterNet's blocks without copies")
-    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32',
-                        help='in this type (default: float32); implies --deploy')
+    add_dtype_option(parser, 'in this type (default: float32); implies --deploy')
     parser.add_argument('--compile', action='store_true',
                         help='compile backbone, neck and dense head by torch.compile; implies --deploy')
 
 
-def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
-    """The options that benchmarks share."""
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say where to compute."""
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
     parser.add_argument('--threads', type=int, help='threads on a CPU (default: as many as there are cores)')
+
+
+def add_dtype_option(parser: argparse.ArgumentParser, help: str) -> None:
+    """The option that names the type to compute in."""
+    parser.add_argument('--dtype', choices=DTYPES, default='float32', help=help)
+
+
+def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
+    """The options that benchmarks share."""
+    add_device_options(parser)
     parser.add_argument('--out', metavar='DIR', help='write records, tables and plots into this folder; a run that was '
                         'interrupted goes on from the records that are there')
 

@@ -1,6 +1,9 @@
+import copy
+
 import pytest
 import timm
 import torch
+from mmengine.registry import DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfasternet.benchmark.classifier import build_folded, classifier_entry, classifier_report, count_as_table_3
@@ -47,8 +50,25 @@ def test_folding_is_exact_and_complete(name):
         built = type(network)(name, network.family, lambda: model, network.size, None)
         folded = build_folded(built)
         torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
-    norms = [m for m in folded.modules() if isinstance(m, _BatchNorm)]
-    assert len(norms) <= 1  # GhostNet has one behind a sum of branches, without a convolution before it
+    assert not any(isinstance(module, _BatchNorm) for module in folded.modules())
+
+
+def test_networks_are_built_in_whatever_scope():
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert NETWORKS['ResNet50'].build() and NETWORKS['FasterNet-T0'].build()
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('deploy', [False, True])
+def test_fasternet_in_half_types(dtype, deploy):
+    torch.manual_seed(0)
+    network = NETWORKS['FasterNet-T0']
+    model = network.build()
+    built = type(network)('FasterNet-T0', 'FasterNet', lambda: copy.deepcopy(model), 64, None)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, actual = build_folded(built)(images), build_folded(built, deploy, dtype)(images.to(dtype)).float()
+    assert 0 < (actual - expected).norm() / expected.norm() < 3e-2
 
 
 def test_a_cycle_is_a_shift_of_each_channel():

@@ -1,11 +1,12 @@
 import json
+import math
 import statistics
 
 import pytest
 import torch
 
 from mmfasternet.benchmark.suite import Conditions, Entry, Subject, run_suite
-from mmfasternet.benchmark.timing import WARMUP_PATIENCE
+from mmfasternet.benchmark.timing import WARMUP_PATIENCE, failures
 from mmfasternet.errors import UserError
 from tests.conftest import sleep_ms
 
@@ -102,3 +103,36 @@ def test_no_images():
 def test_a_name_is_there_once():
     with pytest.raises(UserError, match='once'):
         run_suite([Sleeper('a', 0.001, []).entry()] * 2, CPU)
+
+
+def test_what_a_device_cannot_run_is_left_out(tmp_path):
+    def build():
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 1 GiB.\nMore.')
+
+    def call():
+        raise NotImplementedError('"conv" not implemented for \'Half\'\nMore.')
+
+    entries = [Sleeper('a', 0.001, []).entry(), Entry('large', Conditions('8x8'), build),
+               Entry('half', Conditions('8x8'), lambda: Subject(call)), Sleeper('b', 0.001, []).entry()]
+    records = run_suite(entries, CPU, rounds=2, out=tmp_path)
+    assert [record.runs for record in records] == [2, 0, 0, 2]
+    assert [record.error for record in records] == [None, 'out of memory', '"conv" not implemented for \'Half\'', None]
+    assert math.isnan(records[1].median_ms) and math.isnan(records[1].images_per_second)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.json', 'b.json']
+    assert failures(records)[0] == 'large was not measured: out of memory'
+    with pytest.raises(UserError, match="'large' can't be measured: out of memory"):
+        run_suite(entries[1:3], CPU)
+
+
+def test_a_failure_between_the_calls_ends_one_entry_only():
+    count = 0
+
+    def call():
+        nonlocal count
+        count += 1
+        if count > 20:
+            raise RuntimeError('worn out')
+
+    records = run_suite([Entry('a', Conditions('8x8'), lambda: Subject(call)), Sleeper('b', 0.001, []).entry()], CPU,
+                        rounds=30)
+    assert (records[0].error, records[0].runs, records[1].runs) == ('worn out', 0, 30)
