@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50
 
 from mmfasternet.checkpoints import TARGETS, convert, read_checkpoint
+from mmfasternet.engine.training import TrainingOptions
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options, randomize_norms
@@ -253,6 +254,34 @@ def test_benchmark_classifier(run_tool, tmp_path):
     assert 'Batch 1: Swin-T was not measured: ' in eager.out and 'FasterNet-T0 was' not in eager.out, eager.err
     unknown = run_tool('benchmark_classifier', 'FasterNet-T9')
     assert unknown.code == 1 and "'FasterNet-T9'" in unknown.err and 'FasterNet-T0' in unknown.err
+
+
+def test_benchmark_training(run_tool, shapes, tmp_path):
+    cfg = tmp_path / 'small.py'
+    data = ''.join(f"{split}_dataloader = dict(dataset=dict(data_root='{shapes}/'))\n" for split in ('train', 'val'))
+    cfg.write_text(f"_base_ = '{SHAPES_CONFIG}'\n{data}val_evaluator = dict(ann_file='{shapes}/annotations/"
+                   f"instances_val.json')\n")
+    arguments = [cfg, '--size', 64, 96, '--runs', 2, '--forms', 'plain', 'channels-last', '--device', 'cpu']
+    result = run_tool('benchmark_training', *arguments, '--batch', 1, '--curve', 1, '--out', tmp_path / 'out')
+    assert result.code == 0, result.err
+    assert 'plain, another seed' in result.out and 'Batch 1, random images of 64x96 pixels' in result.out
+    assert json.loads((tmp_path / 'out' / 'small, channels-last.json').read_text())['memory_format'] == 'NHWC'
+    assert (tmp_path / 'out' / 'loss-of-small.png').is_file()
+    amp = run_tool('benchmark_training', cfg, '--forms', 'amp')
+    assert torch.cuda.is_available() or (amp.code == 1 and 'error: --amp needs a GPU' in amp.err)
+    unknown = run_tool('benchmark_training', cfg, '--forms', 'fast')
+    assert unknown.code == 1 and "'fast' must be plain" in unknown.err
+
+
+def test_train_in_channels_last(run_tool, shapes, tmp_path, monkeypatch):
+    seen = []
+    original = TrainingOptions.apply_to_model
+    monkeypatch.setattr(TrainingOptions, 'apply_to_model',
+                        lambda self, model: (original(self, model), seen.append(self.form)))
+    result = run_tool('train', SHAPES_CONFIG, '--work-dir', tmp_path, '--channels-last', '--cfg-options',
+                      *data_options(shapes), 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
+    assert result.code == 0 and seen == ['channels-last'], result.err
+    assert 'coco/bbox_mAP' in result.out + result.err and load(tmp_path / 'epoch_1.pth')['state_dict']
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ def parse_args():
     parser.add_argument('config', help='config file')
     add_run_options(parser)
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    parser.add_argument('--channels-last', action='store_true', help='weights and maps in channels-last format')
+    parser.add_argument('--compile', action='store_true', help='compile backbone and neck by torch.compile')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate by the actual batch size over the one the config is meant for')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
@@ -20,16 +22,15 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
-        from mmfasternet.engine.config import enable_amp, enable_auto_scale_lr, load_config, set_resume
+        from mmfasternet.engine.config import enable_auto_scale_lr, load_config, set_resume
         from mmfasternet.engine.runner import train
+        from mmfasternet.engine.training import TrainingOptions
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-        if args.amp:
-            enable_amp(cfg)
         if args.auto_scale_lr:
             enable_auto_scale_lr(cfg)
         if args.resume:
             set_resume(cfg, args.resume)
-        train(cfg)
+        train(cfg, TrainingOptions.of(args))
 
 
 if __name__ == '__main__':

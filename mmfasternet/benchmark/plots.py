@@ -120,6 +120,26 @@ def histograms(groups: Mapping[str, Sequence[float]], labels: Sequence[str], x: 
     return figure
 
 
+def curves(series: Mapping[str, Sequence[float]], x: str, y: str, title: str) -> Figure:
+    """A line for each series, over the number of the value, from 1.
+
+    Args:
+        series: Values by name.
+        x: Label of the x axis.
+        y: Label of the y axis.
+        title: Title of the plot.
+    """
+    figure = Figure(figsize=(9, 5))
+    axes = figure.subplots()
+    for name, values in series.items():
+        axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(frameon=False)
+    _finish(axes, title)
+    return figure
+
+
 def by_family(points: Sequence[Tuple[str, Optional[float], Optional[float], str]]) -> Dict[str, List[Point]]:
     """Points as ``(family, x, y, name)``, grouped; those without an x or y, or with NaN, are left out."""
     families: Dict[str, List[Point]] = {}

@@ -1,9 +1,12 @@
 """Timing of callables, with the conditions it was taken under."""
 
+import ctypes
+import gc
 import math
 import platform
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -133,8 +136,13 @@ def describe(conditions: Dict[str, Any]) -> str:
     """A record's conditions in words."""
     c = conditions
     return (f"batch {c['batch_size']}, {c['input_size']} pixels, {c['dtype']}, {c['memory_format']}, {c['form']}, "
-            f"weights: {c['weights']}, images: {c['images']}, on {c['device']} with {c['threads']} threads, "
-            + ', '.join(f'{name} {version}' for name, version in c['versions'].items()))
+            f"weights: {c['weights']}, images: {c['images']}, {describe_machine(c)}")
+
+
+def describe_machine(conditions: Dict[str, Any]) -> str:
+    """A record's processor and libraries in words."""
+    versions = ', '.join(f'{name} {version}' for name, version in conditions['versions'].items())
+    return f"on {conditions['device']} with {conditions['threads']} threads, {versions}"
 
 
 def measure(function: Callable[[], Any],
@@ -241,15 +249,19 @@ def peak_memory(function: Callable[[], Any], device: torch.device) -> Optional[f
     """What one call takes at its peak on top of what is there before it, in 10^6 bytes.
 
     On a GPU it is what PyTorch allocates there; on Linux the process'
-    resident memory, which leaves out what is reused of earlier calls. None
-    on other systems.
+    resident memory, after the allocator has given back what earlier calls
+    left (glibc's does; with others, what is reused of it is left out). None on
+    other systems.
     """
+    gc.collect()
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         function()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     try:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
         with open('/proc/self/clear_refs', 'w') as clear:
             clear.write('5')  # sets the peak back to what is resident now
         before = _resident('VmRSS')

@@ -52,7 +52,17 @@ def check_compilable(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
     _networks(model)
     if sizes and getattr(model, 'head', None) is not None:
         raise ArgumentError('sizes are for detectors and backbones: a classifier would pool the padding as well')
-    if _is_on_cpu(model) and not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'g++', 'clang++'))):
+    if _is_on_cpu(model):
+        check_compiler()
+
+
+def check_compiler() -> None:
+    """Check that there is a C++ compiler, which ``torch.compile`` needs on a CPU.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'g++', 'clang++'))):
         raise UserError('compiling for a CPU needs a C++ compiler, and there is none: install g++, or leave out '
                         '--compile')
 

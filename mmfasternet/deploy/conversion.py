@@ -184,7 +184,13 @@ def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_form
         if isinstance(module, BaseRoIExtractor) and not isinstance(module, DeployedRoIExtractor):
             _replace_hook(module._forward_pre_hooks, module.register_forward_pre_hook, _Float32Maps())
             _replace_hook(module._forward_hooks, module.register_forward_hook, _OutputCast(dtype))
-        elif any(base.__module__.startswith('mmcv.ops.') for base in type(module).__mro__):
+    feed_mmcv_contiguous(model)
+
+
+def feed_mmcv_contiguous(model: nn.Module) -> None:
+    """Have mmcv's own operators get contiguous maps, in place: they pay no heed to strides."""
+    for module in model.modules():
+        if any(base.__module__.startswith('mmcv.ops.') for base in type(module).__mro__):
             module.to(memory_format=torch.contiguous_format)
             _replace_hook(module._forward_pre_hooks, module.register_forward_pre_hook, _ContiguousInputs())
 

@@ -2,12 +2,13 @@
 
 import os
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -15,17 +16,28 @@ from mmfasternet.checkpoints import safe_loading
 from mmfasternet.engine.checks import check_run
 from mmfasternet.engine.config import leave_out_amp_without_gpu, name_broken_images
 from mmfasternet.engine.deploying import DeployHook, DeployOptions, is_export, use_exported
+from mmfasternet.engine.training import TrainingHook, TrainingOptions
 from mmfasternet.errors import UserError
 
 
-def train(cfg: Config) -> Runner:
+def train(cfg: Config, options: Optional[TrainingOptions] = None, hooks: Sequence[Hook] = ()) -> Runner:
     """Train by a config, with validation where it has one.
 
+    Args:
+        cfg: The config.
+        options: What makes it faster. Defaults to None, nothing.
+        hooks: Hooks beside the config's. Defaults to none.
+
     Raises:
-        UserError: If the config's data or checkpoints can't be used.
+        UserError: If the config's data or checkpoints can't be used, or the
+            options don't go with this machine.
     """
+    options = options or TrainingOptions()
+    options.apply_to_config(cfg)
     with safe_loading():
         runner = _build(cfg, ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
+        for hook in (TrainingHook(options), *hooks):
+            runner.register_hook(hook)
         runner.train()
     _leave_processes()
     return runner

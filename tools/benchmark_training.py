@@ -1,0 +1,61 @@
+"""Measure images per second and memory of training, plain and with what makes it faster, and compare losses."""
+
+from pathlib import Path
+
+from mmfasternet.engine.cli import add_benchmark_options, make_parser, one_line_errors
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+PAIR = [CONFIGS / 'mask_rcnn_fasternet_s_1x_coco.py', CONFIGS / 'comparison' / 'mask_rcnn_resnet50_1x_coco.py']
+FORMS = ['plain', 'channels-last', 'compile', 'channels-last+compile']
+FORMS_ON_GPU = [*FORMS, 'amp', 'amp+channels-last', 'amp+compile', 'amp+channels-last+compile']
+
+
+def parse_args():
+    parser = make_parser(__doc__, 'python tools/benchmark_training.py --batch 1 --runs 3 --size 320 512')
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', default=PAIR,
+                        help='config files of detectors (default: Mask R-CNN with FasterNet-S and with ResNet-50)')
+    parser.add_argument('--forms', nargs='+', metavar='FORM',
+                        help='plain, or of amp, channels-last and compile, joined by + (default: all)')
+    parser.add_argument('--size', nargs=2, type=int, default=(800, 1333), metavar=('H', 'W'),
+                        help='height and width of the random images in pixels (default: 800 1333)')
+    parser.add_argument('--batch', type=int, default=2, help='images in a step (default: 2)')
+    parser.add_argument('--runs', type=int, default=10, help='timed steps (default: 10)')
+    parser.add_argument('--curve', type=int, metavar='STEPS',
+                        help="also train so many steps on each config's own data, as tools/train.py does, in each form")
+    add_benchmark_options(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    with one_line_errors():
+        import torch
+
+        from mmfasternet.benchmark.suite import run_suite
+        from mmfasternet.benchmark.training import loss_curve, training_entry, training_report
+        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.device import find_device, set_threads
+        from mmfasternet.engine.training import TrainingOptions
+        from mmfasternet.errors import UserError
+        device = find_device(args.device)
+        set_threads(args.threads)
+        if args.curve and device.type == 'cpu' and torch.cuda.is_available():
+            raise UserError('--curve trains as tools/train.py does, on the GPU: for the CPU set CUDA_VISIBLE_DEVICES=')
+        forms = args.forms or (FORMS if device.type == 'cpu' else FORMS_ON_GPU)
+        options = [TrainingOptions.parse(form) for form in forms]
+        configs = {Path(path).stem: load_config(str(path)) for path in args.configs}
+        entries = [training_entry(cfg, name, device, each, tuple(args.size), args.batch)
+                   for name, cfg in configs.items() for each in options]
+        records = run_suite(entries, device, args.runs, out=args.out)
+        losses = {}
+        for name, cfg in configs.items() if args.curve else ():
+            losses[name] = {each.form: loss_curve(cfg, each, args.curve) for each in options}
+            losses[name][f'{options[0].form}, another seed'] = loss_curve(cfg, options[0], args.curve, seed=1)
+        report = training_report(records, losses)
+        report.print()
+        if args.out:
+            report.write(args.out)
+
+
+if __name__ == '__main__':
+    main()
