@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
+from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from torch import nn
+from torch import Tensor, nn
 
 from mmfasternet.benchmark.complexity import count_as_table_4, count_complexity
 from mmfasternet.benchmark.paper import TABLE_4, DetectorRow
@@ -24,6 +25,8 @@ from mmfasternet.engine.building import Batch, build_model, load_batches
 from mmfasternet.engine.config import is_classifier
 from mmfasternet.engine.deploying import DeployOptions, is_export, use_exported
 from mmfasternet.errors import UserError
+
+_GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread most evenly
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def detector_entry(cfg: Config,
             model = build_model(cfg, checkpoint, device)
             if checkpoint is None:
                 find_objects(model)
+                propose_alike(model)
             model = options.apply(model, cfg)
         turns, parts = _Turns(batches), DetectorParts(model, device)
         return Subject(lambda: model.test_step(next(turns)), lambda: parts(lambda: model.test_step(next(turns))))
@@ -112,6 +116,40 @@ def find_objects(model: nn.Module) -> None:
     """Have a two-stage detector with random weights find objects, in place: else its mask head has nothing to do."""
     if isinstance(model, TwoStageDetector) and hasattr(getattr(model.roi_head, 'bbox_head', None), 'fc_cls'):
         nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.2)
+
+
+def propose_alike(model: nn.Module) -> None:
+    """Have an RPN with random weights propose the same boxes whatever network is below it, in place.
+
+    The time of the heads behind it depends on the sizes of the boxes, and
+    random weights of two networks prefer different ones.
+    """
+    head = getattr(model, 'rpn_head', None)
+    if type(head) is RPNHead and head.use_sigmoid_cls:
+        head.register_forward_hook(_AlikeProposals(head.test_cfg.nms_pre))
+
+
+class _AlikeProposals:
+    """Replaces the output of an RPN: anchors of all levels alike, spread over the image, unmoved.
+
+    Args:
+        count: Anchors of a level that are scored over 0.5, if there are so
+            many: those that the head keeps of it.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, module: nn.Module, inputs: Any,
+                 outputs: Tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tuple[List[Tensor], List[Tensor]]:
+        scores, deltas = outputs
+        return [self._scored(score) for score in scores], [torch.zeros_like(delta) for delta in deltas]
+
+    def _scored(self, scores: Tensor) -> Tensor:
+        number = scores[0].numel()
+        spread = torch.arange(number, device=scores.device, dtype=torch.float64) * _GOLDEN_RATIO % 1  # over (0, 1)
+        chosen = 1 + (spread - 1) * max(number / self.count, 1)  # so many are over 0
+        return (4 * chosen).clamp(min=-4).to(scores.dtype).reshape(scores[:1].shape).expand_as(scores)
 
 
 def random_batch(size: Tuple[int, int], batch_size: int = 1) -> Batch:

@@ -1,15 +1,18 @@
 """Plots of measurements, by matplotlib."""
 
 import math
+import textwrap
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 #: x, y and the name of a point.
 Point = Tuple[float, float, str]
 OURS = 'FasterNet'
-_MARKERS = 'svD^>p*hXd<P8HoV'
+_MARKERS = 'svD^>p*hXd<P8H'
+_COLORS = [color for index, color in enumerate(matplotlib.color_sequences['tab20']) if index not in (6, 7)]  # no reds
 
 
 def stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str, title: str) -> Figure:
@@ -56,9 +59,9 @@ def trade_off(families: Mapping[str, Sequence[Point]], x: str, y: str, title: st
     for index, (family, points) in enumerate(families.items()):
         xs, ys, _ = zip(*sorted(points))
         ours = family == OURS
-        axes.plot(xs, ys, label=family, color='#d1242f' if ours else None, linewidth=2.5 if ours else 1,
-                  marker='o' if ours else _MARKERS[index % len(_MARKERS)], markersize=7 if ours else 5,
-                  zorder=3 if ours else 2)
+        axes.plot(xs, ys, label=family, color='#d1242f' if ours else _COLORS[index % len(_COLORS)],
+                  linewidth=2.5 if ours else 1, marker='o' if ours else _MARKERS[index % len(_MARKERS)],
+                  markersize=7 if ours else 5, zorder=3 if ours else 2)
         if ours:
             _name_points(axes, points)
     if log:
@@ -155,6 +158,6 @@ def _name_points(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _finish(axes: Axes, title: str, grid: str = 'both') -> None:
-    axes.set_title(title, loc='left')
+    axes.set_title(textwrap.fill(title, 100), loc='left', fontsize=11)
     axes.grid(axis=grid, alpha=.3)
     axes.spines[['top', 'right']].set_visible(False)

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.roi_heads import StandardRoIHead
 from mmengine.config import Config
 from torch import nn
 
@@ -15,6 +16,7 @@ from mmfasternet.benchmark.timing import LatencyRecord
 from mmfasternet.deploy import to_deploy
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import load_config
+from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG, sleep_ms
 
@@ -130,6 +132,24 @@ def test_random_weights_find_objects():
     subject = detector_entry(cfg, 'detector', CPU, DetectorInput((96, 128))).build()
     with torch.no_grad():
         assert len(subject.function()[0].pred_instances) > 0
+
+
+@pytest.mark.parametrize('form', [DeployOptions(), DeployOptions(deploy=True, dtype='bfloat16')])
+def test_random_weights_of_all_networks_propose_the_same_boxes(monkeypatch, form):
+    found = []
+    original = StandardRoIHead.predict
+    monkeypatch.setattr(StandardRoIHead, 'predict', lambda self, x, proposals, *args, **kwargs: (
+        found.append(proposals[0].bboxes), original(self, x, proposals, *args, **kwargs))[1])
+    for arch in ('t0', 't1'):
+        cfg = load_config(str(ROOT / 'configs' / f'mask_rcnn_fasternet_{arch}_1x_coco.py'))
+        subject = detector_entry(cfg, arch, CPU, DetectorInput((256, 320)), deploy=form).build()
+        with torch.no_grad():
+            subject.function()
+    first, second = found
+    assert len(first) == 1000 and torch.equal(first, second)
+    sides = ((first[:, 2] - first[:, 0]) * (first[:, 3] - first[:, 1])).sqrt()
+    counts = torch.histc(sides.log2(), 5, 4.5, 9.5)  # about 32, 64, ... 512 pixels, less what the image cuts off
+    assert (counts[:3] > 100).all() and counts[3] > 0 and (counts < 600).all()
 
 
 def test_a_classifier_is_refused():

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mmfasternet.benchmark.networks import NETWORKS
 from mmfasternet.benchmark.plots import by_family, histograms, roofline, stacked_bars, trade_off
 from mmfasternet.benchmark.report import Report, Table
 
@@ -54,6 +55,13 @@ def test_plots_have_titles_and_axes(make):
     axes, = figure.axes
     assert isinstance(figure, Figure) and axes.get_title(loc='left') == 'title'
     assert axes.get_xlabel() and axes.get_ylabel() and axes.get_legend()
+
+
+def test_every_family_has_a_marker_and_no_other_is_red():
+    families = {name: [(1., 2., name)] for name in dict.fromkeys(n.family for n in NETWORKS.values())}
+    lines = trade_off(families, 'x', 'y', 'title').axes[0].lines
+    assert len(lines) == len(families) == len({(line.get_color(), line.get_marker()) for line in lines})
+    assert [line.get_label() for line in lines if line.get_color() == '#d1242f'] == ['FasterNet']
 
 
 def test_stacked_bars_end_at_their_sum():
