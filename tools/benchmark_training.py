@@ -46,11 +46,11 @@ def main():
         configs = {Path(path).stem: load_config(str(path)) for path in args.configs}
         entries = [training_entry(cfg, name, device, each, tuple(args.size), args.batch)
                    for name, cfg in configs.items() for each in options]
-        records = run_suite(entries, device, args.runs, out=args.out)
-        losses = {}
+        losses = {}  # first, since they need data that may be missing
         for name, cfg in configs.items() if args.curve else ():
             losses[name] = {each.form: loss_curve(cfg, each, args.curve) for each in options}
             losses[name][f'{options[0].form}, another seed'] = loss_curve(cfg, options[0], args.curve, seed=1)
+        records = run_suite(entries, device, args.runs, out=args.out)
         report = training_report(records, losses)
         report.print()
         if args.out:

@@ -148,7 +148,8 @@ def classifier_report(networks: Sequence[Network], records: Mapping[int, Sequenc
             label = {'top-1 (%)': 'top-1 accuracy, %', f'ms, batch {batch}': 'latency, ms',
                      f'G/s, batch {batch}': '10$^9$ FLOPs per second'}[y]
             if points:
-                plots[name] = trade_off(points, title, label, f'{name.partition(",")[0]}: {where}')
+                plots[name] = trade_off(points, title, label, f'{name.partition(",")[0]}: {where}',
+                                        log_y=y == f'ms, batch {batch}')
     notes = []
     for batch in batches:
         notes += [f'{describe(records[batch][0].conditions)}: {runs_of(records[batch])}.',

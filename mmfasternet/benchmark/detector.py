@@ -4,7 +4,7 @@ import copy
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmdet.models.dense_heads import RPNHead
@@ -107,7 +107,8 @@ def detector_entry(cfg: Config,
                 propose_alike(model)
             model = options.apply(model, cfg)
         turns, parts = _Turns(batches), DetectorParts(model, device)
-        return Subject(lambda: model.test_step(next(turns)), lambda: parts(lambda: model.test_step(next(turns))))
+        return Subject(lambda: model.test_step(turns.batch()), lambda: parts(lambda: model.test_step(turns.batch())),
+                       turns.advance)
 
     return Entry(name, conditions, build)
 
@@ -139,11 +140,19 @@ class _AlikeProposals:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self._kept: Dict[Tuple[Any, ...], Tensor] = {}  # made once, so that the clock of the RPN does not see it
 
     def __call__(self, module: nn.Module, inputs: Any,
                  outputs: Tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tuple[List[Tensor], List[Tensor]]:
         scores, deltas = outputs
-        return [self._scored(score) for score in scores], [torch.zeros_like(delta) for delta in deltas]
+        return ([self._once('scores', score, self._scored) for score in scores],
+                [self._once('deltas', delta, torch.zeros_like) for delta in deltas])
+
+    def _once(self, kind: str, output: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        key = (kind, output.shape, output.dtype, output.device)
+        if key not in self._kept:
+            self._kept[key] = make(output)
+        return self._kept[key]
 
     def _scored(self, scores: Tensor) -> Tensor:
         number = scores[0].numel()
@@ -166,15 +175,19 @@ def sizes_of(batches: Sequence[Batch]) -> str:
     return ' '.join(sorted({f'{h}x{w}' for h, w in shapes}))
 
 
-class _Turns(Iterator[Batch]):
-    """Batches in turn, with samples of their own for each call: detectors write into them."""
+class _Turns:
+    """Batches in turn, the same one for all calls of a round."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._batches = itertools.cycle(batches)
+        self.advance()
 
-    def __next__(self) -> Batch:
-        batch = next(self._batches)
-        return {**batch, 'data_samples': copy.deepcopy(batch['data_samples'])}
+    def advance(self) -> None:
+        self._batch = next(self._batches)
+
+    def batch(self) -> Batch:
+        """The batch of this round, with samples of its own: detectors write into them."""
+        return {**self._batch, 'data_samples': copy.deepcopy(self._batch['data_samples'])}
 
 
 def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config], size: Tuple[int, int]) -> Report:
@@ -192,7 +205,7 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
     if any('paper: ms' in row for row in rows):
         columns.update({'paper: parameters': '.1f', 'paper: FLOPs': '.0f', 'paper: ms': '.1f', 'paper: ratio': '.2f'})
     parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
-    medians = {record.name: record.part_medians_ms for record in records}
+    medians = {record.name: record.part_medians_ms for record in records if not record.error}
     part_rows = [{'detector': record.name, **medians[record.name], 'sum': sum(medians[record.name].values()),
                   'sum / whole': sum(medians[record.name].values()) / record.median_ms}
                  for record in records if not record.error]

@@ -252,7 +252,8 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
             rows.append({'operator': operator, 'map': f'{channels}x{side}x{side}', **row,
                          'paper: FLOPs (M)': paper.flops, 'paper: GPU images/s': paper.throughput,
                          'paper: CPU ms': paper.cpu_latency, 'paper: CPU G/s': paper.flops / paper.cpu_latency})
-            points.setdefault(operator, []).append((row['FLOPs / byte'], row['G/s'], f'{channels}'))
+            if not record.error:
+                points.setdefault(operator, []).append((row['FLOPs / byte'], row['G/s'], f'{channels}'))
     columns = {'operator': '', 'map': '', **_WORK_COLUMNS, 'paper: FLOPs (M)': '.1f', 'paper: GPU images/s': '.0f',
                'paper: CPU ms': '.2f', 'paper: CPU G/s': '.1f'}
     rules = []

@@ -44,7 +44,7 @@ def stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str, title: str)
     return figure
 
 
-def trade_off(families: Mapping[str, Sequence[Point]], x: str, y: str, title: str, log: bool = True) -> Figure:
+def trade_off(families: Mapping[str, Sequence[Point]], x: str, y: str, title: str, log_y: bool = False) -> Figure:
     """A line for each family of models; FasterNet's is the thick one.
 
     Args:
@@ -52,7 +52,8 @@ def trade_off(families: Mapping[str, Sequence[Point]], x: str, y: str, title: st
         x: Label of the x axis.
         y: Label of the y axis.
         title: Title of the plot.
-        log: Whether the x axis is logarithmic. Defaults to True.
+        log_y: Whether the y axis is logarithmic, as the x axis is. Defaults
+            to False.
     """
     figure = Figure(figsize=(9, 6))
     axes = figure.subplots()
@@ -64,8 +65,9 @@ def trade_off(families: Mapping[str, Sequence[Point]], x: str, y: str, title: st
                   markersize=7 if ours else 5, zorder=3 if ours else 2)
         if ours:
             _name_points(axes, points)
-    if log:
-        axes.set_xscale('log')
+    axes.set_xscale('log')
+    if log_y:
+        axes.set_yscale('log')
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.legend(loc='center left', bbox_to_anchor=(1.01, .5), frameon=False)

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Union
@@ -146,7 +147,7 @@ def _shown(value: Any, spec: str) -> str:
 
 
 def _file_name(name: str) -> str:
-    return ''.join(c if c.isalnum() else '-' for c in name.lower()).strip('-')
+    return re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
 
 
 def _png(figure: Figure) -> bytes:

@@ -1,16 +1,27 @@
 """Several models measured side by side, in turns, with records that survive an interruption."""
 
+import gc
 import json
 import os
+import re
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmfasternet.benchmark.timing import LatencyRecord, describe, make_record, peak_memory, time_call, warm_up
+from mmfasternet.benchmark.timing import (
+    LatencyRecord,
+    describe,
+    loaded_versions,
+    make_record,
+    peak_memory,
+    time_call,
+    warm_up,
+)
 from mmfasternet.errors import ArgumentError, UserError
 
 #: A call that gives the durations of its parts in milliseconds.
@@ -36,9 +47,11 @@ class Subject:
     Attributes:
         function: Called without arguments.
         parts: A call that is timed part by part, beside those of ``function``.
+        advance: Called before each round, to bring in its input.
     """
     function: Callable[[], Any]
     parts: Optional[TimedParts] = None
+    advance: Callable[[], Any] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,8 @@ def run_suite(entries: Sequence[Entry],
         device: The device they work on.
         rounds: Rounds of the run. Defaults to 10.
         calls: Timed calls of each entry in a round. Defaults to 1.
-        out: Folder for ``NAME.json``, written anew after each turn. Records
+        out: Folder for ``NAME.json``, with dashes for what is not a letter or
+            a digit of the name, written anew after each turn. Records
             that are there already count: an interrupted suite goes on where it
             was. Defaults to None, no files.
 
@@ -86,8 +100,8 @@ def run_suite(entries: Sequence[Entry],
         if value < 1:
             raise ArgumentError(f'{argument} must be at least 1, got {value}')
     names = [entry.name for entry in entries]
-    if len(set(names)) < len(names):
-        raise ArgumentError(f'each name must be there once: {names}')
+    if len({_path('', name) for name in names}) < len(names):
+        raise ArgumentError(f'each name must be there once, by letters and digits: {names}')
     records = {entry.name: _started(entry, device, out) for entry in entries}
     try:
         _run(entries, device, rounds, calls, out, records)
@@ -104,31 +118,25 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
          records: Dict[str, LatencyRecord]) -> None:
     left = {name: rounds - record.runs // calls for name, record in records.items()}
     waiting = [entry for entry in entries if left[entry.name] > 0]
-    with torch.no_grad(), _progress() as progress:
+    with torch.no_grad(), _room_for_compiled(entries), _progress() as progress:
         task = progress.add_task('building', total=len(waiting))
-        subjects: List[Tuple[str, Subject]] = []
+        subjects: Dict[str, Subject] = {}
         for entry in waiting:
             progress.update(task, description=f'building {entry.name}')
-            try:
-                subject = entry.build()
-                records[entry.name] = _warmed_up(records[entry.name], subject, device)
-                subjects.append((entry.name, subject))
-            except RuntimeError as error:
-                records[entry.name] = _failed(records[entry.name], error)
+            with _failure_noted(entry.name, records, subjects):
+                subjects[entry.name] = entry.build()
+                records[entry.name] = _warmed_up(records[entry.name], subjects[entry.name], device, out)
             progress.advance(task)
         progress.remove_task(task)
         task = progress.add_task('measuring', total=sum(left[entry.name] for entry in waiting))
         for turn in range(max(left.values())):
-            for name, subject in subjects:
-                if turn < left[name] and not records[name].error:
+            for name in list(subjects):
+                if turn < left[name]:
                     progress.update(task, description=f'measuring {name}')
-                    try:
-                        records[name] = _extended(records[name], subject, device, calls)
-                    except RuntimeError as error:
-                        records[name] = _failed(records[name], error)
-                        continue
-                    if out:
-                        write_record(records[name], out)
+                    with _failure_noted(name, records, subjects):
+                        records[name] = _extended(records[name], subjects[name], device, calls)
+                        if out:
+                            write_record(records[name], out)
                     progress.advance(task)
 
 
@@ -157,7 +165,7 @@ def read_record(folder: Union[str, Path], name: str) -> Optional[LatencyRecord]:
 
 
 def _path(folder: Union[str, Path], name: str) -> Path:
-    return Path(folder) / f"{name.replace('/', '-')}.json"
+    return Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name)}.json"
 
 
 def _started(entry: Entry, device: torch.device, out: Optional[Union[str, Path]]) -> LatencyRecord:
@@ -166,23 +174,49 @@ def _started(entry: Entry, device: torch.device, out: Optional[Union[str, Path]]
     fresh = make_record([], entry.name, device, c.input_size, 0, c.batch_size, c.dtype, c.memory_format, c.form,
                         weights=c.weights, images=c.images)
     found = read_record(out, entry.name) if out else None
-    if found and not comparable(found, fresh):
-        raise UserError(f"'{_path(out, entry.name)}' was measured under other conditions "
-                        f'({describe(found.conditions)}): name another folder by --out')
+    if found:
+        _check_comparable(found, fresh, out)
     return found or fresh
 
 
-def _failed(record: LatencyRecord, error: RuntimeError) -> LatencyRecord:
-    """A record without figures: PyTorch says by RuntimeErrors what a device has no memory or no operator for."""
-    if isinstance(error, torch.OutOfMemoryError):
+def _check_comparable(found: LatencyRecord, fresh: LatencyRecord, out: Optional[Union[str, Path]]) -> None:
+    if not comparable(found, fresh):
+        raise UserError(f"'{_path(out, found.name)}' was measured under other conditions "
+                        f'({describe(found.conditions)}): name another folder by --out')
+
+
+@contextmanager
+def _failure_noted(name: str, records: Dict[str, LatencyRecord], subjects: Dict[str, Subject]) -> Iterator[None]:
+    """Within it, a RuntimeError ends the subject and not the suite.
+
+    PyTorch says by these what a device has no memory or no operator for.
+    """
+    reason = None
+    try:
+        yield
+    except RuntimeError as error:
+        reason = 'out of memory' if isinstance(error, torch.OutOfMemoryError) else str(error).strip().partition('\n')[0]
+    if reason:  # only now the traceback has let go of the subject, and its memory is free
+        subjects.pop(name, None)
+        records[name] = replace(records[name], times_ms=(), parts_ms={}, memory_mb=None, error=reason)
+        gc.collect()
         torch.cuda.empty_cache()
-        return replace(record, times_ms=(), parts_ms={}, error='out of memory')
-    return replace(record, times_ms=(), parts_ms={}, error=str(error).strip().partition('\n')[0])
 
 
-def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device) -> LatencyRecord:
+def _room_for_compiled(entries: Sequence[Entry]) -> ContextManager[Any]:
+    """Within it, each entry may be compiled: past its limit Dynamo runs without a word what it was to compile."""
+    if not any('compile' in entry.conditions.form for entry in entries):
+        return nullcontext()
+    import torch._dynamo as dynamo
+    return dynamo.config.patch(recompile_limit=8 * len(entries))
+
+
+def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device,
+               out: Optional[Union[str, Path]]) -> LatencyRecord:
+    fresh = replace(record, versions=loaded_versions())  # building has loaded more libraries
+    _check_comparable(record, fresh, out)
     warmup = warm_up(subject.function, device)
-    return replace(record, warmup=warmup + 1, memory_mb=peak_memory(subject.function, device))
+    return replace(fresh, warmup=warmup + 1, memory_mb=peak_memory(subject.function, device))
 
 
 def comparable(first: LatencyRecord, second: LatencyRecord) -> bool:
@@ -193,6 +227,7 @@ def comparable(first: LatencyRecord, second: LatencyRecord) -> bool:
 
 
 def _extended(record: LatencyRecord, subject: Subject, device: torch.device, calls: int) -> LatencyRecord:
+    subject.advance()
     time_call(subject.function, device)
     times = [time_call(subject.function, device) * 1e3 for _ in range(calls)]
     parts = subject.parts() if subject.parts else {}

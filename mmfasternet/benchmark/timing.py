@@ -300,13 +300,13 @@ def make_record(seconds: Sequence[float],
         form=form,
         device=_device_name(device),
         threads=torch.get_num_threads(),
-        versions=_versions(),
+        versions=loaded_versions(),
         weights=weights,
         images=images,
         memory_mb=memory_mb)
 
 
-def _versions() -> Dict[str, str]:
+def loaded_versions() -> Dict[str, str]:
     """Versions of the libraries that are loaded and can weigh on a latency."""
     names = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmpretrain', 'timm', 'onnxruntime', 'openvino')
     return {name: sys.modules[name].__version__ for name in names if name in sys.modules}

@@ -7,7 +7,6 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -24,7 +23,7 @@ from mmfasternet.benchmark.suite import Conditions, Entry, Subject
 from mmfasternet.benchmark.timing import LatencyRecord, describe_machine, failures, runs_of
 from mmfasternet.engine.building import Batch
 from mmfasternet.engine.checks import check_model
-from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.config import is_classifier, leave_out_amp
 from mmfasternet.engine.runner import train
 from mmfasternet.engine.training import TrainingOptions
 from mmfasternet.errors import UserError
@@ -60,8 +59,8 @@ def training_entry(cfg: Config,
         batch_size: Images in a step. Defaults to 2.
 
     Raises:
-        UserError: If the config is a classifier's; when the entry is built,
-            if its model can't be.
+        UserError: If the config is a classifier's, or the options don't go
+            with the device; when the entry is built, if its model can't be.
     """
     if is_classifier(cfg):
         raise UserError(f"'{cfg.filename}' is the config of a classifier: the images and objects made here are for "
@@ -69,14 +68,18 @@ def training_entry(cfg: Config,
     conditions = Conditions(f'{size[0]}x{size[1]}', batch_size, torch.float16 if options.amp else torch.float32,
                             'NHWC' if options.channels_last else 'NCHW', options.form)
 
+    if options.amp and device.type == 'cpu':
+        raise UserError('amp needs a GPU: leave it out of --forms')
+    own = copy.deepcopy(cfg)
+    leave_out_amp(own)
+    options.apply_to_config(own)
+    _find_positives(own.model)
+
     def build() -> Subject:
-        own = copy.deepcopy(cfg)
-        options.apply_to_config(own)
-        _find_positives(own.model)
         check_model(own, None)
         torch.manual_seed(0)
         with DefaultScope.overwrite_default_scope(own.get('default_scope', 'mmdet')):
-            model = MODELS.build(own.model).to(device).train()
+            model = MODELS.build(copy.deepcopy(own.model)).to(device).train()
             options.apply_to_model(model)
             optimizer = build_optim_wrapper(model, own.optim_wrapper)
         for group in optimizer.param_groups:
@@ -127,6 +130,9 @@ def loss_curve(cfg: Config, options: TrainingOptions, steps: int, seed: int = 0)
     own = copy.deepcopy(cfg)
     own.merge_from_dict(dict(val_cfg=None, val_dataloader=None, val_evaluator=None, log_level='ERROR',
                              randomness=dict(seed=seed), default_hooks=dict(checkpoint=None)))
+    leave_out_amp(own)
+    if options.compile:
+        torch._dynamo.reset()  # what earlier trainings compiled counts against Dynamo's limit
     recorder = _LossRecorder(steps)
     with tempfile.TemporaryDirectory() as folder:
         # MMEngine keeps loggers and visualizers by name for the whole process, with the folder they write to.
@@ -158,8 +164,8 @@ def training_report(records: Sequence[LatencyRecord],
     notes = [f'Batch {first.batch_size}, random images of {first.input_size} pixels with {NUM_OBJECTS} objects, random '
              f'weights, {describe_machine(first.conditions)}',
              f'{runs_of(records).capitalize()}; speed-up: over {first.name}. A step is preprocessing, forward, '
-             f'backward and the step of the optimizer; memory is what it takes on top of weights, gradients and the '
-             f"optimizer's state.", *failures(records)]
+             f'backward and the step of the optimizer; memory is what it takes on top of the weights and '
+             f"the optimizer's state.", *failures(records)]
     tables, plots = [Table('Training', columns, rows)], {}
     for name, by_form in losses.items():
         tables.append(Table(f'Loss of {name}', {'training': '', 'steps': 'd', 'loss at the end': '.4f',
@@ -187,9 +193,8 @@ def _find_positives(model: Dict[str, Any]) -> None:
 
 
 def _step(model: nn.Module, batch: Batch, optimizer: Any) -> None:
-    samples: List[DetDataSample] = copy.deepcopy(batch['data_samples'])  # the model pads their masks
     with torch.enable_grad():
-        model.train_step({**batch, 'data_samples': samples}, optimizer)
+        model.train_step(batch, optimizer)  # the preprocessor makes samples of its own
 
 
 class _Enough(Exception):

@@ -103,12 +103,19 @@ def enable_amp(cfg: Config) -> None:
 
 def leave_out_amp_without_gpu(cfg: Config) -> None:
     """Have a config with automatic mixed precision train without it where there is no GPU, and say so."""
-    if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
-        cfg.optim_wrapper.type = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
-            cfg.optim_wrapper.pop(key, None)
+    if not torch.cuda.is_available() and leave_out_amp(cfg):
         print_log("PyTorch sees no GPU: training without the config's automatic mixed precision", 'current',
                   logging.WARNING)
+
+
+def leave_out_amp(cfg: Config) -> bool:
+    """Have a config train without automatic mixed precision; gives whether it had any."""
+    if (cfg.get('optim_wrapper') or {}).get('type') != 'AmpOptimWrapper':
+        return False
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        cfg.optim_wrapper.pop(key, None)
+    return True
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

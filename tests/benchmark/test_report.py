@@ -24,9 +24,9 @@ def test_numbers_are_rounded_where_they_are_shown_only():
 def test_everything_is_written(tmp_path):
     figure = stacked_bars({'a': {'backbone': 3., 'neck': 1.}}, 'ms', 'Bars')
     written = Report('Title', [TABLE], ['a & b'], {'Bars, wide': figure}).write(tmp_path / 'out')
-    assert sorted(path.name for path in written) == ['bars--wide.png', 'report.html', 'report.md', 'two-rows.csv']
+    assert sorted(path.name for path in written) == ['bars-wide.png', 'report.html', 'report.md', 'two-rows.csv']
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == sorted(path.name for path in written)
-    assert Image.open(tmp_path / 'out' / 'bars--wide.png').size[0] > 500
+    assert Image.open(tmp_path / 'out' / 'bars-wide.png').size[0] > 500
     page = (tmp_path / 'out' / 'report.html').read_text()
     assert 'a|&lt;b&gt;' in page and 'a &amp; b' in page and '20.1' in page
     assert re.search('src="data:image/png;base64,[A-Za-z0-9+/=]{1000}', page) and 'http' not in page

@@ -1,12 +1,14 @@
 import json
 import math
 import statistics
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmfasternet.benchmark.suite import Conditions, Entry, Subject, run_suite
-from mmfasternet.benchmark.timing import WARMUP_PATIENCE, failures
+from mmfasternet.benchmark.timing import MAX_WARMUP, WARMUP_PATIENCE, failures
 from mmfasternet.errors import UserError
 from tests.conftest import sleep_ms
 
@@ -130,9 +132,38 @@ def test_a_failure_between_the_calls_ends_one_entry_only():
     def call():
         nonlocal count
         count += 1
-        if count > 20:
+        if count > MAX_WARMUP + 5:
             raise RuntimeError('worn out')
 
     records = run_suite([Entry('a', Conditions('8x8'), lambda: Subject(call)), Sleeper('b', 0.001, []).entry()], CPU,
-                        rounds=30)
-    assert (records[0].error, records[0].runs, records[1].runs) == ('worn out', 0, 30)
+                        rounds=50)
+    assert records[0].warmup > 1  # it was between the calls
+    assert (records[0].error, records[0].runs, records[1].runs) == ('worn out', 0, 50)
+    assert records[0].memory_mb is None
+
+
+def test_libraries_that_come_with_a_model_are_conditions(tmp_path, monkeypatch):
+    library = SimpleNamespace(__version__='1')
+
+    def build():
+        monkeypatch.setitem(sys.modules, 'timm', library)
+        return Subject(lambda: None)
+
+    monkeypatch.delitem(sys.modules, 'timm', raising=False)
+    entry = Entry('a', Conditions('8x8'), build)
+    record, = run_suite([entry], CPU, rounds=1, out=tmp_path)
+    assert record.versions['timm'] == '1'
+    monkeypatch.delitem(sys.modules, 'timm')
+    library.__version__ = '2'
+    with pytest.raises(UserError, match='other conditions'):
+        run_suite([entry], CPU, rounds=2, out=tmp_path)
+
+
+def test_all_calls_of_a_round_have_the_same_input():
+    seen, turns = [], iter(range(9))
+    current = []
+    subject = Subject(lambda: seen.append(current[-1]), lambda: seen.append(current[-1]) or {},
+                      lambda: current.append(next(turns)))
+    current.append('warm-up')
+    run_suite([Entry('a', Conditions('8x8'), lambda: subject)], CPU, rounds=3, calls=2)
+    assert seen[-12:] == [turn for turn in range(3) for _ in range(4)]
