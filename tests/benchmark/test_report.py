@@ -31,7 +31,7 @@ def test_everything_is_written(tmp_path):
     assert 'a|&lt;b&gt;' in page and 'a &amp; b' in page and '20.1' in page
     assert re.search('src="data:image/png;base64,[A-Za-z0-9+/=]{1000}', page) and 'http' not in page
     text = (tmp_path / 'out' / 'report.md').read_text()
-    assert '# Title' in text and '![Bars, wide](bars--wide.png)' in text
+    assert '# Title' in text and '![Bars, wide](bars-wide.png)' in text
 
 
 def test_the_terminal_shows_all(capsys):
