@@ -142,6 +142,7 @@ class _AlikeProposals:
         self.count = count
         self._kept: Dict[Tuple[Any, ...], Tensor] = {}  # made once, so that the clock of the RPN does not see it
 
+    @torch.compiler.disable  # what it keeps must not be in the memory of a CUDA graph
     def __call__(self, module: nn.Module, inputs: Any,
                  outputs: Tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tuple[List[Tensor], List[Tensor]]:
         scores, deltas = outputs
