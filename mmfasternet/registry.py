@@ -5,7 +5,10 @@ Configs name what is registered here with the scope, for example
 other OpenMMLab package.
 """
 
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -15,3 +18,7 @@ MODELS = Registry(
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmfasternet', locations=['mmfasternet.datasets'])
 TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope='mmfasternet', locations=['mmfasternet.datasets'])
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='mmfasternet', locations=['mmfasternet.datasets'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmfasternet', locations=['mmfasternet.engine.saving'])
+LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmfasternet', locations=['mmfasternet.engine.resuming'])

@@ -9,11 +9,16 @@ def parse_args():
     add_run_options(parser)
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
     parser.add_argument('--channels-last', action='store_true', help='weights and maps in channels-last format')
-    parser.add_argument('--compile', action='store_true', help='compile backbone and neck by torch.compile')
+    parser.add_argument('--compile', action='store_true',
+                        help='compile backbone and neck by torch.compile; implies --channels-last')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate by the actual batch size over the one the config is meant for')
+    parser.add_argument('--deterministic', action='store_true',
+                        help='deterministic operators, and the seed 0 unless the config sets another')
+    parser.add_argument('--skip-nan', action='store_true',
+                        help='leave out batches whose loss is NaN or infinite, up to ten in a row, instead of stopping')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help="continue from this checkpoint, or from the work folder's newest if none is named")
+                        help="continue from this checkpoint, or from the work folder's newest that is whole")
     args = parser.parse_args()
     set_local_rank(args)
     return args
@@ -22,15 +27,18 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
-        from mmfasternet.engine.config import enable_auto_scale_lr, load_config, set_resume
+        from mmfasternet.engine.config import enable_auto_scale_lr, load_config
         from mmfasternet.engine.runner import train
+        from mmfasternet.engine.seeding import make_deterministic
         from mmfasternet.engine.training import TrainingOptions
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         if args.auto_scale_lr:
             enable_auto_scale_lr(cfg)
         if args.resume:
-            set_resume(cfg, args.resume)
-        train(cfg, TrainingOptions.of(args))
+            cfg.resume = args.resume
+        if args.deterministic:
+            make_deterministic(cfg)
+        train(cfg, TrainingOptions.of(args), skip_nan=args.skip_nan)
 
 
 if __name__ == '__main__':

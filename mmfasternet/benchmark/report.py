@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ import jinja2
 import rich.table
 from matplotlib.figure import Figure
 from rich.console import Console
+
+from mmfasternet.files import write_whole
 
 Row = Mapping[str, Any]
 
@@ -130,7 +131,7 @@ class Report:
         contents.update({f'{_file_name(table.name)}.csv': table.csv().encode() for table in self.tables})
         contents.update({f'{_file_name(name)}.png': picture for name, picture in pictures.items()})
         Path(folder).mkdir(parents=True, exist_ok=True)
-        return [_write(Path(folder) / name, content) for name, content in contents.items()]
+        return [write_whole(Path(folder) / name, content) for name, content in contents.items()]
 
     def _markdown(self) -> str:
         parts = [f'# {self.title}\n', *(f'{line}\n' for line in self.notes), *(t.markdown() for t in self.tables),
@@ -154,10 +155,3 @@ def _png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=120, bbox_inches='tight')
     return picture.getvalue()
-
-
-def _write(path: Path, content: bytes) -> Path:
-    unfinished = path.with_name(path.name + '.part')
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
-    return path

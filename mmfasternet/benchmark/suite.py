@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import re
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from mmfasternet.benchmark.timing import (
     warm_up,
 )
 from mmfasternet.errors import ArgumentError, UserError
+from mmfasternet.files import write_whole
 
 #: A call that gives the durations of its parts in milliseconds.
 TimedParts = Callable[[], Dict[str, float]]
@@ -144,9 +144,7 @@ def write_record(record: LatencyRecord, folder: Union[str, Path]) -> None:
     """Write ``NAME.json``, whole or not at all."""
     path = _path(folder, record.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix('.json.part')
-    unfinished.write_text(json.dumps(record.to_dict(), indent=1) + '\n', encoding='utf-8')
-    os.replace(unfinished, path)
+    write_whole(path, (json.dumps(record.to_dict(), indent=1) + '\n').encode())
 
 
 def read_record(folder: Union[str, Path], name: str) -> Optional[LatencyRecord]:

@@ -13,6 +13,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from tqdm import tqdm
 
 from mmfasternet.errors import CheckpointError
+from mmfasternet.files import replacing
 
 _SECONDS = 60  # without an answer
 
@@ -93,8 +94,7 @@ def download(url: str) -> Path:
 
 
 def _fetch(url: str, path: Path) -> None:
-    unfinished = path.with_name(f'.{path.name}.part')
-    try:
+    with replacing(path) as unfinished:
         with urllib.request.urlopen(url, timeout=_SECONDS) as response, unfinished.open('wb') as file:
             length = int(response.headers.get('Content-Length') or 0)
             with tqdm(desc=path.name, total=length or None, unit='B', unit_scale=True, disable=None) as progress:
@@ -104,6 +104,3 @@ def _fetch(url: str, path: Path) -> None:
                 received = file.tell()
         if length and received != length:
             raise OSError(f'the connection ended after {received} of {length} bytes')
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

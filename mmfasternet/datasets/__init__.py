@@ -1,3 +1,4 @@
 from .loading import LoadImageFromFile
+from .seeding import SeedAugmentations, SeededSampler
 
-__all__ = ['LoadImageFromFile']
+__all__ = ['LoadImageFromFile', 'SeedAugmentations', 'SeededSampler']

@@ -1,6 +1,7 @@
 """Whether an annotation file is what MMDetection reads as COCO's format."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
@@ -9,7 +10,7 @@ from mmfasternet.errors import DataError
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_id(value: Any) -> bool:
@@ -77,6 +78,7 @@ def check_coco_file(ann_file: str,
         _check_rows(ann_file, key, rows, fields)
     _check_unique(ann_file, 'categories', 'name', content['categories'])
     _check_classes(ann_file, [category['name'] for category in content['categories']], list(classes))
+    _check_annotations(ann_file, content)
     if split == 'train':
         images = {image['id'] for image in content['images']}
         categories = {category['id'] for category in content['categories'] if category['name'] in classes}
@@ -99,6 +101,19 @@ def _check_rows(ann_file: str, key: str, rows: List[Any], fields: Dict[str, Call
                 raise DataError(f"annotation file '{ann_file}' is not in COCO's format: {key}[{index}].{field} is "
                                 f'{str(row[field])[:40]!r}. Mend it, or remove the entry')
     _check_unique(ann_file, key, 'id', rows)
+
+
+def _check_annotations(ann_file: str, content: Dict[str, Any]) -> None:
+    categories = {category['id'] for category in content['categories']}
+    sizes = {image['id']: [image['height'], image['width']] for image in content['images']}
+    for index, row in enumerate(content.get('annotations') or []):
+        if row['category_id'] not in categories:
+            raise DataError(f"annotation file '{ann_file}': annotations[{index}].category_id is "
+                            f"{row['category_id']!r}, and no category has that id. Mend it, or add the category")
+        segmentation, size = row.get('segmentation'), sizes.get(row['image_id'])
+        if size and isinstance(segmentation, dict) and segmentation.get('size') != size:
+            raise DataError(f"annotation file '{ann_file}': the run-length encoding of annotations[{index}] is of size "
+                            f"{segmentation.get('size')}, and its image has height and width {size}. Encode it again")
 
 
 def _check_classes(ann_file: str, names: List[str], classes: List[str]) -> None:

@@ -12,10 +12,10 @@ from mmengine.fileio import list_from_file
 from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-from mmfasternet.checkpoints import check_fits, check_start, load_for_mmengine, read_checkpoint
+from mmfasternet.checkpoints import check_fits, check_start, read_checkpoint
 from mmfasternet.datasets.coco_file import check_coco_file
 from mmfasternet.engine.cli import is_first_process
-from mmfasternet.errors import CheckpointError, DataError, UserError
+from mmfasternet.errors import DataError, UserError
 from mmfasternet.models import FasterNet
 
 _COCO_TREE = 'COCO holds annotations/instances_{train,val}2017.json, train2017/*.jpg and val2017/*.jpg'
@@ -61,12 +61,8 @@ def check_run(cfg: Config, splits: Sequence[str]) -> None:
             for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
                 if evaluator.get('ann_file') and not evaluator.get('backend_args'):
                     _check_exists(evaluator['ann_file'], split, 'annotation file', f'{split}_evaluator.ann_file=FILE')
-        checkpoint, trains, resumes = cfg.get('load_from'), 'train' in splits, cfg.get('resume')
-        if checkpoint and trains and resumes and not {'meta', 'message_hub', 'optimizer'} <= set(
-                load_for_mmengine(checkpoint)):
-            raise CheckpointError(f"checkpoint '{checkpoint}' holds weights, and no training that can be resumed here. "
-                                  f'Start from it with --cfg-options load_from=PATH')
-        check_model(cfg, checkpoint, pretrained=trains, starts=trains and not resumes)
+        trains = 'train' in splits
+        check_model(cfg, cfg.get('load_from'), pretrained=trains, starts=trains and not cfg.get('resume'))
 
 
 def _scope(cfg: Config) -> ContextManager:

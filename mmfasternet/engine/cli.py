@@ -1,11 +1,12 @@
 """What the scripts in ``tools/`` share: options and one-line errors."""
 
 import argparse
+import errno
 import os
 import sys
 import warnings
 from contextlib import contextmanager
-from typing import ContextManager, Iterator
+from typing import Any, ContextManager, Iterator, Optional
 
 from mmengine.config import DictAction
 
@@ -13,6 +14,23 @@ from mmfasternet.errors import UserError
 
 #: Types to compute in, as PyTorch calls them.
 DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+class _ConfigOptions(DictAction):
+    """MMEngine's, which drops the spaces in paths and has a traceback for what is no option."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        if ' ' in val and not any(sign in val for sign in ',[('):
+            return val.strip('\'"')
+        return DictAction._parse_iterable(val)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: Optional[str] = None) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f"{option_string} takes KEY=VALUE, and '{value}' has no '='")
+        super().__call__(parser, namespace, values, option_string)
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -24,7 +42,7 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options that training and testing share."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/CONFIG)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=_ConfigOptions, metavar='KEY=VALUE',
                         help='replace values of the config, such as train_dataloader.batch_size=4')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started this process, where there are several (default: none)')
@@ -96,6 +114,11 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         print(f'\ninterrupted{f": {interrupt}" if str(interrupt) else ""}', file=sys.stderr)
         sys.exit(130)  # as shells say it
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: '{error.filename or 'a file'}' can't be written: {error.strerror}. Make room", file=sys.stderr)
+        sys.exit(1)
     except UserError as error:
         if not is_first_process():
             sys.exit(1)

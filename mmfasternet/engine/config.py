@@ -9,7 +9,6 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
 from mmfasternet.errors import UserError
 
@@ -128,17 +127,6 @@ def enable_auto_scale_lr(cfg: Config) -> None:
         raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size, and the config has none. '
                         'Add auto_scale_lr = dict(base_batch_size=...) with the batch size its rate is meant for')
     cfg.auto_scale_lr.enable = True
-
-
-def set_resume(cfg: Config, resume: str) -> None:
-    """Resume from a path or, by ``'auto'``, from the newest checkpoint of the work folder, if there is one."""
-    cfg.resume = True
-    cfg.load_from = resume
-    if resume == 'auto':
-        newest = find_latest_checkpoint(cfg.work_dir)
-        if newest and not Path(newest).is_file():  # the folder was moved, and MMEngine notes whole paths
-            newest = str(Path(cfg.work_dir) / Path(newest).name)
-        cfg.load_from = newest
 
 
 def set_show_dir(cfg: Config, show_dir: str) -> None:

@@ -13,32 +13,72 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmfasternet.checkpoints import safe_loading
+from mmfasternet.datasets.naming import name_images_in_errors
 from mmfasternet.engine.checks import check_run
 from mmfasternet.engine.config import leave_out_amp_without_gpu, name_broken_images
 from mmfasternet.engine.deploying import DeployHook, DeployOptions, is_export, use_exported
+from mmfasternet.engine.finite import FiniteLossHook
+from mmfasternet.engine.resuming import set_resume, use_resumable_loop
+from mmfasternet.engine.saving import use_whole_checkpoints, whole_files
+from mmfasternet.engine.seeding import SeedHook, allow_what_has_no_deterministic_form, seed_by_draw
+from mmfasternet.engine.stopping import StopHook, TrainingStopped
 from mmfasternet.engine.training import TrainingHook, TrainingOptions
 from mmfasternet.errors import UserError
 
 
-def train(cfg: Config, options: Optional[TrainingOptions] = None, hooks: Sequence[Hook] = ()) -> Runner:
+class _NameImagesHook(Hook):
+    """Has the data sets name the image that they fail on."""
+
+    def before_run(self, runner: Runner) -> None:
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            if hasattr(loop, 'dataloader'):
+                name_images_in_errors(loop.dataloader.dataset)
+
+
+def train(cfg: Config,
+          options: Optional[TrainingOptions] = None,
+          hooks: Sequence[Hook] = (),
+          skip_nan: bool = False) -> Runner:
     """Train by a config, with validation where it has one.
 
+    What is random is so by the seed, the iteration and the sample, and
+    checkpoints are there whole or not at all: a training that was interrupted
+    anywhere and is resumed gives what an unbroken one gives. SIGTERM ends it
+    in order.
+
     Args:
-        cfg: The config.
+        cfg: The config. Its ``resume`` may also be a checkpoint to go on
+            from, or ``'auto'``; see
+            :func:`~mmfasternet.engine.resuming.set_resume`.
         options: What makes it faster. Defaults to None, nothing.
         hooks: Hooks beside the config's. Defaults to none.
+        skip_nan: Leave out batches whose loss is NaN or infinite, instead of
+            stopping there. Defaults to False.
 
     Raises:
-        UserError: If the config's data or checkpoints can't be used, or the
-            options don't go with this machine.
+        UserError: If the config's data or checkpoints can't be used, the
+            options don't go with this machine, a loss is NaN or infinite, or
+            a checkpoint can't be written.
     """
     options = options or TrainingOptions()
     options.apply_to_config(cfg)
-    with safe_loading():
+    if cfg.get('resume'):
+        set_resume(cfg, cfg.resume if isinstance(cfg.resume, str) else cfg.get('load_from') or 'auto')
+    use_whole_checkpoints(cfg)
+    use_resumable_loop(cfg)
+    with safe_loading(), whole_files():
         runner = _build(cfg, ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
-        for hook in (TrainingHook(options), *hooks):
+        if cfg.get('randomness', {}).get('deterministic') and torch.cuda.is_available():
+            allow_what_has_no_deterministic_form()
+        stop = StopHook()
+        for hook in (SeedHook(), TrainingHook(options), FiniteLossHook(skip_nan), *hooks, stop):
             runner.register_hook(hook)
-        runner.train()
+        try:
+            runner.train()
+        except TrainingStopped as stopped:
+            runner.logger.info(str(stopped))
+        finally:
+            stop.release()
     _leave_processes()
     return runner
 
@@ -84,11 +124,15 @@ def _build(cfg: Config, splits: tuple) -> Runner:
     setup_cache_size_limit_of_dynamo()
     _check_launcher(cfg.launcher)
     name_broken_images(cfg)
+    if 'train' in splits:
+        seed_by_draw(cfg)
     leave_out_amp_without_gpu(cfg)
     check_run(cfg, splits)
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _init_cpu_processes(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(_NameImagesHook())
+    return runner
 
 
 def _check_launcher(launcher: str) -> None:

@@ -24,11 +24,16 @@ class TrainingOptions:
         amp: With automatic mixed precision, float16 with dynamic loss scaling.
         channels_last: With weights and feature maps in channels-last format.
         compile: With backbone and neck compiled by ``torch.compile``, for
-            images of any size.
+            images of any size; in channels-last format, since PyTorch 2.11
+            fails to compile FasterNet-S for any size without.
     """
     amp: bool = False
     channels_last: bool = False
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.compile:
+            object.__setattr__(self, 'channels_last', True)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> 'TrainingOptions':

@@ -1,7 +1,11 @@
+import argparse
+import errno
+import os
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from mmfasternet.engine.cli import one_line_errors
+from mmfasternet.engine.cli import add_run_options, one_line_errors
 from mmfasternet.errors import DataError
 
 
@@ -25,3 +29,26 @@ def test_an_error_is_one_line_also_from_a_worker(capsys, workers):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), one_line_errors():
         raise ZeroDivisionError
+
+
+def test_options_keep_the_spaces_of_paths():
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    args = parser.parse_args(['--cfg-options', 'a.root=/my data/ü', 'b=[1, 2]', 'c=(x, 3)', 'd=1e-3'])
+    assert args.cfg_options == {'a.root': '/my data/ü', 'b': [1, 2], 'c': ('x', 3), 'd': 1e-3}
+
+
+def test_an_option_without_a_value_is_named(capsys):
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', 'a=1', 'b'])
+    assert "--cfg-options takes KEY=VALUE, and 'b' has no '='" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(capsys):
+    with pytest.raises(SystemExit), one_line_errors():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'scalars.json')
+    assert capsys.readouterr().err == "error: 'scalars.json' can't be written: No space left on device. Make room\n"
+    with pytest.raises(PermissionError), one_line_errors():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), 'scalars.json')

@@ -7,7 +7,6 @@ from mmfasternet.engine.config import (
     enable_tta,
     load_config,
     name_broken_images,
-    set_resume,
     set_show_dir,
 )
 from mmfasternet.errors import UserError
@@ -61,19 +60,6 @@ def test_amp(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     enable_amp(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
-
-
-def test_resume(tmp_path):
-    cfg = load_config(COCO_CONFIG, work_dir=str(tmp_path))
-    set_resume(cfg, 'auto')
-    assert cfg.resume and cfg.load_from is None
-    (tmp_path / 'epoch_3.pth').touch()
-    for noted in (tmp_path / 'epoch_3.pth', '/where/it/was/before/epoch_3.pth'):
-        (tmp_path / 'last_checkpoint').write_text(str(noted))
-        set_resume(cfg, 'auto')
-        assert cfg.resume and cfg.load_from == str(tmp_path / 'epoch_3.pth')
-    set_resume(cfg, 'x.pth')
-    assert cfg.resume and cfg.load_from == 'x.pth'
 
 
 def test_show_dir_is_meant_as_typed(tmp_path, monkeypatch):

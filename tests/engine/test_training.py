@@ -27,13 +27,13 @@ def losses_and_gradients(model):
     return losses.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize('form', ['plain', 'amp', 'channels-last', 'compile', 'amp+channels-last+compile'])
+@pytest.mark.parametrize('form', ['plain', 'amp', 'channels-last', 'channels-last+compile', 'amp+channels-last'])
 def test_forms_have_names(form):
     assert TrainingOptions.parse(form).form == form
 
 
 def test_options_of_the_command_line():
-    args = SimpleNamespace(amp=False, channels_last=True, compile=True)
+    args = SimpleNamespace(amp=False, channels_last=False, compile=True)  # which implies the other
     assert TrainingOptions.of(args) == TrainingOptions(channels_last=True, compile=True)
 
 

@@ -1,0 +1,55 @@
+"""Errors in the preparation of a sample that name its image."""
+
+from typing import Any, Callable, Dict, Iterator
+
+from mmfasternet.errors import DataError, UserError
+
+
+class NamingPipeline:
+    """A data set's pipeline whose errors name the image.
+
+    Args:
+        pipeline: The pipeline itself.
+
+    Raises:
+        DataError: In the place of whatever the pipeline raises.
+    """
+
+    def __init__(self, pipeline: Callable[[Dict[str, Any]], Any]) -> None:
+        self._pipeline = pipeline
+
+    def __call__(self, data: Dict[str, Any]) -> Any:
+        # Transforms write into what they get.
+        path, shape = data.get('img_path'), (data.get('height'), data.get('width'))
+        try:
+            return self._pipeline(data)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            size = f', {shape[1]} x {shape[0]} px by the annotation file' if all(shape) else ''
+            raise DataError(f"image '{path}'{size}: the pipeline fails on it or on its annotations "
+                            f'({type(error).__name__}: {reason}). Mend them, or remove the image from the annotation '
+                            f'file') from error
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or name == '_pipeline':
+            raise AttributeError(name)  # while it is unpickled, there is none yet
+        return getattr(self._pipeline, name)
+
+
+def name_images_in_errors(dataset: Any) -> None:
+    """Have a data set, and those that it is made of, name the image that its pipeline fails on."""
+    for inner in _unwrapped(dataset):
+        pipeline = getattr(inner, 'pipeline', None)
+        if callable(pipeline) and not isinstance(pipeline, NamingPipeline):
+            inner.pipeline = NamingPipeline(pipeline)
+
+
+def _unwrapped(dataset: Any) -> Iterator[Any]:
+    inner = [*getattr(dataset, 'datasets', []), getattr(dataset, 'dataset', None)]
+    found = [child for child in inner if child is not None]
+    for child in found:
+        yield from _unwrapped(child)
+    if not found:
+        yield dataset

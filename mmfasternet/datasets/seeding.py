@@ -1,0 +1,89 @@
+"""Random numbers of the augmentations by what is drawn, not by what was drawn before.
+
+MMEngine seeds the workers of a data loader once. What they draw then depends on how many there are and on all that
+they loaded, and a training that is resumed gets other images than one that was not interrupted.
+"""
+
+import random
+from typing import Any, Dict, Iterator, Optional
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.dist import get_dist_info
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from torch.utils.data import Sampler
+
+from mmfasternet.registry import DATA_SAMPLERS, TRANSFORMS
+
+
+class Draw(int):
+    """An index into a data set with the seed of this draw of it.
+
+    Data sets of data sets compute the index of the inner one by ``-`` and
+    ``%``, which keep the seed.
+    """
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> 'Draw':
+        draw = super().__new__(cls, index)
+        draw.seed = seed
+        return draw
+
+    def __getnewargs__(self) -> Any:
+        return int(self), self.seed
+
+    def __sub__(self, other: int) -> 'Draw':
+        return Draw(int(self) - int(other), self.seed)
+
+    def __mod__(self, other: int) -> 'Draw':
+        return Draw(int(self) % int(other), self.seed)
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed of 32 bits from several numbers, such as base, epoch, and position."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@DATA_SAMPLERS.register_module()
+class SeededSampler(Sampler):
+    """Another sampler's indices, each with a seed by the run's, the epoch, the process and its place in the epoch.
+
+    Args:
+        sampler: Config of the other sampler.
+        dataset: The data set.
+        seed: The run's seed. Defaults to None, that of the other sampler.
+    """
+
+    def __init__(self, sampler: Dict[str, Any], dataset: Any, seed: Optional[int] = None) -> None:
+        self.sampler = MMENGINE_DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
+        self.seed = int(seed if seed is not None else getattr(self.sampler, 'seed', None) or 0)
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Draw]:
+        rank, _ = get_dist_info()
+        for position, index in enumerate(self.sampler):
+            yield Draw(index, seed_of(self.seed, self.epoch, rank, position))
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, of the other sampler as well."""
+        self.epoch = epoch
+        if hasattr(self.sampler, 'set_epoch'):
+            self.sampler.set_epoch(epoch)
+
+
+@TRANSFORMS.register_module()
+class SeedAugmentations(BaseTransform):
+    """Seeds the random numbers of the transforms behind it by the :class:`Draw` that the sample comes from."""
+
+    def transform(self, results: Dict[str, Any]) -> Dict[str, Any]:
+        """Leave the sample as it is."""
+        draw = results.get('sample_idx')
+        if isinstance(draw, Draw):
+            random.seed(draw.seed)
+            np.random.seed(draw.seed)
+            torch.default_generator.manual_seed(draw.seed)
+        return results

@@ -1,0 +1,113 @@
+"""Losses that are no numbers stop a training before they reach its weights."""
+
+import logging
+from typing import Any, Callable, Dict, Tuple
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmfasternet.engine.saving import save_stopped
+from mmfasternet.errors import UserError
+
+_Parsed = Tuple[Tensor, Dict[str, Tensor]]
+
+
+class TrainingDiverged(UserError):
+    """A loss is NaN or infinite."""
+
+
+class _LossNotFinite(Exception):
+    """Between the losses and the step of the optimizer; the text names them."""
+
+
+class FiniteLossHook(Hook):
+    """Stops at a loss that is NaN or infinite, with the weights as they were before it, or leaves the batch out.
+
+    Args:
+        skip: Leave such batches out. Defaults to False.
+        max_skipped: How many in a row may be left out: then the weights are
+            at fault, and no longer the data. Defaults to 10.
+
+    Raises:
+        TrainingDiverged: In ``after_train_iter``; its text names loss and
+            iteration.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, skip: bool = False, max_skipped: int = 10) -> None:
+        self.skip = skip
+        self.max_skipped = max_skipped
+        self._skipped = 0
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model.parse_losses = _checking(model.parse_losses)
+        runner.model.train_step = self._guarding(runner, runner.model.train_step)
+
+    def after_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for owner, name in ((model, 'parse_losses'), (runner.model, 'train_step')):
+            owner.__dict__.pop(name, None)  # the class's own come to light again
+
+    def _guarding(self, runner: Runner, train_step: Callable[..., Dict[str, Tensor]]) -> Callable[..., Any]:
+
+        # Batch norms have taken the batch into their statistics by the time that its losses are known.
+        buffers = list(runner.model.buffers())
+        before = [buffer.detach().clone() for buffer in buffers]
+
+        def guarded(data: Any, optim_wrapper: Any) -> Dict[str, Tensor]:
+            for kept, buffer in zip(before, buffers):
+                kept.copy_(buffer)
+            try:
+                losses = train_step(data, optim_wrapper=optim_wrapper)
+            except _LossNotFinite as error:
+                for kept, buffer in zip(before, buffers):
+                    buffer.copy_(kept)
+                self._stop_or_skip(runner, str(error))
+                return {}
+            self._skipped = 0
+            return losses
+
+        return guarded
+
+    def _stop_or_skip(self, runner: Runner, losses: str) -> None:
+        problem = f'{losses} at iteration {runner.iter + 1} (epoch {runner.epoch + 1})'
+        if self.skip and self._skipped < self.max_skipped:
+            self._skipped += 1
+            print_log(f'{problem}: the batch is left out', 'current', logging.WARNING)
+            return
+        again = f', {self._skipped} batches after the first that was left out' if self.skip else ''
+        if not _has_finite_weights(runner.model):
+            raise TrainingDiverged(f'{problem}{again}; the weights are no numbers either. Go on from an earlier '
+                                   f'checkpoint in {runner.work_dir}, with a lower learning rate or clipped gradients')
+        path = save_stopped(runner, runner.epoch, runner.iter)
+        raise TrainingDiverged(f'{problem}{again}. {path} holds the state before it: lower the learning rate or clip '
+                               f'the gradients and go on with --resume, or leave such batches out with --skip-nan')
+
+
+def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Dict[str, Any]], _Parsed]:
+
+    def checked(losses: Dict[str, Any]) -> _Parsed:
+        total, variables = parse_losses(losses)
+        is_bad = ~total.detach().isfinite().all()
+        if get_world_size() > 1:
+            # All processes leave a batch out, or none: the gradients are of all.
+            is_bad = is_bad.to(torch.int)
+            all_reduce(is_bad, 'max')
+        if is_bad:
+            bad = [f'{name} is {float(value)}' for name, value in variables.items()
+                   if name != 'loss' and not torch.as_tensor(value).isfinite().all()]
+            raise _LossNotFinite(', '.join(bad) or 'a loss of another process is no number')
+        return total, variables
+
+    return checked
+
+
+def _has_finite_weights(model: nn.Module) -> bool:
+    return all(bool(value.isfinite().all()) for value in model.state_dict().values() if value.is_floating_point())

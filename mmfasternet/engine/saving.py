@@ -1,0 +1,147 @@
+"""Checkpoints that are there whole or not at all, with the one before kept until then."""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Sequence, Union
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.runner import Runner
+
+from mmfasternet.errors import UserError
+from mmfasternet.files import remove_unfinished, write_whole
+from mmfasternet.registry import HOOKS
+
+#: The file of a training that was stopped between two regular checkpoints.
+STOPPED = 'stopped.pth'
+#: The file in a work folder with the path of its newest checkpoint, as MMEngine has it.
+POINTER = 'last_checkpoint'
+
+
+class WholeFilesBackend(LocalBackend):
+    """MMEngine's local files, written whole or not at all."""
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        """Write bytes to ``filepath``, whose folder is made.
+
+        Raises:
+            UserError: If the disk is full, or the folder can't be written to.
+        """
+        try:
+            Path(filepath).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(filepath, obj)
+        except OSError as error:
+            raise UserError(f"'{filepath}' can't be written: {error.strerror or error}. What was there before is left "
+                            f'as it is: make room, then go on with --resume') from None
+
+
+@contextmanager
+def whole_files() -> Iterator[None]:
+    """Within it, MMEngine writes local files, checkpoints among them, by :class:`WholeFilesBackend`."""
+    register_backend('local', WholeFilesBackend, force=True, prefixes='')
+    try:
+        yield
+    finally:
+        register_backend('local', LocalBackend, force=True, prefixes='')
+
+
+class _RemovingLater:
+    """A file backend that collects what is to be removed."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.removed: List[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self.removed.append(path)
+
+    rmtree = remove
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMEngineCheckpointHook):
+    """MMEngine's ``CheckpointHook`` that removes old checkpoints once the new one is written, not before.
+
+    Args:
+        See :class:`mmengine.hooks.CheckpointHook`.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        if is_main_process() and '://' not in str(self.out_dir):
+            remove_unfinished(self.out_dir)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: Dict[str, Any]) -> None:
+        with self._removing_afterwards():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        with self._removing_afterwards():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _removing_afterwards(self) -> Iterator[None]:
+        backend = self.file_backend
+        self.file_backend = later = _RemovingLater(backend)
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        written = [self.last_ckpt, getattr(self, 'best_ckpt_path', None),
+                   *getattr(self, 'best_ckpt_path_dict', {}).values()]
+        for path in later.removed:
+            if path not in written:
+                (backend.rmtree if backend.isdir(path) else backend.remove)(path)
+
+
+def use_whole_checkpoints(cfg: Any) -> None:
+    """Have a config save by :class:`CheckpointHook`."""
+    hooks = dict(cfg.get('default_hooks') or {})
+    hook = hooks.get('checkpoint', dict(interval=1))
+    if hook is not None and hook.get('type', 'CheckpointHook') in ('CheckpointHook', MMEngineCheckpointHook):
+        cfg.default_hooks = dict(hooks, checkpoint=dict(hook, type='mmfasternet.CheckpointHook'))
+
+
+def save_stopped(runner: Runner, epoch: int, iteration: int) -> str:
+    """Write the state of a training that stops between two checkpoints, and name it as the newest.
+
+    Args:
+        runner: The runner.
+        epoch: Epochs that are complete.
+        iteration: Iterations that are.
+
+    Returns:
+        The file, :data:`STOPPED` in the folder of the checkpoints.
+
+    Raises:
+        UserError: If it can't be written.
+    """
+    hook = next((hook for hook in runner.hooks if isinstance(hook, MMEngineCheckpointHook)), None)
+    folder = hook.out_dir if hook else runner.work_dir
+    runner.save_checkpoint(
+        folder, STOPPED, meta=dict(epoch=epoch, iter=iteration), backend_args=hook.backend_args if hook else None)
+    path = os.path.join(folder, STOPPED)
+    if is_main_process():
+        write_whole(Path(runner.work_dir) / POINTER, path.encode())
+    return path
+
+
+def saved_trainings(work_dir: Union[str, Path]) -> Sequence[str]:
+    """Paths of a work folder's checkpoints, the newest first."""
+    folder = Path(work_dir)
+    paths = sorted((path for path in folder.glob('*.pth') if not path.name.startswith(('.', 'best_'))),
+                   key=lambda path: path.stat().st_mtime, reverse=True)
+    pointer = folder / POINTER
+    if pointer.is_file() and pointer.read_text().strip():
+        named = pointer.read_text().strip()
+        here = folder / Path(named).name
+        if here.is_file():  # the folder may have been moved or copied, and whole paths are noted
+            named = str(here)
+        if '://' in named or Path(named).is_file():
+            return [named, *(str(path) for path in paths if path != Path(named))]
+    return [str(path) for path in paths]
