@@ -1,0 +1,110 @@
+"""What happens in a day of training: kills at any moment, schedulers that want their machine back, full disks."""
+
+import os
+import random
+import re
+import signal
+
+import pytest
+import torch
+
+from mmfasternet.checkpoints import read_checkpoint
+from tests.engine.faults import Training
+from tests.engine.test_resuming import losses, shapes_config
+
+KILLS = 20
+ITERATIONS = 80
+
+
+def write_config(shapes, path, epochs, interval, keep=2):
+    cfg = shapes_config(shapes, path.parent / 'unused', **{
+        'train_cfg.max_epochs': epochs,
+        'default_hooks.checkpoint': dict(by_epoch=False, interval=interval, max_keep_ckpts=keep),
+        'experiment_name': 'faults', 'visualizer.name': 'faults'})
+    cfg.dump(path)
+    return path
+
+
+def checkpoints(work_dir):
+    """Iterations of the checkpoints that are there by their names."""
+    return sorted(int(path.stem[5:]) for path in work_dir.glob('iter_*.pth'))
+
+
+def is_writing(work_dir):
+    return any(name.endswith('.unfinished') and '.pth.' in name for name in os.listdir(work_dir)) \
+        if work_dir.is_dir() else False
+
+
+def first_iteration(training):
+    match = re.search(r'resumed epoch: \d+, iter: (\d+)', training.output())
+    return int(match[1]) if match else 0
+
+
+@pytest.mark.slow
+def test_twenty_kills_cost_only_the_iterations_since_the_last_checkpoint(shapes, tmp_path):
+    config = write_config(shapes, tmp_path / 'config.py', epochs=ITERATIONS // 4, interval=2)
+    unbroken = Training(config, tmp_path / 'unbroken')
+    assert unbroken.join() == 0, unbroken.output()[-3000:]
+    chance = random.Random(0)
+    work_dir = tmp_path / 'killed'
+    kills = in_a_write = 0
+    while kills < KILLS:
+        before = checkpoints(work_dir) if work_dir.is_dir() else []
+        training = Training(config, work_dir)
+        if kills % 2:  # within a checkpoint's write
+            reached = training.wait_for(is_writing, work_dir)
+        else:  # anywhere, from the start of the process to some iterations on
+            reached = training.wait_for_iterations(chance.randrange(0, 6))
+            training.process.join(chance.uniform(0, 0.2))
+        assert reached, training.output()[-3000:]
+        os.kill(training.process.pid, signal.SIGKILL)
+        assert training.join() == -signal.SIGKILL
+        in_a_write += is_writing(work_dir)
+        kills += 1
+        for iteration in checkpoints(work_dir):
+            assert read_checkpoint(str(work_dir / f'iter_{iteration}.pth'))['meta']['iter'] == iteration
+        after = checkpoints(work_dir)
+        assert not before or after and after[-1] >= before[-1]  # what was there is there, or newer
+        if training.iterations():
+            assert first_iteration(training) == (before[-1] if before else 0)
+    assert in_a_write >= 3
+    last = Training(config, work_dir)
+    assert last.join() == 0, last.output()[-3000:]
+    assert not is_writing(work_dir)  # what the killed ones left is gone
+    expected, found = losses(tmp_path / 'unbroken'), losses(work_dir)
+    assert list(expected) == sorted(found) == list(range(1, ITERATIONS + 1))
+    assert [found[i] for i in expected] == pytest.approx(list(expected.values()), rel=1e-5)
+    same, ours = (read_checkpoint(str(tmp_path / name / f'iter_{ITERATIONS}.pth')) for name in ('unbroken', 'killed'))
+    for key, value in same['state_dict'].items():
+        torch.testing.assert_close(ours['state_dict'][key], value, rtol=1e-4, atol=1e-5)
+    print(f'{kills} kills, {in_a_write} of them within the write of a checkpoint')
+
+
+def test_sigterm_saves_and_says_how_to_go_on(shapes, tmp_path):
+    config = write_config(shapes, tmp_path / 'config.py', epochs=3, interval=100)
+    unbroken = Training(config, tmp_path / 'unbroken')
+    assert unbroken.join() == 0
+    stopped = Training(config, tmp_path / 'stopped')
+    assert stopped.wait_for_iterations(2)
+    os.kill(stopped.process.pid, signal.SIGTERM)
+    assert stopped.join() == 0, stopped.output()[-3000:]
+    message = re.search(r'stopped by SIGTERM after iteration (\d+) of 12; (\S+) is saved\. To go on: (.*)',
+                        stopped.output())
+    assert 2 <= int(message[1]) < 12 and message[2] == str(tmp_path / 'stopped' / 'stopped.pth')
+    assert message[3] == f'python tools/train.py {config} --work-dir {tmp_path}/stopped --resume'
+    resumed = Training(config, tmp_path / 'stopped')
+    assert resumed.join() == 0 and first_iteration(resumed) == int(message[1])
+    assert losses(tmp_path / 'stopped') == losses(tmp_path / 'unbroken')
+
+
+def test_a_full_disk_is_said_and_keeps_the_last_checkpoint(shapes, tmp_path):
+    config = write_config(shapes, tmp_path / 'config.py', epochs=1, interval=2, keep=1)
+    first = Training(config, tmp_path / 'run')
+    assert first.join() == 0 and checkpoints(tmp_path / 'run') == [4]
+    before = (tmp_path / 'run' / 'iter_4.pth').read_bytes()
+    full = Training(config, tmp_path / 'run', '--cfg-options', 'train_cfg.max_epochs=2', file_size=1_000_000)
+    assert full.join() == 1
+    assert re.search(r"^error: '\S+/run/iter_6\.pth' can't be written: File too large\. What was there before is left "
+                     r'as it is: make room, then go on with --resume$', full.output(), re.M), full.output()[-2000:]
+    assert (tmp_path / 'run' / 'iter_4.pth').read_bytes() == before
+    assert not is_writing(tmp_path / 'run') and checkpoints(tmp_path / 'run') == [4]
