@@ -16,9 +16,9 @@ setup:
 
 # Pre-training on digits, then detection of shapes from its weights.
 demo: setup
-	"$(BIN)/python" tools/train.py $(DIGITS) --work-dir work_dirs/demo/digits --cfg-options randomness.seed=$(SEED)
+	"$(BIN)/python" tools/train.py $(DIGITS) --channels-last --work-dir work_dirs/demo/digits --cfg-options randomness.seed=$(SEED)
 	@test -d data/shapes || "$(BIN)/python" tools/make_shapes_coco.py data/shapes
-	"$(BIN)/python" tools/train.py $(DEMO) --work-dir work_dirs/demo --cfg-options randomness.seed=$(SEED) \
+	"$(BIN)/python" tools/train.py $(DEMO) --channels-last --work-dir work_dirs/demo --cfg-options randomness.seed=$(SEED) \
 	    model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=$(DIGITS_WEIGHTS)
 	"$(BIN)/python" tools/image_demo.py data/shapes/val $(DEMO) $(DEMO_WEIGHTS) --out-dir work_dirs/demo/pictures
 	"$(BIN)/python" tools/benchmark_detector.py $(DEMO) --checkpoint $(DEMO_WEIGHTS) --images data/shapes/val
@@ -27,5 +27,7 @@ demo: setup
 test: setup
 	"$(BIN)/python" -m pytest
 
+# The types are those of the default stack.
 lint: setup
 	"$(BIN)/ruff" check .
+	"$(BIN)/mypy"

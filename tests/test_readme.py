@@ -1,6 +1,10 @@
 """The README's examples do what it says."""
 
+import functools
+import math
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from mmengine.registry import DefaultScope
 
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT
+from tests.datasets.test_bad_data import KINDS
 
 README = (ROOT / 'README.md').read_text()
 CONFIGS = [block for block in re.findall(r'```python\n(.*?)```', README, re.S) if '_base_' in block]
@@ -71,3 +76,50 @@ def test_the_table_of_the_imagenet_recipe_agrees_with_the_configs(arch):
                          re.findall(r'(?:configs|tools|requirements|mmfasternet)/[\w/]+\.(?:py|sh|txt)', README))
 def test_named_files_exist(path):
     assert (ROOT / path).is_file() or path == 'configs/my_data.py'
+
+
+def commands():
+    """Every line of the README that runs one of our scripts, without what is optional in it."""
+    blocks = '\n'.join(re.findall(r'```bash\n(.*?)```', README, re.S)).replace('\\\n', ' ').splitlines()
+    inline = re.findall(r'`([^`\n]*tools/\w+\.(?:py|sh)[^`\n]*)`', README)
+    for line in blocks + inline:
+        line = line.split('#')[0]
+        found = re.search(r'tools/(\w+\.(?:py|sh))(.*)', line)
+        if found:
+            yield found[1], tuple(re.findall(r'--[a-z][\w-]*', found[2]))
+
+
+@functools.cache
+def flags_of(script):
+    # dist_train.sh and its like hand their options to train.py.
+    script = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}.get(script, script)
+    text = subprocess.run([sys.executable, ROOT / 'tools' / script, '--help'], capture_output=True, text=True).stdout
+    return set(re.findall(r'--[a-z][\w-]*', text))
+
+
+@pytest.mark.parametrize('script, flags', sorted(set(commands())), ids=str)
+def test_commands_have_their_flags(script, flags):
+    assert (ROOT / 'tools' / script).is_file() and set(flags) <= flags_of(script)
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.M))
+    assert {'demo', 'test', 'setup', 'lint'} <= set(re.findall(r'(?:`|^)make (\w+)', README, re.M)) <= targets
+
+
+@pytest.mark.parametrize('path', re.findall(r'\]\(([^)#:]+)\)', README))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize('gpus, batch, lr', [(1, 2, 2.5e-5), (8, 16, 2e-4), (64, 128, 1.6e-3)])
+def test_the_table_of_gpus_follows_its_formulas(gpus, batch, lr):
+    cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py')
+    assert batch == gpus * cfg.train_dataloader.batch_size
+    assert lr == pytest.approx(cfg.optim_wrapper.optimizer.lr * batch / cfg.auto_scale_lr.base_batch_size)
+    row = next(line for line in README.splitlines() if line.startswith(f'| {gpus} | ') and f'| {batch} |' in line)
+    assert f'{lr:.1e}'.replace('.0e', 'e').replace('e-0', 'e-') in row and f'{math.ceil(117266 / batch):,}' in row
+
+
+def test_the_number_of_bad_data_is_that_of_the_tests():
+    assert f'try {len(KINDS)} kinds of bad' in README.replace('\n', ' ')

@@ -6,7 +6,8 @@ set -euo pipefail
 config=${1:?usage: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of tools/test.py]}
 checkpoint=${2:?usage: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of tools/test.py]}
 processes=${3:?usage: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of tools/test.py]}
-python -m mmfasternet.engine.launch \
+# exec: a signal to this script reaches the processes
+exec python -m mmfasternet.engine.launch \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${MASTER_PORT:-29500}" \
     "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

@@ -9,7 +9,7 @@ config=${3:?usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of to
 gpus=${GPUS:-8}
 gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 # shellcheck disable=SC2086  # SRUN_ARGS holds several words
-srun --partition="$partition" --job-name="$job_name" --gres=gpu:"$gpus_per_node" \
+exec srun --partition="$partition" --job-name="$job_name" --gres=gpu:"$gpus_per_node" \
     --ntasks="$gpus" --ntasks-per-node="$gpus_per_node" --cpus-per-task="${CPUS_PER_TASK:-5}" \
     --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
     python -u "$(dirname "$0")/train.py" "$config" --launcher slurm "${@:4}"

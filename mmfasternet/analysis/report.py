@@ -1,7 +1,7 @@
 """Table 2 and Fig. 6 of the paper for a checkpoint and a folder of images."""
 
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Dict, List, Sequence
 
 import torch
 from rich.console import Console
@@ -44,9 +44,10 @@ def analysis_report(checkpoint: str, images: Sequence[str], device: torch.device
         fits = {(operator, stage): approximate_conv(operator, maps[stage - 1], device, epochs, lr)
                 for operator, stage in track(tasks, 'fitting', transient=True, console=Console(stderr=True))}
         columns = {'stage': '', **{f'{prefix}{name}': '.4f' for prefix in ('', 'paper: ') for name in OPERATORS}}
-        rows = [{'stage': str(stage), **{operator: fits[operator, stage] for operator in OPERATORS},
-                 **{f'paper: {operator}': TABLE_2[operator][stage - 1] for operator in OPERATORS}}
-                for stage in range(1, len(maps) + 1)]
+        rows: List[Dict[str, Any]] = [
+            {'stage': str(stage), **{operator: fits[operator, stage] for operator in OPERATORS},
+             **{f'paper: {operator}': TABLE_2[operator][stage - 1] for operator in OPERATORS}}
+            for stage in range(1, len(maps) + 1)]
         rows.append({'stage': 'mean', **{name: sum(row[name] for row in rows) / len(rows)
                                          for name in columns if name != 'stage'}})
         tables.insert(0, Table('Test loss', columns, rows))

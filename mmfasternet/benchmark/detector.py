@@ -85,10 +85,10 @@ def detector_entry(cfg: Config,
     if is_classifier(cfg):
         raise UserError(f"'{cfg.filename}' is the config of a classifier: tools/benchmark_classifier.py is for these")
     options = deploy or DeployOptions()
-    exported = checkpoint is not None and is_export(checkpoint)
+    exported = checkpoint if checkpoint is not None and is_export(checkpoint) else None
     form, memory_format = options.form, 'NHWC' if options.deploy else 'NCHW'
     if exported:
-        file_format = Manifest.read(checkpoint).format
+        file_format = Manifest.read(exported).format
         form, memory_format = f'exported, {file_format}', 'NHWC' if file_format == 'openvino' else 'NCHW'
     batches = given.batches(cfg)
     conditions = Conditions(
@@ -98,7 +98,7 @@ def detector_entry(cfg: Config,
     def build() -> Subject:
         if exported:
             exported_cfg = copy.deepcopy(cfg)
-            use_exported(exported_cfg, checkpoint, options)
+            use_exported(exported_cfg, exported, options)
             model = build_model(exported_cfg, device=device)
         else:
             model = build_model(cfg, checkpoint, device)
@@ -125,7 +125,7 @@ def propose_alike(model: nn.Module) -> None:
     The time of the heads behind it depends on the sizes of the boxes, and
     random weights of two networks prefer different ones.
     """
-    head = getattr(model, 'rpn_head', None)
+    head: Any = getattr(model, 'rpn_head', None)
     if type(head) is RPNHead and head.use_sigmoid_cls:
         head.register_forward_hook(_AlikeProposals(head.test_cfg.nms_pre))
 

@@ -1,6 +1,7 @@
 """The inference forms of FasterNet and of its detectors, and the published ones, side by side."""
 
 import copy
+import functools
 import json
 import tempfile
 from dataclasses import dataclass, replace
@@ -265,7 +266,7 @@ def _backbone_cases(backbone: nn.Module, images: Tensor, dtypes: Sequence[torch.
             for dtype in _runtime_dtypes(file_format, dtypes):
                 run = load_runtime(folder / file_format / f'backbone{SUFFIXES[file_format]}', dtype)
                 x = images.contiguous(memory_format=_NHWC if file_format == 'openvino' else _NCHW)
-                cases.append(_Case(label, lambda run=run, x=x: run(x), dtype,
+                cases.append(_Case(label, functools.partial(run, x), dtype,
                                    _NHWC if file_format == 'openvino' else _NCHW))
     return cases
 

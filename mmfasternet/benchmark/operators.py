@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
@@ -130,7 +131,7 @@ def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dty
     entries = []
     for channels, side in TABLE_1_SIZES:
         for operator in TABLE_1:
-            entries.append(_entry(_name(operator, channels, side), lambda o=operator, c=channels: build_operator(o, c),
+            entries.append(_entry(_name(operator, channels, side), partial(build_operator, operator, channels),
                                   (batch_size, channels, side, side), device, dtype, memory_format))
     for name, (inputs, outputs, groups) in pointwise_layers().items():
         def build(i: int = inputs, o: int = outputs, g: int = groups) -> nn.Module:
@@ -172,7 +173,7 @@ def partial_conv_entries(device: torch.device, batch_size: int = 1, dtype: torch
     for arch in _ARCHS:
         for form in ('split_cat', 'slicing', 'clone', 'ours'):
             entries.append(_entry(
-                f'FasterNet-{arch.upper()}, {form}', lambda a=arch, f=form: _backbone(a, f, dtype, device),
+                f'FasterNet-{arch.upper()}, {form}', partial(_backbone, arch, form, dtype, device),
                 (batch_size, 3, 224, 224), device, dtype,
                 torch.channels_last if form == 'ours' else torch.contiguous_format, form))
     return entries

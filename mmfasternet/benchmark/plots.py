@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Literal, Mapping, Optional, Sequence, Tuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -149,7 +149,7 @@ def by_family(points: Sequence[Tuple[str, Optional[float], Optional[float], str]
     """Points as ``(family, x, y, name)``, grouped; those without an x or y, or with NaN, are left out."""
     families: Dict[str, List[Point]] = {}
     for family, x, y, name in points:
-        if not any(value is None or math.isnan(value) for value in (x, y)):
+        if x is not None and y is not None and not (math.isnan(x) or math.isnan(y)):
             families.setdefault(family, []).append((x, y, name))
     return families
 
@@ -159,7 +159,7 @@ def _name_points(axes: Axes, points: Sequence[Point]) -> None:
         axes.annotate(name, (x, y), xytext=(4, -11), textcoords='offset points', fontsize=8)
 
 
-def _finish(axes: Axes, title: str, grid: str = 'both') -> None:
+def _finish(axes: Axes, title: str, grid: Literal['both', 'x', 'y'] = 'both') -> None:
     axes.set_title(textwrap.fill(title, 100), loc='left', fontsize=11)
     axes.grid(axis=grid, alpha=.3)
     axes.spines[['top', 'right']].set_visible(False)

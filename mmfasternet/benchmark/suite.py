@@ -172,12 +172,12 @@ def _started(entry: Entry, device: torch.device, out: Optional[Union[str, Path]]
     fresh = make_record([], entry.name, device, c.input_size, 0, c.batch_size, c.dtype, c.memory_format, c.form,
                         weights=c.weights, images=c.images)
     found = read_record(out, entry.name) if out else None
-    if found:
+    if found and out:
         _check_comparable(found, fresh, out)
     return found or fresh
 
 
-def _check_comparable(found: LatencyRecord, fresh: LatencyRecord, out: Optional[Union[str, Path]]) -> None:
+def _check_comparable(found: LatencyRecord, fresh: LatencyRecord, out: Union[str, Path]) -> None:
     if not comparable(found, fresh):
         raise UserError(f"'{_path(out, found.name)}' was measured under other conditions "
                         f'({describe(found.conditions)}): name another folder by --out')
@@ -212,7 +212,7 @@ def _room_for_compiled(entries: Sequence[Entry]) -> ContextManager[Any]:
 def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device,
                out: Optional[Union[str, Path]]) -> LatencyRecord:
     fresh = replace(record, versions=loaded_versions())  # building has loaded more libraries
-    _check_comparable(record, fresh, out)
+    _check_comparable(record, fresh, out or '.')
     warmup = warm_up(subject.function, device)
     return replace(fresh, warmup=warmup + 1, memory_mb=peak_memory(subject.function, device))
 

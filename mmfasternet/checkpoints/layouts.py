@@ -130,9 +130,10 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True)
     """
     if to not in TARGETS:
         raise ArgumentError(f'to must be one of {TARGETS}, got {to!r}')
-    kind = recognize(state_dict)
-    if kind is None:
+    found = recognize(state_dict)
+    if found is None:
         raise CheckpointError(f'has no weights of FasterNet in it, but {listed(list(state_dict), 3) or "none"}')
+    kind = found
     prefix = _prefix(state_dict)
 
     def is_backbones(key: str) -> bool:
@@ -142,7 +143,7 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True)
     if to == 'backbone':
         kind = replace(kind, model='backbone')
         state_dict = {key: value for key, value in state_dict.items() if is_backbones(key)}
-    names = dict(_names(kind, kind.layout, prefix))
+    names: Dict[Optional[str], Optional[str]] = dict(_names(kind, kind.layout, prefix))
     if kind.layout == 'mmfasternet' and to in ('mmfasternet', 'backbone'):
         ours = {PREFIX + key[len(prefix):] if is_backbones(key) else key: value for key, value in state_dict.items()}
     else:
@@ -153,7 +154,7 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True)
         return state_dict if kind.layout == to and prefix else ours
     if to == 'backbone':
         return {key[len(PREFIX):]: value for key, value in ours.items()}
-    new_names = dict(_names(kind, to, PREFIX if kind.model == 'detector' else ''))
+    new_names: Dict[Optional[str], Optional[str]] = dict(_names(kind, to, PREFIX if kind.model == 'detector' else ''))
     return _rename(ours, new_names, kind, to, sources=dict(zip(ours, state_dict)))
 
 
@@ -196,7 +197,7 @@ def _names(kind: WeightsKind, layout: str, prefix: str) -> Iterator[Tuple[str, O
     def rows(templates: Iterable[Tuple[Optional[str], ...]], **indices: int) -> Iterator[Tuple[str, Optional[str]]]:
         for row in templates:
             theirs = row[column]
-            yield PREFIX + row[0].format(**indices), None if theirs is None else prefix + theirs.format(**indices)
+            yield PREFIX + str(row[0]).format(**indices), None if theirs is None else prefix + theirs.format(**indices)
 
     yield from rows(_EMBEDDING)
     for stage, depth in enumerate(kind.depths):

@@ -106,7 +106,7 @@ def _check_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: st
 
 def _check_variant(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
     """Say it in a word where the file holds another FasterNet than the model's."""
-    own, other = recognize(model.state_dict()), recognize(weights)
+    own, other = recognize(model.state_dict()), recognize(dict(weights))
     if own is None or other is None:
         return
     depth = len(own.depths)

@@ -3,7 +3,7 @@
 import os
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from mmengine.runner import CheckpointLoader
@@ -22,6 +22,9 @@ class _SafeLoading:
     """What is changed in the process while anyone is within :func:`safe_loading`, and was before."""
 
     users = 0
+    variables: Dict[str, Optional[str]]
+    globals: List[Any]
+    schemes: Dict[str, Any]
 
     @classmethod
     def enter(cls) -> None:

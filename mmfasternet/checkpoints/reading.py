@@ -8,7 +8,7 @@ import pickletools
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Set
 
 import torch
 from mmengine.logging import print_log
@@ -91,8 +91,8 @@ def _read_file(path: Path, map_location: Any) -> Any:
         raise
     except Exception as error:  # a file may hold anything, and be broken anywhere
         text = str(error).strip()
-        known = isinstance(error, (RuntimeError, OSError, ValueError, SafetensorError)) and text
-        reason = text.splitlines()[0] if known else 'it is no file that PyTorch wrote, or a part of one'
+        says = isinstance(error, (RuntimeError, OSError, ValueError, SafetensorError)) and text
+        reason = text.splitlines()[0] if says else 'it is no file that PyTorch wrote, or a part of one'
         raise CheckpointError(f"checkpoint '{path}' is broken: {reason}. Remove it, and fetch or write it "
                               f'again') from None
 
@@ -146,10 +146,11 @@ def _named_in(path: Path) -> List[str]:
     """What a file's pickle asks for beside PyTorch's own, by a look at its instructions; none of them is followed."""
     with zipfile.ZipFile(path) as archive:
         data = archive.read(next(name for name in archive.namelist() if name.endswith('data.pkl')))
-    names, texts = set(), []
+    names: Set[str] = set()
+    texts: List[str] = []
     for operation, argument, _ in pickletools.genops(data):
         if operation.name == 'GLOBAL':
-            names.add(argument.replace(' ', '.'))
+            names.add(str(argument).replace(' ', '.'))
         elif operation.name == 'STACK_GLOBAL':
             names.add('.'.join(texts[-2:]))
         elif isinstance(argument, str):

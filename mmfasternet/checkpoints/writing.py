@@ -49,6 +49,7 @@ def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tup
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint '{source}' {error}") from None
     kind, new_kind = recognize(weights), recognize(converted)
+    assert kind and new_kind  # else they could not be converted
     dataset_meta = dataset_meta_of(content) or {}
     classes = _classes(content)
     if to == 'mmfasternet' or new_kind.model == 'detector':

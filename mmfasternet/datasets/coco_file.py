@@ -78,7 +78,7 @@ def check_coco_file(ann_file: str,
         _check_rows(ann_file, key, rows, fields)
     _check_unique(ann_file, 'categories', 'name', content['categories'])
     _check_classes(ann_file, [category['name'] for category in content['categories']], list(classes))
-    _check_annotations(ann_file, content)
+    _check_annotations(ann_file, content, with_masks)
     if split == 'train':
         images = {image['id'] for image in content['images']}
         categories = {category['id'] for category in content['categories'] if category['name'] in classes}
@@ -103,7 +103,7 @@ def _check_rows(ann_file: str, key: str, rows: List[Any], fields: Dict[str, Call
     _check_unique(ann_file, key, 'id', rows)
 
 
-def _check_annotations(ann_file: str, content: Dict[str, Any]) -> None:
+def _check_annotations(ann_file: str, content: Dict[str, Any], with_masks: bool) -> None:
     categories = {category['id'] for category in content['categories']}
     sizes = {image['id']: [image['height'], image['width']] for image in content['images']}
     for index, row in enumerate(content.get('annotations') or []):
@@ -111,7 +111,7 @@ def _check_annotations(ann_file: str, content: Dict[str, Any]) -> None:
             raise DataError(f"annotation file '{ann_file}': annotations[{index}].category_id is "
                             f"{row['category_id']!r}, and no category has that id. Mend it, or add the category")
         segmentation, size = row.get('segmentation'), sizes.get(row['image_id'])
-        if size and isinstance(segmentation, dict) and segmentation.get('size') != size:
+        if with_masks and size and isinstance(segmentation, dict) and segmentation.get('size') != size:
             raise DataError(f"annotation file '{ann_file}': the run-length encoding of annotations[{index}] is of size "
                             f"{segmentation.get('size')}, and its image has height and width {size}. Encode it again")
 

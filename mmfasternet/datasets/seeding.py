@@ -20,8 +20,9 @@ from mmfasternet.registry import DATA_SAMPLERS, TRANSFORMS
 class Draw(int):
     """An index into a data set with the seed of this draw of it.
 
-    Data sets of data sets compute the index of the inner one by ``-`` and
-    ``%``, which keep the seed.
+    Data sets that repeat or join others compute their index by ``-`` and
+    ``%``, which keep the seed. Those that look it up, such as
+    ``ClassBalancedDataset``, lose it: their samples are not seeded.
     """
     seed: int
 
@@ -57,6 +58,7 @@ class SeededSampler(Sampler):
 
     def __init__(self, sampler: Dict[str, Any], dataset: Any, seed: Optional[int] = None) -> None:
         self.sampler = MMENGINE_DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
+        self.dataset = dataset  # where batch samplers look for the shapes of images
         self.seed = int(seed if seed is not None else getattr(self.sampler, 'seed', None) or 0)
         self.epoch = 0
 
@@ -67,6 +69,11 @@ class SeededSampler(Sampler):
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'sampler':
+            raise AttributeError(name)  # while it is unpickled, there is none yet
+        return getattr(self.sampler, name)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, of the other sampler as well."""

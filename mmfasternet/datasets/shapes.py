@@ -120,7 +120,8 @@ def draw_shapes_image(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, 
 
 def _make_split(folder: Path, annotation_file: Path, count: int, size: int, seed: int) -> None:
     folder.mkdir(parents=True)
-    images, annotations = [], []
+    images: List[Dict[str, Any]] = []
+    annotations: List[Dict[str, Any]] = []
     for index in range(count):
         # One generator an image: the first images stay the same whatever the count.
         image, objects = draw_shapes_image(np.random.default_rng([seed, index]), size)

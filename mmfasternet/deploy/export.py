@@ -57,7 +57,7 @@ class _Target(NamedTuple):
     module: nn.Module
     input_name: str
     axes: Dict[int, str]
-    shapes: List[Tuple[int, ...]]  # of random inputs; the first is traced
+    shapes: Sequence[Tuple[int, ...]]  # of random inputs; the first is traced
 
 
 def export_model(model: nn.Module,
@@ -160,7 +160,7 @@ def _targets(model: nn.Module, parts: bool, whole: bool) -> List[_Target]:
 
 
 def _roi_heads(model: nn.Module) -> List[_Target]:
-    roi_head = getattr(model, 'roi_head', None)
+    roi_head: Any = getattr(model, 'roi_head', None)
     # Their subclasses call their heads in ways of their own.
     if type(roi_head) not in (StandardRoIHead, CascadeRoIHead) or roi_head.with_shared_head:
         kind = type(model if roi_head is None else roi_head).__name__

@@ -5,7 +5,7 @@ layers says nothing about the order in which it calls them.
 """
 
 import copy
-from typing import Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 import torch
 from mmcv.cnn import ConvModule
@@ -36,7 +36,8 @@ def fold_norms(model: nn.Module) -> None:
     """
     for module in list(model.modules()):
         for conv_name, norm_name in _conv_norm_names(module):
-            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
+            conv: Any = getattr(module, conv_name, None)
+            norm: Any = getattr(module, norm_name, None)
             if _is_plain(conv) and is_fixed(norm):
                 weights = folded_behind(conv, norm)
                 conv = copy.deepcopy(conv)  # heads share convolutions between levels whose norms differ
@@ -47,7 +48,7 @@ def fold_norms(model: nn.Module) -> None:
                     module.with_norm = False
 
 
-def fold_output_norms(backbone: nn.Module, neck: Optional[nn.Module]) -> None:
+def fold_output_norms(backbone: nn.Module, neck: Any) -> None:
     """Fold FasterNet's output norms into the lateral 1x1 convolutions of an FPN, in place.
 
     It is exact, since these convolutions have no padding. A norm stays where
@@ -111,7 +112,7 @@ def _conv_norm_names(module: nn.Module) -> Iterator[Tuple[str, str]]:
                 yield f'conv{index}', getattr(module, f'norm{index}_name')
 
 
-def _is_plain(conv: Optional[nn.Module]) -> bool:
+def _is_plain(conv: Any) -> bool:
     """Whether a module computes nothing but a convolution with its weight: hooks may change that."""
     return type(conv) in _PLAIN_CONVS and not conv._forward_pre_hooks and not conv._forward_hooks
 

@@ -51,7 +51,8 @@ class WholeDetector(nn.Module):
             F.pad(images, (0, -width % self.divisor, 0, -height % self.divisor)))
         proposals = self._proposals(cls_scores, bbox_preds, (height, width))
         features = _pool(self.roi_head.bbox_roi_extractor, maps, proposals)
-        boxes, scores, labels = self._detections(proposals, *self.roi_head.bbox_head(features), (height, width))
+        cls_score, bbox_pred = self.roi_head.bbox_head(features)
+        boxes, scores, labels = self._detections(proposals, cls_score, bbox_pred, (height, width))
         if not self.roi_head.with_mask:
             return boxes, scores, labels
         masks = self.roi_head.mask_head(_pool(self.roi_head.mask_roi_extractor, maps, boxes))

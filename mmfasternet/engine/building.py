@@ -80,7 +80,7 @@ def _test_images(cfg: Config) -> Iterator[str]:
         return
     dataset = innermost_dataset(cfg)
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
-    prefix = prefix.get('img', prefix.get('img_path', '')) if isinstance(prefix, dict) else prefix
+    prefix = (prefix.get('img', prefix.get('img_path')) or '') if isinstance(prefix, dict) else prefix
     if not (dataset.get('data_root') or prefix):
         return
     for folder, folders, names in os.walk(Path(dataset.get('data_root') or '') / prefix):

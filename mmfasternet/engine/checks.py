@@ -146,7 +146,7 @@ def dataset_classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
     kind = _class_of(dataset)
     if not (isinstance(kind, type) and issubclass(kind, BaseDetDataset)) or issubclass(kind, CocoPanopticDataset):
         return ()
-    classes = (dataset.get('metainfo') or {}).get('classes') or kind.METAINFO.get('classes', ())
+    classes = (dataset.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes', ())
     if isinstance(classes, str):
         if not Path(classes).is_file():
             raise DataError(f"metainfo.classes is the text '{classes}': it must be a tuple of names, such as "
@@ -206,7 +206,7 @@ def _check_paths(dataset: Dict[str, Any], split: str) -> Tuple[str, str]:
     if dataset.get('backend_args') or '://' in root or '://' in ann_file or _downloads(dataset):
         return '', ''
     prefix = dataset.get('data_prefix') or ''
-    prefix = prefix.get('img', prefix.get('img_path', '')) if isinstance(prefix, dict) else prefix
+    prefix = (prefix.get('img', prefix.get('img_path')) or '') if isinstance(prefix, dict) else prefix
     if not prefix and _is_folder_tree(dataset):
         prefix = dataset.get('split') or ''
     option = f'{split}_dataloader.dataset.data_root=DIR'

@@ -8,6 +8,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -70,6 +71,7 @@ class FiniteLossHook(Hook):
                 for kept, buffer in zip(before, buffers):
                     buffer.copy_(kept)
                 self._stop_or_skip(runner, str(error))
+                _count_skipped(optim_wrapper)
                 return {}
             self._skipped = 0
             return losses
@@ -83,12 +85,14 @@ class FiniteLossHook(Hook):
             print_log(f'{problem}: the batch is left out', 'current', logging.WARNING)
             return
         again = f', {self._skipped} batches after the first that was left out' if self.skip else ''
+        # --resume brings the learning rate back as well: with another one, training starts from the weights.
         if not _has_finite_weights(runner.model):
-            raise TrainingDiverged(f'{problem}{again}; the weights are no numbers either. Go on from an earlier '
-                                   f'checkpoint in {runner.work_dir}, with a lower learning rate or clipped gradients')
+            raise TrainingDiverged(f'{problem}{again}; the weights are no numbers either. Start from an earlier '
+                                   f'checkpoint in {runner.work_dir} with a lower learning rate, or clip the gradients')
         path = save_stopped(runner, runner.epoch, runner.iter)
-        raise TrainingDiverged(f'{problem}{again}. {path} holds the state before it: lower the learning rate or clip '
-                               f'the gradients and go on with --resume, or leave such batches out with --skip-nan')
+        raise TrainingDiverged(f'{problem}{again}. {path} holds the state before it. Go on with --resume --skip-nan or '
+                               'with --resume and optim_wrapper.clip_grad, or start from it with a lower learning rate '
+                               f'(--cfg-options load_from={path})')
 
 
 def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Dict[str, Any]], _Parsed]:
@@ -109,5 +113,19 @@ def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Di
     return checked
 
 
+def _count_skipped(optim_wrapper: OptimWrapper) -> None:
+    """Have a batch count for gradient accumulation; where it was the last of a step, step by the others."""
+    optim_wrapper._inner_count += 1
+    gradients = any(each.grad is not None for group in optim_wrapper.param_groups for each in group['params'])
+    if optim_wrapper._accumulative_counts > 1 and optim_wrapper.should_update() and gradients:
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+
+
 def _has_finite_weights(model: nn.Module) -> bool:
-    return all(bool(value.isfinite().all()) for value in model.state_dict().values() if value.is_floating_point())
+    """Whether all processes have; the statistics of batch norms differ between them."""
+    values = [value for value in model.state_dict().values() if value.is_floating_point()]
+    finite = torch.stack([value.isfinite().all() for value in values]).all().to(torch.int)
+    if get_world_size() > 1:
+        all_reduce(finite, 'min')
+    return bool(finite)

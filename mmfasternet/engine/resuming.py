@@ -5,8 +5,12 @@ import logging
 from typing import Any, Dict, Iterable, Optional, Tuple
 
 from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop as MMEngineEpochBasedTrainLoop
+from mmengine.runner import Runner
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmfasternet.checkpoints import load_for_mmengine
@@ -16,6 +20,8 @@ from mmfasternet.registry import LOOPS
 
 #: What a checkpoint holds that a training can go on from.
 TRAINING_STATE = {'meta', 'message_hub', 'optimizer'}
+# What we add to it: an entry of meta, and one beside it.
+_LENGTH, _GRADIENTS = 'batches_per_epoch', 'accumulated_gradients'
 
 
 def set_resume(cfg: Config, resume: str) -> None:
@@ -31,7 +37,8 @@ def set_resume(cfg: Config, resume: str) -> None:
             the work folder's is whole.
     """
     if resume == 'auto':
-        found = _newest(cfg.work_dir)
+        hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+        found = _newest(cfg.work_dir, hook.get('out_dir'))
         cfg.resume = bool(found)
         if not found:
             print_log(f"no checkpoint in '{cfg.work_dir}' yet: training starts anew", 'current', logging.WARNING)
@@ -46,9 +53,9 @@ def set_resume(cfg: Config, resume: str) -> None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
 
 
-def _newest(work_dir: str) -> Optional[Tuple[str, Dict[str, Any]]]:
+def _newest(work_dir: str, out_dir: Optional[str]) -> Optional[Tuple[str, Dict[str, Any]]]:
     problems = []
-    for path in saved_trainings(work_dir):
+    for path in saved_trainings(work_dir, out_dir):
         try:
             content = _read(path)
         except CheckpointError as error:
@@ -70,25 +77,68 @@ def _read(path: str) -> Dict[str, Any]:
     return content
 
 
+class ResumeHook(Hook):
+    """Keeps in checkpoints what MMEngine leaves out, and brings it back.
+
+    That is how many batches an epoch has, by which the place in the epoch is
+    found, and, between two steps of gradient accumulation, the gradients. (The
+    gradients of several processes differ then, and are lost as in MMEngine.)
+    """
+
+    def __init__(self) -> None:
+        self._gradients: Dict[str, Tensor] = {}
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        checkpoint['meta'][_LENGTH] = len(runner.train_dataloader)
+        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if checkpoint['meta']['iter'] % counts and get_world_size() == 1:
+            checkpoint[_GRADIENTS] = {name: parameter.grad.cpu() for name, parameter in runner.model.named_parameters()
+                                      if parameter.grad is not None}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        self._gradients = checkpoint.get(_GRADIENTS, {})
+        if isinstance(runner._train_loop, EpochBasedTrainLoop):
+            runner._train_loop.resumed_length = checkpoint.get('meta', {}).get(_LENGTH)
+
+    def before_train(self, runner: Runner) -> None:
+        if runner.iter and get_world_size() == 1:  # it goes on, and does not only start from the weights
+            for name, parameter in runner.model.named_parameters():
+                if name in self._gradients:
+                    parameter.grad = self._gradients[name].to(parameter.device)
+        self._gradients = {}
+
+
 @LOOPS.register_module()
 class EpochBasedTrainLoop(MMEngineEpochBasedTrainLoop):
     """MMEngine's ``EpochBasedTrainLoop`` that goes on in the middle of an epoch.
 
     MMEngine would begin the epoch anew, and do more iterations than the
     schedule has. Here the batches that were trained on are left out, without
-    being loaded.
+    being loaded. A validation that may have been interrupted is repeated.
 
     Args:
         See :class:`mmengine.runner.EpochBasedTrainLoop`.
     """
 
+    #: Batches of an epoch when the checkpoint was written; None if it does not tell.
+    resumed_length: Optional[int] = None
+
+    def run(self) -> nn.Module:
+        """Train, from where a checkpoint was written if there is one."""
+        self.runner.call_hook('before_train')
+        self._done = self._batches_done()
+        if self._iter and not self._done:
+            self._validate_if_due()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._validate_if_due()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
     def run_epoch(self) -> None:
         """Train an epoch, or what is left of it."""
-        done = self._iter - self._epoch * len(self.dataloader)
-        if not 0 < done <= len(self.dataloader):
-            if done:
-                print_log(f'by this data and batch size, iteration {self._iter} of the checkpoint is not in epoch '
-                          f'{self._epoch + 1}: the epoch begins anew', 'current', logging.WARNING)
+        done, self._done = self._done, 0
+        if not done:
             super().run_epoch()
             return
         self.runner.call_hook('before_train_epoch')
@@ -97,6 +147,21 @@ class EpochBasedTrainLoop(MMEngineEpochBasedTrainLoop):
             self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+
+    def _batches_done(self) -> int:
+        length = self.resumed_length or len(self.dataloader)
+        done = self._iter - self._epoch * length
+        if not done or length == len(self.dataloader) and 0 < done <= length:
+            return done
+        print_log(f'the checkpoint is of iteration {self._iter}, with {length} batches in an epoch, and here are '
+                  f'{len(self.dataloader)}: epoch {self._epoch + 1} begins anew', 'current', logging.WARNING)
+        return 0
+
+    def _validate_if_due(self) -> None:
+        self._decide_current_val_interval()
+        if self.runner.val_loop is not None and self._epoch >= self.val_begin and (
+                self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs):
+            self.runner.val_loop.run()
 
     def _rest(self, done: int) -> Iterable[Any]:
         loader = self.dataloader

@@ -18,9 +18,14 @@ from mmfasternet.engine.checks import check_run
 from mmfasternet.engine.config import leave_out_amp_without_gpu, name_broken_images
 from mmfasternet.engine.deploying import DeployHook, DeployOptions, is_export, use_exported
 from mmfasternet.engine.finite import FiniteLossHook
-from mmfasternet.engine.resuming import set_resume, use_resumable_loop
+from mmfasternet.engine.resuming import ResumeHook, set_resume, use_resumable_loop
 from mmfasternet.engine.saving import use_whole_checkpoints, whole_files
-from mmfasternet.engine.seeding import SeedHook, allow_what_has_no_deterministic_form, seed_by_draw
+from mmfasternet.engine.seeding import (
+    SeedHook,
+    allow_what_has_no_deterministic_form,
+    restoring_determinism,
+    seed_by_draw,
+)
 from mmfasternet.engine.stopping import StopHook, TrainingStopped
 from mmfasternet.engine.training import TrainingHook, TrainingOptions
 from mmfasternet.errors import UserError
@@ -29,10 +34,15 @@ from mmfasternet.errors import UserError
 class _NameImagesHook(Hook):
     """Has the data sets name the image that they fail on."""
 
+    priority = 'LOWEST'
+
     def before_run(self, runner: Runner) -> None:
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             if hasattr(loop, 'dataloader'):
                 name_images_in_errors(loop.dataloader.dataset)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        name_images_in_errors(runner.train_dataloader.dataset)  # a hook may have switched the pipeline
 
 
 def train(cfg: Config,
@@ -66,12 +76,12 @@ def train(cfg: Config,
         set_resume(cfg, cfg.resume if isinstance(cfg.resume, str) else cfg.get('load_from') or 'auto')
     use_whole_checkpoints(cfg)
     use_resumable_loop(cfg)
-    with safe_loading(), whole_files():
+    with safe_loading(), whole_files(), restoring_determinism():
         runner = _build(cfg, ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
         if cfg.get('randomness', {}).get('deterministic') and torch.cuda.is_available():
             allow_what_has_no_deterministic_form()
         stop = StopHook()
-        for hook in (SeedHook(), TrainingHook(options), FiniteLossHook(skip_nan), *hooks, stop):
+        for hook in (SeedHook(), ResumeHook(), TrainingHook(options), FiniteLossHook(skip_nan), *hooks, stop):
             runner.register_hook(hook)
         try:
             runner.train()

@@ -1,11 +1,12 @@
 """Checkpoints that are there whole or not at all, with the one before kept until then."""
 
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Union
+from typing import Any, Dict, Iterator, List, Optional, Union
 
-from mmengine.dist import is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
@@ -70,6 +71,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     Args:
         See :class:`mmengine.hooks.CheckpointHook`.
     """
+    file_backend: Any
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -86,14 +88,18 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     @contextmanager
     def _removing_afterwards(self) -> Iterator[None]:
-        backend = self.file_backend
-        self.file_backend = later = _RemovingLater(backend)
+        backend: Any = self.file_backend
+        later = _RemovingLater(backend)
+        self.file_backend = later
         try:
             yield
         finally:
             self.file_backend = backend
         written = [self.last_ckpt, getattr(self, 'best_ckpt_path', None),
                    *getattr(self, 'best_ckpt_path_dict', {}).values()]
+        stopped = backend.join_path(self.out_dir, STOPPED)  # this one is newer
+        if is_main_process() and self.last_ckpt and backend.isfile(stopped):
+            later.removed.append(stopped)
         for path in later.removed:
             if path not in written:
                 (backend.rmtree if backend.isdir(path) else backend.remove)(path)
@@ -128,20 +134,42 @@ def save_stopped(runner: Runner, epoch: int, iteration: int) -> str:
     path = os.path.join(folder, STOPPED)
     if is_main_process():
         write_whole(Path(runner.work_dir) / POINTER, path.encode())
+    barrier()  # who launched the processes may end all as soon as one does
     return path
 
 
-def saved_trainings(work_dir: Union[str, Path]) -> Sequence[str]:
-    """Paths of a work folder's checkpoints, the newest first."""
-    folder = Path(work_dir)
-    paths = sorted((path for path in folder.glob('*.pth') if not path.name.startswith(('.', 'best_'))),
-                   key=lambda path: path.stat().st_mtime, reverse=True)
-    pointer = folder / POINTER
+def saved_trainings(work_dir: Union[str, Path], out_dir: Optional[str] = None) -> List[str]:
+    """Paths of a work folder's checkpoints, the newest first.
+
+    Args:
+        work_dir: The work folder.
+        out_dir: The ``CheckpointHook``'s, which adds the work folder's name.
+            Defaults to None.
+    """
+    folders = [Path(work_dir)]
+    if out_dir and '://' not in out_dir:
+        folders.append(Path(out_dir) / Path(work_dir).name)
+    paths = sorted((path for folder in folders for path in folder.glob('*.pth')
+                    if not path.name.startswith(('.', 'best_'))), key=_time_of, reverse=True)
+    pointer = folders[0] / POINTER
     if pointer.is_file() and pointer.read_text().strip():
         named = pointer.read_text().strip()
-        here = folder / Path(named).name
-        if here.is_file():  # the folder may have been moved or copied, and whole paths are noted
+        here = next((path for path in paths if path.name == Path(named).name), None)
+        if here:  # the folder may have been moved or copied, and whole paths are noted
             named = str(here)
         if '://' in named or Path(named).is_file():
-            return [named, *(str(path) for path in paths if path != Path(named))]
+            # Those that were completed, and then the process was killed before it could name them.
+            later = [str(path) for path in paths
+                     if _time_of(path) > _time_of(pointer) and _number_of(path) > _number_of(named)]
+            return list(dict.fromkeys([*later, named, *map(str, paths)]))
     return [str(path) for path in paths]
+
+
+def _time_of(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _number_of(path: Union[str, Path]) -> int:
+    """Of its epoch or iteration, -1 where its name has none."""
+    digits = re.search(r'_(\d+)$', Path(path).stem)
+    return int(digits[1]) if digits else -1

@@ -1,7 +1,8 @@
 """Random numbers that are a function of seed and iteration, so that a resumed training goes on as if unbroken."""
 
 import random
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Iterator
 
 import numpy as np
 import torch
@@ -10,8 +11,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmfasternet.datasets.seeding import seed_of
-
-_LOADERS = ('LoadImageFromFile', 'mmfasternet.LoadImageFromFile')
 
 
 class SeedHook(Hook):
@@ -28,7 +27,7 @@ class SeedHook(Hook):
 
 def seed_by_draw(cfg: Config) -> None:
     """Have a config that trains by epochs seed its augmentations sample by sample."""
-    loader = cfg.get('train_dataloader') or {}
+    loader: Any = cfg.get('train_dataloader') or {}
     by_epoch = str((cfg.get('train_cfg') or {}).get('type', '')).endswith('EpochBasedTrainLoop')
     if not by_epoch or not isinstance(loader.get('sampler'), dict) or 'dataset' not in loader:
         return
@@ -39,14 +38,14 @@ def seed_by_draw(cfg: Config) -> None:
 
 def _visit(value: Any) -> None:
     if isinstance(value, dict):
+        for key, pipeline in value.items():
+            # The pipeline of a data set of data sets comes after those of the inner ones.
+            if key.endswith('pipeline') and isinstance(pipeline, list) and not {'dataset', 'datasets'} & set(value):
+                pipeline.insert(0, ConfigDict(type='mmfasternet.SeedAugmentations'))
         value = list(value.values())
-    if not isinstance(value, (list, tuple)):
-        return
-    for item in value:
-        _visit(item)
-    first = value[0] if value else None
-    if isinstance(value, list) and isinstance(first, dict) and first.get('type') in _LOADERS:
-        value.insert(0, ConfigDict(type='mmfasternet.SeedAugmentations'))
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _visit(item)
 
 
 def make_deterministic(cfg: Config) -> None:
@@ -55,6 +54,18 @@ def make_deterministic(cfg: Config) -> None:
     if randomness.get('seed') is None:
         randomness['seed'] = 0
     cfg.randomness = randomness
+
+
+@contextmanager
+def restoring_determinism() -> Iterator[None]:
+    """Leave PyTorch's choice of deterministic operators as it was."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
 
 
 def allow_what_has_no_deterministic_form() -> None:

@@ -128,7 +128,8 @@ def test_a_value_of_the_wrong_kind(data, key, field, value):
 @pytest.mark.parametrize('change', [
     lambda c: c.update(annotations=[]),
     lambda c: [a.update(image_id=999) for a in c['annotations']],
-    lambda c: [a.update(category_id=999) for a in c['annotations']],
+    lambda c: [c['categories'].append(dict(id=999, name='disc'))] + [
+        a.update(category_id=999) for a in c['annotations']],
 ])
 def test_nothing_to_train_on(data, change):
     edit(data, change)

@@ -1,7 +1,9 @@
 """What a resumed training starts from, and where in the epoch."""
 
 import json
+import os
 import shutil
+import time
 
 import pytest
 import torch
@@ -105,14 +107,13 @@ def test_loops_by_epochs_are_resumable(loop, expected):
     assert cfg.train_cfg.type == expected and 'by_epoch' not in cfg.train_cfg
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_from_the_middle_of_an_epoch_the_losses_go_on_to_the_bit(shapes, tmp_path, workers):
-    options = {'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0}
-    train(shapes_config(shapes, tmp_path / 'unbroken', **options))
+def test_from_the_middle_of_an_epoch_the_losses_go_on_to_the_bit(shapes, tmp_path):
+    train(shapes_config(shapes, tmp_path / 'unbroken'))
     expected = losses(tmp_path / 'unbroken')
     assert list(expected) == list(range(1, 9))
-    for start in (3, ) if workers else (3, 4):  # within the first epoch, and at its end
-        cfg = shapes_config(shapes, tmp_path / str(start), **options)
+    for start, workers in ((3, 2), (4, 0)):  # within the first epoch, with other workers; at its end
+        cfg = shapes_config(shapes, tmp_path / str(start), **{
+            'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0})
         cfg.resume = str(tmp_path / 'unbroken' / f'iter_{start}.pth')
         train(cfg)
         assert losses(tmp_path / str(start)) == {i: loss for i, loss in expected.items() if i > start}
@@ -122,11 +123,43 @@ def test_from_the_middle_of_an_epoch_the_losses_go_on_to_the_bit(shapes, tmp_pat
             assert torch.equal(value, same['state_dict'][key]), key
 
 
-def test_an_iteration_beyond_the_epoch_begins_it_anew(shapes, tmp_path, capfd):
+@pytest.mark.parametrize('start', [2, 3])
+def test_with_another_batch_size_the_epoch_begins_anew(shapes, tmp_path, capfd, start):
     train(shapes_config(shapes, tmp_path / 'run', **{'train_cfg.max_epochs': 1}))
-    # With half as many iterations in an epoch, the third is not in the first.
-    cfg = shapes_config(shapes, tmp_path / 'larger', **{'train_dataloader.batch_size': 4, 'train_cfg.max_epochs': 1})
-    cfg.resume = str(tmp_path / 'run' / 'iter_3.pth')
+    # There are half as many iterations in an epoch now: the second would be its end, the third behind it.
+    cfg = shapes_config(shapes, tmp_path / 'larger', **{'train_dataloader.batch_size': 4})
+    cfg.resume = str(tmp_path / 'run' / f'iter_{start}.pth')
     train(cfg)
-    assert 'the epoch begins anew' in capfd.readouterr().out
-    assert list(losses(tmp_path / 'larger')) == [4, 5]
+    assert capfd.readouterr().out.count('begins anew') == 1
+    assert list(losses(tmp_path / 'larger')) == [start + i for i in (1, 2, 3, 4)]
+
+
+def test_between_two_steps_of_accumulated_gradients(shapes, tmp_path):
+    options = {'train_cfg.max_epochs': 1, 'optim_wrapper.accumulative_counts': 2}
+    train(shapes_config(shapes, tmp_path / 'unbroken', **options))
+    cfg = shapes_config(shapes, tmp_path / 'resumed', **options)
+    cfg.resume = str(tmp_path / 'unbroken' / 'iter_1.pth')
+    train(cfg)
+    last, same = (read_checkpoint(str(tmp_path / name / 'iter_4.pth')) for name in ('unbroken', 'resumed'))
+    for key, value in last['state_dict'].items():
+        assert torch.equal(value, same['state_dict'][key]), key
+    assert 'accumulated_gradients' not in same
+
+
+def test_a_checkpoint_that_was_completed_and_not_named_is_the_newest(work_dir):
+    pointer = work_dir / 'last_checkpoint'
+    for name, age in (('epoch_1.pth', 30), ('last_checkpoint', 20), ('epoch_2.pth', 10)):
+        os.utime(work_dir / name, (time.time() - age, ) * 2)
+    pointer.write_text(str(work_dir / 'epoch_1.pth'))
+    os.utime(pointer, (time.time() - 20, ) * 2)
+    assert resumed(work_dir).load_from == str(work_dir / 'epoch_2.pth')
+
+
+def test_checkpoints_in_another_folder_are_found(work_dir, tmp_path):
+    (tmp_path / 'out' / 'run').mkdir(parents=True)
+    for path in work_dir.glob('*.pth'):
+        path.rename(tmp_path / 'out' / 'run' / path.name)
+    (work_dir / 'last_checkpoint').unlink()
+    cfg = Config(dict(work_dir=str(work_dir), default_hooks=dict(checkpoint=dict(out_dir=str(tmp_path / 'out')))))
+    set_resume(cfg, 'auto')
+    assert cfg.load_from == str(tmp_path / 'out' / 'run' / 'epoch_2.pth')

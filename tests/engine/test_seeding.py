@@ -1,8 +1,11 @@
 """The same seed gives the same losses."""
 
+import re
+
 import torch
 
 from mmfasternet.engine.config import load_config
+from mmfasternet.engine.resuming import use_resumable_loop
 from mmfasternet.engine.seeding import make_deterministic, seed_by_draw
 from tests.conftest import ROOT, SHAPES_CONFIG
 from tests.engine.test_resuming import losses, shapes_config
@@ -15,6 +18,10 @@ def test_augmentations_are_seeded_where_images_are_loaded():
     assert cfg.train_dataloader.sampler == dict(type='mmfasternet.SeededSampler', sampler=sampler)
     types = [transform.type for transform in cfg.train_dataloader.dataset.pipeline]
     assert types[:2] == ['mmfasternet.SeedAugmentations', 'LoadImageFromFile']
+    digits = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'))  # which are no files
+    use_resumable_loop(digits)
+    seed_by_draw(digits)
+    assert digits.train_dataloader.dataset.pipeline[0].type == 'mmfasternet.SeedAugmentations'
     assert cfg.val_dataloader.dataset.pipeline[0].type == 'LoadImageFromFile'
 
 
@@ -50,10 +57,9 @@ def test_deterministic_losses_are_the_same_to_the_bit(run_tool, shapes, tmp_path
         path = tmp_path / f'{name}.py'
         options.visualizer.name = options.experiment_name = name
         options.dump(path)
-        try:
-            assert run_tool('train', path, '--work-dir', tmp_path / name, *flags).code == 0
-            assert torch.are_deterministic_algorithms_enabled() == bool(flags)
-        finally:
-            torch.use_deterministic_algorithms(False)
+        assert run_tool('train', path, '--work-dir', tmp_path / name, *flags).code == 0
+        assert not torch.are_deterministic_algorithms_enabled()  # any more
+        log = next((tmp_path / name).glob('*/*.log')).read_text()
+        assert bool(re.search(r'deterministic: True', log)) == bool(flags)
         found.append(losses(tmp_path / name))
     assert len(found[0]) == 4 and found[0] == found[1] != found[2]

@@ -1,0 +1,39 @@
+"""What OpenMMLab's tools find."""
+
+import re
+
+import pytest
+import yaml
+from mmengine.config import Config
+
+from tests.conftest import ROOT
+
+INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+MODELS = [model for path in INDEX['Import'] for model in yaml.safe_load((ROOT / path).read_text())['Models']]
+README = (ROOT / 'README.md').read_text()
+
+
+def test_every_model_of_ours_is_listed_once():
+    configs = [model['Config'] for model in MODELS]
+    own = {f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py')}
+    demos = {'configs/mask_rcnn_fasternet_t0_shapes.py', 'configs/fasternet_t0_digits.py'}
+    assert sorted(configs) == sorted(own - demos)
+    assert [model['Name'] for model in MODELS] == [re.fullmatch(r'configs/(.*)\.py', path)[1] for path in configs]
+
+
+@pytest.mark.parametrize('model', MODELS, ids=lambda model: model['Name'])
+def test_figures_agree_with_configs_and_readme(model):
+    cfg = Config.fromfile(ROOT / model['Config'])
+    assert model['Metadata']['Epochs'] == cfg.train_cfg.max_epochs
+    row = next((line for line in README.splitlines() if line.startswith(f"| `{model['Name']}.py`")), '')
+    figures = [figure for result in model.get('Results', []) for figure in result['Metrics'].values()]
+    assert all(f'| {figure}' in row for figure in figures)
+    if 'Weights' in model:
+        arch = re.fullmatch(r'fasternet_(\w+)_in1k', model['Name'])[1]
+        detector = Config.fromfile(ROOT / 'configs' / f'mask_rcnn_fasternet_{arch}_1x_coco.py')
+        assert model['Weights'] == detector.model.backbone.init_cfg.checkpoint
+
+
+def test_packages_carry_the_index_and_the_configs():
+    for name in ('configs', 'tools', 'model-index.yml'):
+        assert (ROOT / 'mmfasternet' / '.mim' / name).resolve() == ROOT / name
