@@ -5,7 +5,7 @@ custom_imports = dict(imports=['mmfasternet.models'], allow_failed_imports=False
 
 data_root = 'data/shapes/'
 image_size = (192, 192)
-max_epochs = 9
+max_epochs = 7
 classes = ('circle', 'square', 'triangle', 'star')
 channels = 64
 norm_cfg = dict(type='BN')
