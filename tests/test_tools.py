@@ -105,6 +105,14 @@ def test_auto_scale_lr_scales(run_tool, shapes, tmp_path):
         assert rate == pytest.approx(2e-3 / (2 if flags else 1))
 
 
+def test_skip_nan_reaches_the_training(run_tool, monkeypatch):
+    given = []
+    monkeypatch.setattr('mmfasternet.engine.runner.train', lambda cfg, options, skip_nan: given.append(skip_nan))
+    for flags in ([], ['--skip-nan']):
+        assert run_tool('train', SHAPES_CONFIG, *flags).code == 0
+    assert given == [False, True]
+
+
 def test_amp_without_a_gpu_is_one_line(run_tool, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     result = run_tool('train', SHAPES_CONFIG, '--amp')
