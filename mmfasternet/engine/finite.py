@@ -35,7 +35,7 @@ class FiniteLossHook(Hook):
             at fault, and no longer the data. Defaults to 10.
 
     Raises:
-        TrainingDiverged: In ``after_train_iter``; its text names loss and
+        TrainingDiverged: In the model's train step; its text names loss and
             iteration.
     """
 

@@ -126,9 +126,10 @@ class EpochBasedTrainLoop(MMEngineEpochBasedTrainLoop):
     def run(self) -> nn.Module:
         """Train, from where a checkpoint was written if there is one."""
         self.runner.call_hook('before_train')
-        self._done = self._batches_done()
-        if self._iter and not self._done:
+        length = self.resumed_length or len(self.dataloader)
+        if self._iter and self._iter == self._epoch * length:
             self._validate_if_due()
+        self._done = self._batches_done(length)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._validate_if_due()
@@ -148,8 +149,7 @@ class EpochBasedTrainLoop(MMEngineEpochBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
-    def _batches_done(self) -> int:
-        length = self.resumed_length or len(self.dataloader)
+    def _batches_done(self, length: int) -> int:
         done = self._iter - self._epoch * length
         if not done or length == len(self.dataloader) and 0 < done <= length:
             return done
