@@ -15,6 +15,7 @@ import cv2
 import pytest
 import timm
 import torch
+from mmengine.config import Config
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
@@ -51,6 +52,12 @@ def environment(**variables):
 def test_help_shows_an_example_that_names_the_script(script):
     result = subprocess.run([sys.executable, TOOLS / script, '--help'], capture_output=True, text=True, check=True)
     assert re.search(rf'[Ee]xample:\s+python3? tools/{script}', result.stdout)
+
+
+def test_examples_name_the_checkpoint_that_the_demo_leaves():
+    last = Config.fromfile(SHAPES_CONFIG).train_cfg.max_epochs
+    named = {number for path in TOOLS.glob('*.py') for number in re.findall(r'shapes/epoch_(\d+)', path.read_text())}
+    assert named == {str(last)}
 
 
 @pytest.mark.parametrize('script', sorted(p.name for p in TOOLS.glob('*.sh')))

@@ -8,7 +8,7 @@ from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_error
 def parse_args():
     parser = make_parser(
         __doc__, 'python tools/export.py configs/mask_rcnn_fasternet_t0_shapes.py '
-        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_9.pth --format openvino --parts')
+        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth --format openvino --parts')
     parser.add_argument('config', help='config file of a classifier or a detector')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--format', choices=['onnx', 'openvino'], default='onnx', help='(default: onnx)')

@@ -6,7 +6,7 @@ from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_error
 def parse_args():
     parser = make_parser(
         __doc__, 'python tools/image_demo.py data/shapes/val configs/mask_rcnn_fasternet_t0_shapes.py '
-        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_9.pth')
+        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth')
     parser.add_argument('input', help='image file, or folder of images')
     parser.add_argument('config', help='config file of a detector or a classifier')
     parser.add_argument('checkpoint', help='checkpoint file or URL')

@@ -5,7 +5,7 @@ from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_error
 
 def parse_args():
     parser = make_parser(
-        __doc__, 'python tools/publish_model.py work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_9.pth '
+        __doc__, 'python tools/publish_model.py work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth '
         'mask_rcnn_fasternet_t0_shapes.pth')
     parser.add_argument('input', help='checkpoint file or URL')
     parser.add_argument('output', help='name of the new file, to which the hash is added: NAME-1a2b3c4d.pth')

@@ -14,7 +14,7 @@ from mmfasternet.engine.cli import (
 def parse_args():
     parser = make_parser(
         __doc__, 'python tools/test.py configs/mask_rcnn_fasternet_t0_shapes.py '
-        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_9.pth')
+        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL, or a folder that tools/export.py made')
     add_run_options(parser)

@@ -46,6 +46,10 @@ class FiniteLossHook(Hook):
         self.max_skipped = max_skipped
         self._skipped = 0
 
+    def before_run(self, runner: Runner) -> None:
+        # MMDetection's looks for the loss of each batch, also of those that were left out.
+        runner._hooks = [hook for hook in runner._hooks if type(hook).__name__ != 'CheckInvalidLossHook']
+
     def before_train(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         model.parse_losses = _checking(model.parse_losses)
@@ -116,8 +120,16 @@ def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Di
 def _count_skipped(optim_wrapper: OptimWrapper) -> None:
     """Have a batch count for gradient accumulation; where it was the last of a step, step by the others."""
     optim_wrapper._inner_count += 1
-    gradients = any(each.grad is not None for group in optim_wrapper.param_groups for each in group['params'])
-    if optim_wrapper._accumulative_counts > 1 and optim_wrapper.should_update() and gradients:
+    if optim_wrapper._accumulative_counts == 1 or not optim_wrapper.should_update():
+        return
+    parameters = [each for group in optim_wrapper.param_groups for each in group['params'] if each.requires_grad]
+    if get_world_size() > 1:
+        # The backward pass that was left out would have averaged over the processes.
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            all_reduce(parameter.grad, 'mean')
+    if any(parameter.grad is not None for parameter in parameters):
         optim_wrapper.step()
         optim_wrapper.zero_grad()
 

@@ -3,12 +3,15 @@
 Run as ``python -m mmfasternet.engine.launch``, with the arguments of ``torchrun``.
 """
 
+import signal
 import sys
-from typing import Any, List
+from typing import Any, List, Optional
 
 from torch.distributed.elastic.multiprocessing import api
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
+
+_DAY = 24 * 60 * 60  # in seconds
 
 
 def _noting_exit_codes() -> List[int]:
@@ -16,8 +19,10 @@ def _noting_exit_codes() -> List[int]:
     codes: List[int] = []
     close = api.SubprocessContext.close
 
-    def closing(self: Any, *args: Any, **kwargs: Any) -> None:
-        close(self, *args, **kwargs)
+    def closing(self: Any, death_sig: Optional[signal.Signals] = None, timeout: int = 30) -> None:
+        # Whoever sends a signal to torchrun sets the time to end in order, and a validation may take minutes. Where a
+        # process has failed, the others have the usual time.
+        close(self, death_sig, _DAY if isinstance(sys.exc_info()[1], api.SignalException) else timeout)
         codes.extend(handler.proc.returncode for handler in self.subprocess_handlers.values())
 
     api.SubprocessContext.close = closing

@@ -4,8 +4,9 @@ import itertools
 import logging
 from typing import Any, Dict, Iterable, Optional, Tuple
 
+import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop as MMEngineEpochBasedTrainLoop
@@ -15,13 +16,14 @@ from torch.utils.data import DataLoader
 
 from mmfasternet.checkpoints import load_for_mmengine
 from mmfasternet.engine.saving import saved_trainings
-from mmfasternet.errors import CheckpointError
+from mmfasternet.errors import CheckpointError, UserError
 from mmfasternet.registry import LOOPS
 
 #: What a checkpoint holds that a training can go on from.
 TRAINING_STATE = {'meta', 'message_hub', 'optimizer'}
 # What we add to it: an entry of meta, and one beside it.
 _LENGTH, _GRADIENTS = 'batches_per_epoch', 'accumulated_gradients'
+_VALIDATED = 'validated_epoch'  # in the message hub
 
 
 def set_resume(cfg: Config, resume: str) -> None:
@@ -100,12 +102,28 @@ class ResumeHook(Hook):
         if isinstance(runner._train_loop, EpochBasedTrainLoop):
             runner._train_loop.resumed_length = checkpoint.get('meta', {}).get(_LENGTH)
 
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        if runner._train_loop is not None:
+            runner.message_hub.update_info(_VALIDATED, runner.epoch)
+
     def before_train(self, runner: Runner) -> None:
+        _check_agreement(runner.iter)
         if runner.iter and get_world_size() == 1:  # it goes on, and does not only start from the weights
             for name, parameter in runner.model.named_parameters():
                 if name in self._gradients:
                     parameter.grad = self._gradients[name].to(parameter.device)
         self._gradients = {}
+
+
+def _check_agreement(iteration: int) -> None:
+    """Several machines may each look for a checkpoint on a disk of their own."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    lowest, highest = torch.tensor(iteration, device=device), torch.tensor(iteration, device=device)
+    all_reduce(lowest, 'min')
+    all_reduce(highest, 'max')
+    if lowest != highest:
+        raise UserError(f'some processes would go on from iteration {int(highest)}, others from {int(lowest)}: '
+                        'the work folder must be on a disk that all machines share')
 
 
 @LOOPS.register_module()
@@ -120,16 +138,19 @@ class EpochBasedTrainLoop(MMEngineEpochBasedTrainLoop):
         See :class:`mmengine.runner.EpochBasedTrainLoop`.
     """
 
+    _iter: int
+    _epoch: int
     #: Batches of an epoch when the checkpoint was written; None if it does not tell.
     resumed_length: Optional[int] = None
 
     def run(self) -> nn.Module:
         """Train, from where a checkpoint was written if there is one."""
-        self.runner.call_hook('before_train')
         length = self.resumed_length or len(self.dataloader)
-        if self._iter and self._iter == self._epoch * length:
-            self._validate_if_due()
         self._done = self._batches_done(length)
+        self.runner.call_hook('before_train')
+        validated = self.runner.message_hub.runtime_info.get(_VALIDATED)
+        if self._iter and self._iter == self._epoch * length and validated != self._epoch:
+            self._validate_if_due()
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._validate_if_due()
@@ -155,6 +176,8 @@ class EpochBasedTrainLoop(MMEngineEpochBasedTrainLoop):
             return done
         print_log(f'the checkpoint is of iteration {self._iter}, with {length} batches in an epoch, and here are '
                   f'{len(self.dataloader)}: epoch {self._epoch + 1} begins anew', 'current', logging.WARNING)
+        self._iter = self._epoch * len(self.dataloader)
+        self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
         return 0
 
     def _validate_if_due(self) -> None:

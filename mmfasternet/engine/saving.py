@@ -158,9 +158,10 @@ def saved_trainings(work_dir: Union[str, Path], out_dir: Optional[str] = None) -
         if here:  # the folder may have been moved or copied, and whole paths are noted
             named = str(here)
         if '://' in named or Path(named).is_file():
-            # Those that were completed, and then the process was killed before it could name them.
-            later = [str(path) for path in paths
-                     if _time_of(path) > _time_of(pointer) and _number_of(path) > _number_of(named)]
+            # Those that were completed, and then the process was killed before it could name them. Numbers have to tell
+            # as well, since a copy of the folder may have any times; a stopped training's has none.
+            later = [str(path) for path in paths if _time_of(path) > _time_of(pointer)
+                     and _number_of(path) > _number_of(named) >= 0]
             return list(dict.fromkeys([*later, named, *map(str, paths)]))
     return [str(path) for path in paths]
 

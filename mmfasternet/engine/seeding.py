@@ -31,6 +31,8 @@ def seed_by_draw(cfg: Config) -> None:
     by_epoch = str((cfg.get('train_cfg') or {}).get('type', '')).endswith('EpochBasedTrainLoop')
     if not by_epoch or not isinstance(loader.get('sampler'), dict) or 'dataset' not in loader:
         return
+    if 'Track' in str(loader.sampler.type):  # their batch samplers ask for the class, and they draw pairs
+        return
     loader.sampler = ConfigDict(type='mmfasternet.SeededSampler', sampler=loader.sampler)
     _visit(loader.dataset)
     _visit(cfg.get('custom_hooks'))  # some switch the pipeline

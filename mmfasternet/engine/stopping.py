@@ -25,7 +25,8 @@ class StopHook(Hook):
     """On SIGTERM, which schedulers send before they kill, saves after the iteration and stops.
 
     With several processes all of them stop after the same iteration, if one
-    of them is asked to; in a validation, they go on to its end.
+    of them is asked to; they finish a validation first, and so does one
+    process with an ``EMAHook``.
     """
 
     priority = 'LOWEST'

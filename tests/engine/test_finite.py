@@ -3,8 +3,10 @@
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 
 from mmfasternet.checkpoints import read_checkpoint
+from mmfasternet.engine import finite
 from mmfasternet.engine.finite import FiniteLossHook, TrainingDiverged
 from mmfasternet.engine.runner import train
 from tests.engine.test_resuming import losses, shapes_config
@@ -88,3 +90,23 @@ def test_the_model_is_left_as_it_was(shapes, tmp_path):
     runner = run(shapes, tmp_path, [])
     assert 'parse_losses' not in vars(runner.model) and 'train_step' not in vars(runner.model)
     assert any(isinstance(hook, FiniteLossHook) for hook in runner.hooks)
+
+
+def test_a_skipped_batch_counts_for_accumulation(shapes, tmp_path):
+    """The second of two: the step is made by the first."""
+    run(shapes, tmp_path, [2], skip_nan=True, **{'optim_wrapper.accumulative_counts': 2})
+    first, second = (weights(tmp_path / f'iter_{i}.pth') for i in (1, 2))
+    assert not torch.equal(first['backbone.stages.0.downsample.conv.weight'],
+                           second['backbone.stages.0.downsample.conv.weight'])
+    state = read_checkpoint(str(tmp_path / 'iter_4.pth'))['optimizer']['state']
+    assert {int(each['step']) for each in state.values()} == {2}
+
+
+def test_gradients_of_several_processes_are_averaged_before_such_a_step(monkeypatch):
+    weight, unused = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    wrapper = OptimWrapper(torch.optim.SGD([weight, unused], lr=1.), accumulative_counts=2)
+    weight.grad, wrapper._inner_count = torch.ones(1), 1
+    monkeypatch.setattr(finite, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(finite, 'all_reduce', lambda gradient, operation: gradient.copy_(gradient / 2 + 0.75))
+    finite._count_skipped(wrapper)
+    assert float(weight) == -1.25 and float(unused) == -0.75 and weight.grad is None

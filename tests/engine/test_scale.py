@@ -52,7 +52,7 @@ class Processes:
                 [ROOT / 'tools' / 'dist_train.sh', config, '2', '--work-dir', work_dir, *flags], stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True,
                 env=environment(MASTER_PORT=free_port(), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
-                                PYTHONPATH=str(work_dir.parent)))
+                                PYTHONPATH=f"{work_dir.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"))
 
     def wait(self, code=0):
         assert self.process.wait(300) == code, self.log.read_text()[-3000:]
