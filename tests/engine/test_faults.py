@@ -16,7 +16,7 @@ from tests.engine.faults import Training
 from tests.engine.test_resuming import losses, shapes_config
 
 KILLS = 20
-ITERATIONS = 80
+ITERATIONS = 120
 
 
 def write_config(shapes, path, epochs, interval, keep=2, workers=0):
@@ -59,7 +59,7 @@ def test_twenty_kills_cost_only_the_iterations_since_the_last_checkpoint(shapes,
             reached = training.wait_for(is_writing, training)
         else:  # anywhere, from the start of the process to some iterations on
             reached = training.wait_for_iterations(chance.randrange(0, 6))
-            training.process.join(chance.uniform(0, 0.2))
+            training.process.join(chance.uniform(0, 0.05))
         assert reached, training.output()[-3000:]
         os.kill(training.process.pid, signal.SIGKILL)
         assert training.join() == -signal.SIGKILL
