@@ -112,7 +112,7 @@ def test_what_a_device_cannot_run_is_left_out(tmp_path):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 1 GiB.\nMore.')
 
     def call():
-        raise NotImplementedError('"conv" not implemented for \'Half\'\nMore.')
+        raise RuntimeError('"conv" not implemented for \'Half\'\nMore.')
 
     entries = [Sleeper('a', 0.001, []).entry(), Entry('large', Conditions('8x8'), build),
                Entry('half', Conditions('8x8'), lambda: Subject(call)), Sleeper('b', 0.001, []).entry()]
