@@ -37,6 +37,7 @@ def test_example_configs_build(tmp_path, text):
 
 
 def test_own_data_example_reaches_every_place(tmp_path):
+    assert len(CONFIGS[0].split('\n\n')[1].splitlines()) + 1 == 10  # as the README counts them
     cfg = Config.fromfile(written(tmp_path, CONFIGS[0]))
     for split in ('train', 'val', 'test'):
         dataset = cfg[f'{split}_dataloader'].dataset

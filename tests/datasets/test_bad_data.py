@@ -441,7 +441,3 @@ def test_a_worker_that_fails_names_the_image_too(run_tool, tmp_path):
     data.write()
     result = train(run_tool, data, tmp_path / 'work', 'train_dataloader.num_workers=1')
     assert result.code == 1 and re.match(rf"error: .*{KINDS['long_strip'].refused}", result.err.splitlines()[-1])
-
-
-def test_there_are_many_kinds():
-    assert len(KINDS) >= 60
