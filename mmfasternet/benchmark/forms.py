@@ -28,6 +28,7 @@ from mmfasternet.engine.config import is_classifier
 from mmfasternet.engine.device import find_device
 from mmfasternet.engine.inference import find_images
 from mmfasternet.errors import UserError
+from mmfasternet.files import write_whole
 from mmfasternet.models import FasterNet
 
 _NHWC, _NCHW = torch.channels_last, torch.contiguous_format
@@ -214,7 +215,7 @@ def write_results(results: Sequence[FormResult], path: Path) -> None:
     """Write results, with all their conditions, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = [{**vars(result), 'record': result.record.to_dict()} for result in results]
-    path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+    write_whole(path, (json.dumps(content, indent=1) + '\n').encode())
 
 
 class _Turns:

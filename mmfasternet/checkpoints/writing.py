@@ -1,9 +1,8 @@
 """Checkpoints written whole or not at all: converted to another layout, or made ready to publish."""
 
 import hashlib
+import io
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
@@ -16,6 +15,7 @@ from mmfasternet.checkpoints.layouts import WeightsKind, convert, recognize
 from mmfasternet.checkpoints.reading import CLASSES_ENTRY, read_checkpoint
 from mmfasternet.checkpoints.safe_loading import trust_checkpoints
 from mmfasternet.errors import CheckpointError, UserError
+from mmfasternet.files import replacing
 
 
 def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tuple[WeightsKind, WeightsKind]:
@@ -96,32 +96,31 @@ def _check_target(target: str) -> None:
 
 
 def _write(path: Path, content: Dict[str, Any], classes: Tuple[str, ...], named: bool = False) -> Path:
-    """Write to a file beside ``path`` that then takes its name; with ``named``, the name gets the hash."""
-    unfinished = path.parent / f'.{os.getpid()}-{path.name}'
+    """Write a checkpoint whole or not at all; with ``named``, the name gets the hash."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open('wb') as file:  # by a path, the path would become part of the content
-            if path.suffix == '.safetensors':
-                # One entry: safetensors writes several in any order, and the same content gets another hash.
-                metadata = {CLASSES_ENTRY: json.dumps(classes)} if classes else dict(format='pt')
-                file.write(to_safetensors(_apart(state_dict_of(content, str(path))), metadata))
-            else:
-                torch.save(content, file)
-        with trust_checkpoints(False):
-            read_checkpoint(str(unfinished))  # what was trusted to get here may not be plain data
+        data, target = _serialized(path, content, classes), path
         if named:
-            digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
-            path = path.with_name(f'{path.stem}-{digest[:8]}{path.suffix}')
-            _check_target(str(path))
-        os.replace(unfinished, path)
+            target = path.with_name(f'{path.stem}-{hashlib.sha256(data).hexdigest()[:8]}{path.suffix}')
+            _check_target(str(target))
+        with replacing(target) as unfinished, trust_checkpoints(False):
+            unfinished.write_bytes(data)
+            read_checkpoint(str(unfinished))  # what was trusted to get here may not be plain data
     except CheckpointError as error:
         raise CheckpointError(f"'{path}' is not written, since it could not be read again: {error}") from None
-    except (OSError, RuntimeError, ValueError) as error:  # PyTorch's writer has the second for a full disk
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"'{path}' can't be written: {str(error).splitlines()[0]}") from None
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
-    return path
+    return target
+
+
+def _serialized(path: Path, content: Dict[str, Any], classes: Tuple[str, ...]) -> bytes:
+    if path.suffix == '.safetensors':
+        # One entry: safetensors writes several in any order, and the same content gets another hash.
+        metadata = {CLASSES_ENTRY: json.dumps(classes)} if classes else dict(format='pt')
+        return to_safetensors(_apart(state_dict_of(content, str(path))), metadata)
+    buffer = io.BytesIO()  # into a file, its path would become part of the content
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def _apart(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:

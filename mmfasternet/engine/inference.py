@@ -14,6 +14,7 @@ from mmfasternet.engine.checks import check_model, dataset_classes
 from mmfasternet.engine.config import is_classifier
 from mmfasternet.engine.device import find_device
 from mmfasternet.errors import DataError
+from mmfasternet.files import write_whole
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
@@ -78,7 +79,7 @@ def predict(cfg: Config,
             ids = _read_ids(ann_file) if ann_file else None
             predictions = _detect(cfg, checkpoint, images, out_dir, device, score_thr, ids)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    (Path(out_dir) / 'predictions.json').write_text(json.dumps(predictions, indent=1))
+    write_whole(Path(out_dir) / 'predictions.json', json.dumps(predictions, indent=1).encode())
     return predictions
 
 
