@@ -24,8 +24,9 @@ demo: setup
 	"$(BIN)/python" tools/benchmark_detector.py $(DEMO) --checkpoint $(DEMO_WEIGHTS) --images data/shapes/val
 	"$(BIN)/python" tools/test.py $(DEMO) $(DEMO_WEIGHTS) --work-dir work_dirs/demo/test
 
+# By as many processes as there are cores, up to four: each takes some 3 GB.
 test: setup
-	"$(BIN)/python" -m pytest
+	"$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # The types are those of the default stack.
 lint: setup

@@ -2,6 +2,7 @@ import functools
 import http.server
 import importlib.util
 import logging
+import os
 import sys
 import threading
 import time
@@ -17,6 +18,15 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES_CONFIG = ROOT / 'configs' / 'mask_rcnn_fasternet_t0_shapes.py'
+
+
+def pytest_configure():
+    """Workers of pytest-xdist share the cores."""
+    workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    if workers > 1:
+        threads = max(len(os.sched_getaffinity(0)) // workers, 1)
+        os.environ['OMP_NUM_THREADS'] = str(threads)  # of the processes that tests start
+        torch.set_num_threads(threads)
 
 
 def randomize_norms(model: nn.Module) -> None:
@@ -62,10 +72,14 @@ def sleep_ms(milliseconds: float) -> float:
 
 @pytest.fixture(autouse=True)
 def same_surroundings(monkeypatch):
-    """The same seed, and no variables that change what the tools do."""
+    """The same seed and threads, and no variables that change what the tools do."""
+    threads = torch.get_num_threads()
     torch.manual_seed(0)
     for name in ('MMDET_DATASETS', 'RANK', 'SLURM_PROCID', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)  # on a GPU, float32 is to be that
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

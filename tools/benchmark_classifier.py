@@ -11,7 +11,7 @@ def parse_args():
     parser.add_argument('--batches', nargs='+', type=int, metavar='N',
                         help='images in a batch, a run for each (default: as the paper, 1, and on a GPU 32 as well)')
     parser.add_argument('--runs', type=int, default=20,
-                        help='timed runs; a fifth of it for batches of more than one image (default: 20)')
+                        help='timed runs; on a CPU a fifth of it for batches of more than one image (default: 20)')
     add_dtype_option(parser, 'type of weights and images (default: float32)')
     parser.add_argument('--deploy', action='store_true', help='FasterNet in its inference form; the others as they are')
     add_benchmark_options(parser)
@@ -33,7 +33,7 @@ def main():
         for batch in args.batches or ([1] if device.type == 'cpu' else [1, 32]):
             entries = [classifier_entry(network, device, batch, getattr(torch, args.dtype), args.deploy)
                        for network in networks]
-            runs = args.runs if batch == 1 else max(args.runs // 5, 1)
+            runs = max(args.runs // 5, 1) if batch > 1 and device.type == 'cpu' else args.runs
             out = Path(args.out) / f'batch-{batch}' if args.out else None
             records[batch] = run_suite(entries, device, runs, out=out)
         report = classifier_report(networks, records)

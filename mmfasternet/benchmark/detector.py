@@ -105,7 +105,7 @@ def detector_entry(cfg: Config,
             if checkpoint is None:
                 find_objects(model)
                 propose_alike(model)
-            model = options.apply(model, cfg)
+            model = options.apply(model, cfg, None if given.images else [given.size])
         turns, parts = _Turns(batches), DetectorParts(model, device)
         return Subject(lambda: model.test_step(turns.batch()), lambda: parts(lambda: model.test_step(turns.batch())),
                        turns.advance)
@@ -123,11 +123,14 @@ def propose_alike(model: nn.Module) -> None:
     """Have an RPN with random weights propose the same boxes whatever network is below it, in place.
 
     The time of the heads behind it depends on the sizes of the boxes, and
-    random weights of two networks prefer different ones.
+    random weights of two networks prefer different ones. In training, the
+    gradients of its losses still reach the network.
     """
     head: Any = getattr(model, 'rpn_head', None)
     if type(head) is RPNHead and head.use_sigmoid_cls:
-        head.register_forward_hook(_AlikeProposals(head.test_cfg.nms_pre))
+        train_cfg: Any = getattr(model, 'train_cfg', None) if model.training else None
+        proposal_cfg = (train_cfg or {}).get('rpn_proposal') or head.test_cfg
+        head.register_forward_hook(_AlikeProposals(proposal_cfg.nms_pre))
 
 
 class _AlikeProposals:
@@ -146,8 +149,12 @@ class _AlikeProposals:
     def __call__(self, module: nn.Module, inputs: Any,
                  outputs: Tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tuple[List[Tensor], List[Tensor]]:
         scores, deltas = outputs
-        return ([self._once('scores', score, self._scored) for score in scores],
-                [self._once('deltas', delta, torch.zeros_like) for delta in deltas])
+        return ([self._instead(score, 'scores', self._scored) for score in scores],
+                [self._instead(delta, 'deltas', torch.zeros_like) for delta in deltas])
+
+    def _instead(self, output: Tensor, kind: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+        constant = self._once(kind, output, make)
+        return output - output.detach() + constant if output.requires_grad else constant
 
     def _once(self, kind: str, output: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
         key = (kind, output.shape, output.dtype, output.device)
@@ -208,18 +215,20 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
     parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
     medians = {record.name: record.part_medians_ms for record in records if not record.error}
     part_rows = [{'detector': record.name, **medians[record.name], 'sum': sum(medians[record.name].values()),
-                  'sum / whole': sum(medians[record.name].values()) / record.median_ms}
+                  'sum / whole': record.parts_over_whole}
                  for record in records if not record.error]
     part_columns = {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / whole': '.3f'}
     notes = [describe(records[0].conditions),
              f'{runs_of(records).capitalize()}; ratio: latency over that of {records[0].name}. Parameters are those '
              f'that train; FLOPs are for {size[0]} x {size[1]} pixels, of a Mask R-CNN as Table 4 of the paper counts '
-             f'them.', *failures(records)]
+             f'them.',
+             'Parts are timed in calls of their own; sum / whole compares them with the call before, in the median of '
+             'all rounds.', *failures(records)]
     if 'paper: ms' in columns:
         notes.append('Paper: Table 4, latency on a 2080 Ti.')
     tables = [Table('Detectors', columns, rows), Table('Parts, ms', part_columns, part_rows)]
     return Report('Latency of detectors', tables, notes,
-                  {'Latency': stacked_bars(medians, 'ms', f'From image to objects: {notes[0]}')})
+                  {'Latency': stacked_bars(medians, 'ms, by the parts', f'From image to objects: {notes[0]}')})
 
 
 def _row(record: LatencyRecord, cfg: Config, first: LatencyRecord, size: Tuple[int, int]) -> Dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mmfasternet.benchmark.complexity import count_multiply_adds
-from mmfasternet.benchmark.detector import find_objects, random_batch, sizes_of
+from mmfasternet.benchmark.detector import find_objects, propose_alike, random_batch, sizes_of
 from mmfasternet.benchmark.published import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
 from mmfasternet.benchmark.timing import LatencyRecord, make_record, measure_interleaved
 from mmfasternet.deploy import DeployedDetector, to_deploy
@@ -25,6 +25,7 @@ from mmfasternet.deploy.export import export_model
 from mmfasternet.deploy.runtimes import SUFFIXES, OpenVinoModel, load_runtime
 from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.device import find_device
 from mmfasternet.engine.inference import find_images
 from mmfasternet.errors import UserError
@@ -32,6 +33,7 @@ from mmfasternet.files import write_whole
 from mmfasternet.models import FasterNet
 
 _NHWC, _NCHW = torch.channels_last, torch.contiguous_format
+_CALLS_TO_RECORD = 3  # of a CUDA graph: it runs, is recorded, and is replayed
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def measure_forms(cfg: Config,
                                       rounds or 20)
     if not checkpoint:
         find_objects(model)
+        propose_alike(model)
     if images:
         batches = load_batches(cfg, find_images(images)[:4])
     else:
@@ -185,12 +188,13 @@ def measure_detector_forms(cfg: Config,
     """
     device = next(model.parameters()).device
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        models = _detector_models(cfg, model, dtypes, compile, device, Path(folder))
+        models = _detector_models(cfg, model, batches, dtypes, compile, device, Path(folder))
         cases = [_Case(form, _Turns(detector, batches, calls + 1), dtype, memory_format)
                  for form, detector, dtype, memory_format in models]
         for _, detector, _, _ in models:  # compiled ones compile here, for each size
             for batch in batches:
-                detector.test_step(copy.deepcopy(batch))
+                for _ in range(_CALLS_TO_RECORD if device.type == 'cuda' else 1):
+                    detector.test_step(copy.deepcopy(batch))
         return _measure(cases, name, device, input_size, len(batches[0]['inputs']), rounds, calls)
 
 
@@ -272,13 +276,16 @@ def _backbone_cases(backbone: nn.Module, images: Tensor, dtypes: Sequence[torch.
     return cases
 
 
-def _detector_models(cfg: Config, model: nn.Module, dtypes: Sequence[torch.dtype], compile: bool,
-                     device: torch.device, folder: Path) -> List[Tuple[str, nn.Module, torch.dtype, Any]]:
+def _detector_models(cfg: Config, model: nn.Module, batches: Sequence[Any], dtypes: Sequence[torch.dtype],
+                     compile: bool, device: torch.device,
+                     folder: Path) -> List[Tuple[str, nn.Module, torch.dtype, Any]]:
     models = [('eager', model, torch.float32, _NCHW)]
     for dtype in dtypes:
         models.append(('deploy', to_deploy(model, dtype=dtype), dtype, _NHWC))
+    sizes = sorted({tuple(image.shape[1:]) for batch in batches for image in batch['inputs']})
     for dtype in dtypes if compile else ():
-        models.append(('deploy, torch.compile', to_deploy(model, dtype=dtype, compile=True), dtype, _NHWC))
+        options = DeployOptions(True, str(dtype).removeprefix('torch.'), compile=True)
+        models.append(('deploy, torch.compile', options.apply(model, cfg, sizes), dtype, _NHWC))
     if device.type == 'cpu':
         for file_format, label in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
             exported = str(folder / file_format)

@@ -136,7 +136,8 @@ _TABLE_3: Sequence[Tuple[str, str, Callable[[], nn.Module], int]] = (
     ('FasterNet-L', 'FasterNet', _fasternet('l', 1536, 'ReLU'), 224),
 )
 
-#: Channels before the head, image size, and accuracy of plain training as MMPretrain lists it, of EfficientNet.
+#: Channels before the head, image size, and accuracy as MMPretrain lists it, of EfficientNet: of plain training, but of
+#: AutoAugment for B6 and B7, since it lists no other.
 _EFFICIENTNETS = (('b0', 1280, 224, 76.74), ('b1', 1280, 240, 78.68), ('b2', 1408, 260, 79.64),
                   ('b3', 1536, 300, 81.01), ('b4', 1792, 380, 82.57), ('b5', 2048, 456, 83.18),
                   ('b6', 2304, 528, 84.05), ('b7', 2560, 600, 84.38))

@@ -5,6 +5,7 @@ import json
 import re
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
 
@@ -24,6 +25,8 @@ from mmfasternet.benchmark.timing import (
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.files import write_whole
 
+_UNTIMED_ON_GPU = 3  # for another size of images, a CUDA graph runs, is recorded, and is replayed
+_IN_A_ROW = 10  # batches on a GPU, for their throughput: else small networks wait for the CPU
 #: A call that gives the durations of its parts in milliseconds.
 TimedParts = Callable[[], Dict[str, float]]
 
@@ -71,7 +74,8 @@ def run_suite(entries: Sequence[Entry],
 
     In each round each entry is called once without being timed, which brings
     its data back into the caches, then ``calls`` times, then once part by part
-    if it has parts.
+    if it has parts. On a GPU, a timed call of more than one image is the mean
+    of ten that follow each other, for the throughput.
 
     Args:
         entries: What to measure; names must differ.
@@ -100,11 +104,12 @@ def run_suite(entries: Sequence[Entry],
         if value < 1:
             raise ArgumentError(f'{argument} must be at least 1, got {value}')
     names = [entry.name for entry in entries]
+    session = datetime.now(timezone.utc).isoformat(timespec='seconds')
     if len({_path('', name) for name in names}) < len(names):
         raise ArgumentError(f'each name must be there once, by letters and digits: {names}')
     records = {entry.name: _started(entry, device, out) for entry in entries}
     try:
-        _run(entries, device, rounds, calls, out, records)
+        _run(entries, device, rounds, calls, out, records, session)
     except KeyboardInterrupt:
         if out:
             raise KeyboardInterrupt(f"records are kept in '{out}', and the same command goes on from them") from None
@@ -115,7 +120,7 @@ def run_suite(entries: Sequence[Entry],
 
 
 def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int, out: Optional[Union[str, Path]],
-         records: Dict[str, LatencyRecord]) -> None:
+         records: Dict[str, LatencyRecord], session: str) -> None:
     left = {name: rounds - record.runs // calls for name, record in records.items()}
     waiting = [entry for entry in entries if left[entry.name] > 0]
     with torch.no_grad(), _room_for_compiled(entries), _progress() as progress:
@@ -134,7 +139,7 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
                 if turn < left[name]:
                     progress.update(task, description=f'measuring {name}')
                     with _failure_noted(name, records, subjects):
-                        records[name] = _extended(records[name], subjects[name], device, calls)
+                        records[name] = _extended(records[name], subjects[name], device, calls, session)
                         if out:
                             write_record(records[name], out)
                     progress.advance(task)
@@ -214,7 +219,9 @@ def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device,
     fresh = replace(record, versions=loaded_versions())  # building has loaded more libraries
     _check_comparable(record, fresh, out or '.')
     warmup = warm_up(subject.function, device)
-    return replace(fresh, warmup=warmup + 1, memory_mb=peak_memory(subject.function, device))
+    keeps_memory = device.type == 'cuda' and 'compile' in record.form
+    memory = None if keeps_memory else peak_memory(subject.function, device)
+    return replace(fresh, warmup=warmup + 1, memory_mb=memory)
 
 
 def comparable(first: LatencyRecord, second: LatencyRecord) -> bool:
@@ -224,12 +231,16 @@ def comparable(first: LatencyRecord, second: LatencyRecord) -> bool:
     return a == b and all(versions[name] == others[name] for name in versions.keys() & others.keys())
 
 
-def _extended(record: LatencyRecord, subject: Subject, device: torch.device, calls: int) -> LatencyRecord:
+def _extended(record: LatencyRecord, subject: Subject, device: torch.device, calls: int,
+              session: str) -> LatencyRecord:
     subject.advance()
-    time_call(subject.function, device)
-    times = [time_call(subject.function, device) * 1e3 for _ in range(calls)]
+    on_gpu = device.type == 'cuda'
+    time_call(subject.function, device, _UNTIMED_ON_GPU if on_gpu else 1)
+    in_a_row = _IN_A_ROW if on_gpu and record.batch_size > 1 else 1
+    times = [time_call(subject.function, device, in_a_row) * 1e3 for _ in range(calls)]
     parts = subject.parts() if subject.parts else {}
-    return replace(record, times_ms=(*record.times_ms, *times),
+    sessions = record.sessions if session in record.sessions else (*record.sessions, session)
+    return replace(record, sessions=sessions, times_ms=(*record.times_ms, *times),
                    parts_ms={part: (*record.parts_ms.get(part, ()), time) for part, time in parts.items()})
 
 

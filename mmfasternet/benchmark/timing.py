@@ -28,7 +28,8 @@ class LatencyRecord:
 
     Attributes:
         name: What was measured.
-        times_ms: Duration of each timed call in milliseconds.
+        times_ms: Duration of each timed call in milliseconds; of batches on a
+            GPU the mean of several calls that follow each other.
         warmup: Number of calls before them that were not timed.
         batch_size: Images per call.
         input_size: Height and width of the images in pixels, such as
@@ -43,11 +44,12 @@ class LatencyRecord:
         images: ``'random'``, or the images' folder.
         memory_mb: What a call takes at its peak on top of what is there
             before it (weights among it), in 10^6 bytes; None where the system
-            does not tell.
+            does not tell, or CUDA graphs keep their memory between calls.
         parts_ms: Durations of its parts in milliseconds, in calls of their
             own between the timed ones, by the name of the part.
         error: Why it can't be measured, such as ``'out of memory'``; its
             figures are NaN then.
+        sessions: When the runs began that its calls were timed in.
     """
 
     name: str
@@ -66,6 +68,7 @@ class LatencyRecord:
     memory_mb: Optional[float] = None
     parts_ms: Dict[str, Tuple[float, ...]] = field(default_factory=dict)
     error: Optional[str] = None
+    sessions: Tuple[str, ...] = ()
 
     @property
     def median_ms(self) -> float:
@@ -96,10 +99,19 @@ class LatencyRecord:
         return {part: float(np.median(times)) for part, times in self.parts_ms.items()}
 
     @property
+    def parts_over_whole(self) -> float:
+        """Sum of the parts over the whole of the same round, the median of all rounds; NaN without parts."""
+        sums = np.sum(list(self.parts_ms.values()), axis=0)
+        if not self.parts_ms or not self.times_ms:
+            return math.nan
+        wholes = np.reshape(self.times_ms, (len(sums), -1)).mean(axis=1)  # there may be several calls in a round
+        return float(np.median(sums / wholes))
+
+    @property
     def conditions(self) -> Dict[str, Any]:
         """All but the name and what was measured: records that agree in it can be compared."""
         return {key: value for key, value in asdict(self).items()
-                if key not in ('name', 'times_ms', 'warmup', 'memory_mb', 'parts_ms', 'error')}
+                if key not in ('name', 'times_ms', 'warmup', 'memory_mb', 'parts_ms', 'error', 'sessions')}
 
     def to_dict(self) -> Dict[str, Any]:
         """For JSON: the fields and what follows from them."""
@@ -112,8 +124,8 @@ class LatencyRecord:
         Raises:
             KeyError: If a field is missing.
         """
-        known = {f.name: content[f.name] for f in fields(cls)}
-        known['times_ms'] = tuple(known['times_ms'])
+        known = {f.name: content[f.name] for f in fields(cls) if f.name in content or f.name != 'sessions'}
+        known['times_ms'], known['sessions'] = tuple(known['times_ms']), tuple(known.get('sessions', ()))
         known['parts_ms'] = {part: tuple(times) for part, times in known['parts_ms'].items()}
         return cls(**known)
 
@@ -124,7 +136,12 @@ class LatencyRecord:
 
 def runs_of(records: Sequence[LatencyRecord]) -> str:
     """What the figures of a suite are, in words."""
-    return f'medians of {max(record.runs for record in records)} calls in one interleaved run'
+    calls = f'medians of {max(record.runs for record in records)} calls'
+    sessions = {record.sessions for record in records if not record.error}
+    if len(sessions) > 1:
+        return f'{calls} in runs of different times, so that ratios mean less than in one interleaved run'
+    count = max(len(max(sessions, default=())), 1)
+    return f'{calls} in one interleaved run' if count == 1 else f'{calls} in {count} interleaved runs'
 
 
 def failures(records: Sequence[LatencyRecord]) -> List[str]:
@@ -236,13 +253,14 @@ def warm_up(function: Callable[[], Any], device: torch.device) -> int:
     return MAX_WARMUP
 
 
-def time_call(function: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call, from an idle device to an idle device."""
+def time_call(function: Callable[[], Any], device: torch.device, calls: int = 1) -> float:
+    """Seconds of one call, from an idle device to an idle device; the mean of several that follow each other."""
     _synchronize(device)
     start = time.perf_counter()
-    function()
+    for _ in range(calls):
+        function()
     _synchronize(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / calls
 
 
 def peak_memory(function: Callable[[], Any], device: torch.device) -> Optional[float]:
@@ -309,7 +327,10 @@ def make_record(seconds: Sequence[float],
 def loaded_versions() -> Dict[str, str]:
     """Versions of the libraries that are loaded and can weigh on a latency."""
     names = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmpretrain', 'timm', 'onnxruntime', 'openvino')
-    return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
+    versions = {name: sys.modules[name].__version__ for name in names if name in sys.modules}
+    if torch.cuda.is_available() and torch.backends.cudnn.is_available():
+        versions['cudnn'] = str(torch.backends.cudnn.version())  # torch's own names CUDA's
+    return versions
 
 
 def _synchronize(device: torch.device) -> None:
@@ -319,7 +340,10 @@ def _synchronize(device: torch.device) -> None:
 
 def _device_name(device: torch.device) -> str:
     if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
+        # What PyTorch calls float32 is computed with fewer bits where these are set.
+        tf32 = [what for what, flag in (('convolutions', torch.backends.cudnn.allow_tf32),
+                                        ('matrix products', torch.backends.cuda.matmul.allow_tf32)) if flag]
+        return torch.cuda.get_device_name(device) + (f" (TF32 in {' and '.join(tf32)})" if tf32 else '')
     try:
         with open('/proc/cpuinfo', encoding='utf-8') as info:
             return next(line.split(':', 1)[1].strip() for line in info if line.startswith('model name'))

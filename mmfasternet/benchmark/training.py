@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmfasternet.benchmark.detector import random_batch
+from mmfasternet.benchmark.detector import propose_alike, random_batch
 from mmfasternet.benchmark.plots import curves
 from mmfasternet.benchmark.report import Report, Table
 from mmfasternet.benchmark.suite import Conditions, Entry, Subject
@@ -44,10 +44,10 @@ def training_entry(cfg: Config,
     """A detector's training step as a line of a suite: preprocessing, forward, backward, and the optimizer's step.
 
     Weights are random ones, and the learning rate is 0, so that each step does
-    the same work. Few of a two-stage detector's proposals overlap an object
-    enough then, and its mask head would have little to do: proposals with an
-    IoU of 0.1 count as positive here, which fills the share of a sample that
-    may be positive.
+    the same work. A two-stage detector's RPN proposes the same boxes whatever
+    the backbone. Few of them overlap an object enough, and its mask head would
+    have little to do: proposals with an IoU of 0.1 count as positive here,
+    which fills the share of a sample that may be positive.
 
     Args:
         cfg: Config of a detector; its batch size is not looked at.
@@ -80,6 +80,7 @@ def training_entry(cfg: Config,
         torch.manual_seed(0)
         with DefaultScope.overwrite_default_scope(own.get('default_scope', 'mmdet')):
             model = MODELS.build(copy.deepcopy(own.model)).to(device).train()
+            propose_alike(model)
             options.apply_to_model(model)
             optimizer = build_optim_wrapper(model, own.optim_wrapper)
         for group in optimizer.param_groups:

@@ -25,8 +25,9 @@ def compile_networks(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
             Images are padded with zeros, on the right and below, to the first
             one they fit in, as MMDetection pads the smaller images of a batch;
             larger ones are compiled for as they are. On a GPU, CUDA graphs
-            then replay each size. Defaults to none: one compilation serves any
-            size, without padding and CUDA graphs.
+            then replay each size, and the next call overwrites the maps of a
+            bare backbone. Defaults to none: one compilation serves any size,
+            without padding and CUDA graphs.
     """
     on_cpu = _is_on_cpu(model)
     how: Dict[str, Any] = dict(dynamic=not sizes)
@@ -37,6 +38,8 @@ def compile_networks(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
     parts = _networks(model)
     if sizes:
         parts[0].register_forward_pre_hook(_InputPadding(sizes))
+        if not on_cpu:  # before all other hooks, whose outputs may be of a graph already
+            parts[0].register_forward_pre_hook(_GraphStep(), prepend=True)
     for part in parts:
         part.compile(**how)
 
@@ -72,8 +75,20 @@ def remove_compilation(model: nn.Module) -> None:
     for module in model.modules():
         module._compiled_call_impl = None
         hooks = module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if isinstance(hook, _InputPadding)]:
+        for key in [key for key, hook in hooks.items() if isinstance(hook, (_InputPadding, _GraphStep))]:
             del hooks[key]
+
+
+class _GraphStep:
+    """Says that the maps of the call before are not needed any more.
+
+    Without it the neck's graph would take the backbone's maps for such, and
+    overwrite them: each call of something compiled would begin a new step.
+    """
+
+    @torch.compiler.disable
+    def __call__(self, module: nn.Module, inputs: Tuple[Tensor, ...]) -> None:
+        torch.compiler.cudagraph_mark_step_begin()
 
 
 class _InputPadding:

@@ -4,7 +4,7 @@ import argparse
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -41,23 +41,25 @@ class DeployOptions:
         """For records: ``'eager'``, ``'deploy'`` or ``'deploy, compile'``."""
         return ('deploy' if self.deploy else 'eager') + (', compile' if self.compile else '')
 
-    def apply(self, model: nn.Module, cfg: Config) -> nn.Module:
+    def apply(self, model: nn.Module, cfg: Config, sizes: Optional[Sequence[Tuple[int, int]]] = None) -> nn.Module:
         """Give a copy of the model in its inference form, or the model itself if none is wanted.
 
         Args:
             model: Model of ``cfg``, which may be wrapped for several processes
                 or for test-time augmentation.
-            cfg: Its config; a compiled detector on a GPU gets the image sizes
-                of its test pipeline.
+            cfg: Its config.
+            sizes: Heights and widths of the images that a compiled detector
+                gets on a GPU. Defaults to None, those of the config's test
+                pipeline.
         """
         if not self.deploy:
             return model
         model = model.module if is_model_wrapper(model) else model
         on_gpu = any(p.is_cuda for p in model.parameters())
-        options = dict(
-            dtype=getattr(torch, self.dtype),
-            compile=self.compile,
-            sizes=image_sizes(cfg) if self.compile and on_gpu and not is_classifier(cfg) else [])
+        padded: Sequence[Tuple[int, int]] = ()
+        if self.compile and on_gpu and not is_classifier(cfg):
+            padded = image_sizes(cfg) if sizes is None else [padded_size(size, cfg) for size in sizes]
+        options = dict(dtype=getattr(torch, self.dtype), compile=self.compile, sizes=padded)
         if isinstance(model, BaseTTAModel):
             model = copy.deepcopy(model)
             model.module = to_deploy(model.module, inplace=True, **options)
@@ -128,7 +130,13 @@ def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
     if len(scales) != 1 or isinstance(scales[0], (int, float)):
         raise UserError('--compile on a GPU needs one Resize with a scale in the test pipeline, for the size of its '
                         'graphs')
+    short, long = padded_size(sorted(scales[0]), cfg)
+    return [(short, long), (long, short)]
+
+
+def padded_size(size: Sequence[int], cfg: Config) -> Tuple[int, int]:
+    """The height and width that a detector's preprocessor pads an image of this height and width to."""
     model = cfg.model.get('module', cfg.model)  # within test-time augmentation
     divisor = model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
-    short, long = (-(-side // divisor) * divisor for side in sorted(scales[0]))
-    return [(short, long), (long, short)]
+    height, width = (-(-side // divisor) * divisor for side in size)
+    return height, width

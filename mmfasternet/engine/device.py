@@ -18,6 +18,8 @@ def find_device(name: Optional[str] = None) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == 'cuda' and device.index is not None:
+            torch.cuda.set_device(device)  # of events and graphs, too
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device '{name}' can't be used: {str(error).splitlines()[0]}. Use cpu, or cuda:0 for the "
                         f'first GPU') from None

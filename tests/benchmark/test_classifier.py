@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import timm
@@ -6,11 +7,18 @@ import torch
 from mmengine.registry import DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmfasternet.benchmark.classifier import build_folded, classifier_entry, classifier_report, count_as_table_3
+from mmfasternet.benchmark.classifier import (
+    _front,
+    build_folded,
+    classifier_entry,
+    classifier_report,
+    count_as_table_3,
+)
 from mmfasternet.benchmark.cycle_mlp import CycleFC
-from mmfasternet.benchmark.networks import NETWORKS
+from mmfasternet.benchmark.networks import NETWORKS, Network
 from mmfasternet.benchmark.paper import TABLE_3
 from mmfasternet.benchmark.suite import run_suite
+from mmfasternet.benchmark.timing import make_record
 from tests.conftest import randomize_norms
 
 CPU = torch.device('cpu')
@@ -94,3 +102,14 @@ def test_report_has_the_paper_beside():
     record = records[1][0]
     assert first['G/s, batch 1'] == pytest.approx(335422720 / record.median_ms / 1e6)
     assert len(report.plots) == 4
+
+
+def test_the_front_has_what_nothing_beats():
+    networks = [Network(name, 'a', lambda: None, 224, accuracy)
+                for name, accuracy in (('slow', 70.), ('fast', 60.), ('beaten', 59.), ('best', 71.), ('failed', 99.))]
+    records = [make_record([seconds], network.name, CPU, '224x224', 1)
+               for network, seconds in zip(networks, (2., 1., 1.5, 3., 1.))]
+    records[-1] = replace(records[-1], times_ms=(), error='out of memory')
+    report = classifier_report([NETWORKS['FasterNet-T0']], {1: [replace(records[0], name='FasterNet-T0')]})
+    assert 'Batch 1: no other is as accurate in as little time as FasterNet-T0.' in report.notes
+    assert _front(networks, records) == ['fast', 'slow', 'best']

@@ -65,7 +65,7 @@ def test_only_the_published_form_overwrites_its_input():
 
 def test_reports():
     entries = [*operator_entries(CPU), *partial_conv_entries(CPU)]
-    records = [make_record([0.002], entry.name, CPU, '56x56', 1) for entry in entries]
+    records = [make_record([0.002], entry.name, CPU, '56x56', 1, form=entry.conditions.form) for entry in entries]
     first = operator_report(records[:len(operator_entries(CPU))])
     rows = first.tables[0].rows
     assert len(rows) == 16 and rows[0]['G/s'] == pytest.approx(2601.1 / 2, rel=1e-3)

@@ -2,13 +2,14 @@ import json
 import math
 import statistics
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mmfasternet.benchmark.suite import Conditions, Entry, Subject, run_suite
-from mmfasternet.benchmark.timing import MAX_WARMUP, WARMUP_PATIENCE, failures
+from mmfasternet.benchmark.suite import Conditions, Entry, Subject, read_record, run_suite
+from mmfasternet.benchmark.timing import MAX_WARMUP, WARMUP_PATIENCE, failures, make_record, runs_of
 from mmfasternet.errors import UserError
 from tests.conftest import sleep_ms
 
@@ -66,6 +67,53 @@ def test_an_interrupted_suite_keeps_its_records_and_goes_on(tmp_path):
     assert [list(record.times_ms)[:len(kept[record.name])] for record in records] == [kept['a'], kept['b']]
     assert [record.runs for record in records] == [4, 4]
     assert ''.join(calls[2 * BEFORE - 2:]).endswith('aabbbb')  # one round of a, two of b
+
+
+def test_reports_tell_when_calls_were_timed_apart(tmp_path, monkeypatch):
+    entries = [Sleeper(name, 0.001, []).entry() for name in 'ab']
+    moments = iter(range(1, 9))
+
+    class Clock:
+
+        @staticmethod
+        def now(zone):
+            return SimpleNamespace(isoformat=lambda timespec: f'moment {next(moments)}')
+
+    monkeypatch.setattr('mmfasternet.benchmark.suite.datetime', Clock)
+    records = run_suite(entries, CPU, rounds=2, out=tmp_path)
+    assert {record.sessions for record in records} == {('moment 1', )}
+    assert runs_of(records) == 'medians of 2 calls in one interleaved run'
+    records = run_suite(entries, CPU, rounds=3, out=tmp_path)
+    assert runs_of(records) == 'medians of 3 calls in 2 interleaved runs'
+    records = run_suite([*entries, Sleeper('c', 0.001, []).entry()], CPU, rounds=3, out=tmp_path)
+    assert records[2].sessions == ('moment 3', ) and 'in runs of different times' in runs_of(records)
+
+
+def test_records_of_earlier_releases_are_read(tmp_path):
+    run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
+    content = json.loads((tmp_path / 'a.json').read_text())
+    del content['sessions']
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    assert read_record(tmp_path, 'a').sessions == ()
+
+
+def test_parts_are_compared_with_the_whole_of_their_round():
+    """Not their median with its: a machine that slows down slows both."""
+    parts = {'first': (10., 20., 39.), 'second': (10., 20., 40.)}
+    record = replace(make_record([], 'a', CPU, '8x8', 1), times_ms=(20., 20., 40., 40., 80., 80.), parts_ms=parts)
+    assert record.parts_over_whole == 1.
+    assert math.isnan(make_record([0.1], 'a', CPU, '8x8', 1).parts_over_whole)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_batches_on_a_gpu_are_timed_in_a_row():
+    device, x = torch.device('cuda:0'), torch.rand(64, 64, device='cuda')
+    calls = []
+    entries = [Entry(f'{size}', Conditions('8x8', size), lambda size=size: Subject(lambda: calls.append((size, x @ x))))
+               for size in (1, 32)]
+    records = run_suite(entries, device, rounds=2)
+    assert [record.runs for record in records] == [2, 2]
+    assert [size for size, _ in calls[-2 * (3 + 1 + 3 + 10):]] == 2 * ([1] * 4 + [32] * 13)
 
 
 def test_what_is_complete_is_not_even_built(tmp_path):

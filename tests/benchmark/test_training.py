@@ -36,7 +36,7 @@ def test_random_batches_look_like_the_training_pipelines():
 
 
 def test_a_step_is_a_whole_one_and_leaves_the_weights(cfg, monkeypatch):
-    built, rois = [], []
+    built, rois, moves = [], [], []
 
     def look(model, optim_wrapper):
         built.extend([model, build_optim_wrapper(model, optim_wrapper)])
@@ -49,6 +49,7 @@ def test_a_step_is_a_whole_one_and_leaves_the_weights(cfg, monkeypatch):
     subject = entry.build()
     model, optimizer = built
     model.roi_head.mask_head.register_forward_pre_hook(lambda module, inputs: rois.append(len(inputs[0])))
+    model.rpn_head.register_forward_hook(lambda module, inputs, outputs: moves.extend(outputs[1]))
     before = {name: p.clone() for name, p in model.named_parameters()}
     batch, = [cell.cell_contents for cell in subject.function.__closure__ if isinstance(cell.cell_contents, dict)]
     masks = [sample.gt_instances.masks.masks.copy() for sample in batch['data_samples']]
@@ -59,6 +60,9 @@ def test_a_step_is_a_whole_one_and_leaves_the_weights(cfg, monkeypatch):
     assert model.training and all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert {int(state['step']) for state in optimizer.optimizer.state.values()} == {2}
     assert rois == [2 * 16] * 2  # half of 32 samples of each image are positive
+    assert moves and not any(move.any() for move in moves)  # anchors stay where they are, whatever the backbone
+    for layer in (model.rpn_head.rpn_cls, model.rpn_head.rpn_reg):  # which learn all the same
+        assert optimizer.optimizer.state[layer.weight]['exp_avg'].any()
 
 
 def test_forms_are_measured_side_by_side(cfg):

@@ -6,7 +6,7 @@ from mmengine.config import ConfigDict
 
 from mmfasternet.deploy import DeployedBlock
 from mmfasternet.engine.config import enable_tta, load_config
-from mmfasternet.engine.deploying import DeployHook, DeployOptions, image_sizes, use_exported
+from mmfasternet.engine.deploying import DeployHook, DeployOptions, image_sizes, padded_size, use_exported
 from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, SHAPES_CONFIG, build
@@ -61,6 +61,22 @@ def test_image_sizes_come_from_the_test_pipeline():
     cfg.test_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile')]
     with pytest.raises(UserError, match='Resize'):
         image_sizes(cfg)
+
+
+def test_images_are_padded_as_the_preprocessor_does():
+    cfg = load_config(str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py'))
+    assert padded_size((800, 1280), cfg) == (800, 1280) and padded_size((801, 1333), cfg) == (832, 1344)
+
+
+def test_graphs_are_for_the_sizes_that_are_given(monkeypatch):
+    seen = []
+    monkeypatch.setattr('mmfasternet.engine.deploying.to_deploy', lambda model, **options: seen.append(options))
+    monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
+    cfg = load_config(str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py'))
+    options(compile=True).apply(FasterNet('t0'), cfg, [(800, 1280)])
+    options(compile=True).apply(FasterNet('t0'), cfg)
+    options(deploy=True).apply(FasterNet('t0'), cfg, [(800, 1280)])
+    assert [each['sizes'] for each in seen] == [[(800, 1280)], [(800, 1344), (1344, 800)], ()]
 
 
 def test_exports_are_for_detectors_and_not_compiled_again(tmp_path):
