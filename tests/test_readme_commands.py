@@ -132,9 +132,12 @@ def place(shapes, trained, tmp_path_factory):
 
 
 def write_coco(shapes, folder, images, annotations, classes):
-    """The shapes under other names, in COCO's format; those without a name are left out."""
+    """Some shapes under other names, in COCO's format; those without a name are left out."""
     for split in ('train', 'val'):
         content = json.loads((shapes / 'annotations' / f'instances_{split}.json').read_text())
+        del content['images'][4 if split == 'train' else 2:]
+        kept = {image['id'] for image in content['images']}
+        content['annotations'] = [row for row in content['annotations'] if row['image_id'] in kept]
         content['categories'] = [dict(id=number, name=name) for number, name in enumerate(classes, 1)]
         content['annotations'] = [row for row in content['annotations'] if row['category_id'] <= len(classes)]
         to = folder / images.format(split)

@@ -6,8 +6,10 @@ from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_error
 def parse_args():
     parser = make_parser(__doc__, 'python tools/approximate_conv.py resnet50.pth --images data/imagenet/val')
     parser.add_argument('checkpoint', help='weights of a ResNet-50; without --images of any network with 3x3 kernels')
-    parser.add_argument('--images', metavar='DIR', help='images to fit on (default: no fit, the histogram alone)')
-    parser.add_argument('--max-images', type=int, default=1000, help='as many of them at most (default: 1000)')
+    parser.add_argument('--images', metavar='DIR', help='folder, or tree of folders, of images to fit on (default: no '
+                        'fit, the histogram alone)')
+    parser.add_argument('--max-images', type=int, default=1000,
+                        help='as many of them at most, spread over the tree (default: 1000)')
     parser.add_argument('--epochs', type=int, default=50, help='passes over the training images (default: 50)')
     parser.add_argument('--lr', type=float, default=1e-3, help='learning rate (default: 1e-3)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
@@ -22,7 +24,7 @@ def main():
         from mmfasternet.analysis.report import analysis_report
         from mmfasternet.engine.device import find_device
         from mmfasternet.engine.inference import find_images
-        images = find_images(args.images)[:args.max_images] if args.images else []
+        images = find_images(args.images, args.max_images, tree=True) if args.images else []
         report = analysis_report(args.checkpoint, images, find_device(args.device), args.epochs, args.lr)
         report.print()
         if args.out:

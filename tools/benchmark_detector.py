@@ -52,7 +52,7 @@ def main():
         set_threads(args.threads)
         paths = [CONFIGS / row.config for row in TABLE_4.values()] if args.table4 else args.configs
         configs = [load_config(str(path)) for path in paths]
-        images = find_images(args.images)[:args.runs * args.batch] if args.images else None
+        images = find_images(args.images, args.runs * args.batch) if args.images else None
         given = DetectorInput(tuple(args.size), images, args.batch)
         entries = [detector_entry(cfg, Path(path).stem, device, given, args.checkpoint, DeployOptions.of(args))
                    for path, cfg in zip(paths, configs)]

@@ -112,7 +112,7 @@ def measure_forms(cfg: Config,
         find_objects(model)
         propose_alike(model)
     if images:
-        batches = load_batches(cfg, find_images(images)[:4])
+        batches = load_batches(cfg, find_images(images, 4))
     else:
         batches = [random_batch(size or (800, 1280))]
     return measure_detector_forms(cfg, model, batches, name, sizes_of(batches), dtypes, compile, rounds or 5)

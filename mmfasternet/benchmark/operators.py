@@ -1,8 +1,7 @@
 """Convolutions by themselves: Tables 1 and 9 of the paper, the memory access behind them, and ShuffleNetV2's rules."""
 
-import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -23,10 +22,12 @@ LAYERS = 10  # of an operator, Tables 1 and 9
 GROUPS = 16  # of a group convolution, Table 1
 KERNEL = 3
 PARTIAL_RATIO = 1 / 4
-#: Output over input channels (rule 1) and groups (rule 2) of 1x1 convolutions with equal work, and their map's side.
+#: Of layers with equal work: output over input channels (rule 1), groups (2) and fragments (3); and their map's side.
 RATIOS = (1, 2, 6, 12)
 RULE_GROUPS = (1, 2, 4, 8)
+FRAGMENTS = (1, 2, 4)
 RULE_SIDE, RULE_CHANNELS, RULE_LAYERS = 56, 128, 10
+_NARROW = RULE_CHANNELS // 4  # of a bottleneck
 _PEAK, _BANDWIDTH = 'yardstick, convolution', 'yardstick, copy'
 _COPIED = 1 << 26  # numbers, 256 MB of float32, more than caches hold
 _SPLIT_CAT_NHWC = 'split_cat channels-last'
@@ -45,6 +46,13 @@ class Work:
     multiply_adds: int
     map_access: int
     weight_access: int
+
+    def __add__(self, other: 'Work') -> 'Work':
+        return Work(self.multiply_adds + other.multiply_adds, self.map_access + other.map_access,
+                    self.weight_access + other.weight_access)
+
+    def __mul__(self, count: int) -> 'Work':
+        return Work(count * self.multiply_adds, count * self.map_access, count * self.weight_access)
 
     def bytes(self, batch_size: int, dtype: torch.dtype) -> int:
         """Memory access for a batch."""
@@ -65,20 +73,121 @@ def work_of(operator: str, channels: int, side: int) -> Work:
     """
     convolved = int(channels * PARTIAL_RATIO) if operator == 'PConv' else channels
     groups = dict(GConv=GROUPS, DWConv=channels).get(operator, 1)
-    weights = KERNEL**2 * convolved**2 // groups
-    return Work(LAYERS * side**2 * weights, LAYERS * side**2 * 2 * convolved, LAYERS * weights)
+    return _convolution_work(side, convolved, convolved, groups, KERNEL) * LAYERS
 
 
-def pointwise_work(inputs: int, outputs: int, groups: int = 1) -> Work:
-    """What the layers of ShuffleNetV2's rules 1 and 2 do: 1x1 convolutions of ``RULE_SIDE`` squared pixels."""
-    pixels, weights = RULE_SIDE**2, inputs * outputs // groups
-    return Work(RULE_LAYERS * pixels * weights, RULE_LAYERS * pixels * (inputs + outputs), RULE_LAYERS * weights)
+def _convolution_work(side: int, inputs: int, outputs: int, groups: int = 1, kernel: int = 1) -> Work:
+    weights = kernel**2 * inputs * outputs // groups
+    return Work(side**2 * weights, side**2 * (inputs + outputs), weights)
+
+
+@dataclass(frozen=True)
+class RuleLayer:
+    """A layer by which ShuffleNetV2 derives a rule; its map has ``RULE_SIDE`` squared pixels.
+
+    Attributes:
+        channels: Its channels, in words.
+        inputs: Channels of its input.
+        build: Builds one.
+        work: What one does.
+        pointwise: Whether all of its work is that of 1x1 convolutions.
+    """
+    channels: str
+    inputs: int
+    build: Callable[[], nn.Module]
+    work: Work
+    pointwise: bool = True
+
+
+def rule_layers() -> Dict[str, RuleLayer]:
+    """The layers that ShuffleNetV2's four rules compare; within each of the first three the work is equal, to 2 %.
+
+    Rule 1: as many channels come out as go in. Rule 2: groups. Rule 3: one
+    layer as several that follow each other, or whose outputs are added. Rule
+    4: a bottleneck of ResNet with and without activations and shortcut.
+    """
+    layers = {}
+    for ratio in RATIOS:
+        inputs = round(RULE_CHANNELS / math.sqrt(ratio))
+        layers[f'rule 1, 1:{ratio}'] = _pointwise(inputs, ratio * inputs)
+    for groups in RULE_GROUPS:
+        channels = round(RULE_CHANNELS * math.sqrt(groups) / groups) * groups
+        layers[f'rule 2, {groups} groups'] = _pointwise(channels, channels, groups)
+    for fragments in FRAGMENTS:
+        channels = round(RULE_CHANNELS / math.sqrt(fragments))
+        each = _pointwise(channels, channels)
+        if fragments == 1:
+            layers['rule 3, 1 fragment'] = each
+            continue
+        addition = Work(0, RULE_SIDE**2 * 3 * channels, 0)  # reads two maps, writes one
+        layers[f'rule 3, {fragments} in series'] = replace(
+            each, build=partial(_Fragments, channels, fragments, False), work=each.work * fragments)
+        layers[f'rule 3, {fragments} in parallel'] = replace(
+            each, build=partial(_Fragments, channels, fragments, True),
+            work=each.work * fragments + addition * (fragments - 1))
+    for activations in (True, False):
+        for shortcut in (True, False):
+            parts = [part for part, there in (('activations', activations), ('shortcut', shortcut)) if there]
+            layers[f"rule 4, {' and '.join(parts) or 'convolutions alone'}"] = RuleLayer(
+                f'{RULE_CHANNELS} -> {_NARROW} -> {_NARROW} -> {RULE_CHANNELS}', RULE_CHANNELS,
+                partial(_Bottleneck, activations, shortcut), _bottleneck_work(activations, shortcut), pointwise=False)
+    return layers
+
+
+def _pointwise(inputs: int, outputs: int, groups: int = 1) -> RuleLayer:
+    build = partial(nn.Conv2d, inputs, outputs, 1, groups=groups, bias=False)
+    return RuleLayer(f'{inputs} -> {outputs}', inputs, build, _convolution_work(RULE_SIDE, inputs, outputs, groups))
+
+
+def _bottleneck_work(activations: bool, shortcut: bool) -> Work:
+    work = (_convolution_work(RULE_SIDE, RULE_CHANNELS, _NARROW) + _convolution_work(RULE_SIDE, _NARROW, _NARROW, 1, 3)
+            + _convolution_work(RULE_SIDE, _NARROW, RULE_CHANNELS))
+    if activations:  # each reads and writes a map
+        work += Work(0, RULE_SIDE**2 * 2 * (2 * _NARROW + RULE_CHANNELS), 0)
+    return work + Work(0, RULE_SIDE**2 * 3 * RULE_CHANNELS, 0) if shortcut else work
+
+
+class _Fragments(nn.Module):
+    """1x1 convolutions that follow each other, or stand side by side with their outputs added."""
+
+    def __init__(self, channels: int, count: int, parallel: bool) -> None:
+        super().__init__()
+        self.parallel = parallel
+        self.layers = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.parallel:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+        first, *others = self.layers
+        total = first(x)
+        for layer in others:
+            total = total + layer(x)
+        return total
+
+
+class _Bottleneck(nn.Module):
+    """A bottleneck of ResNet without norms."""
+
+    def __init__(self, activations: bool, shortcut: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(RULE_CHANNELS, _NARROW, 1, bias=False),
+                                     nn.Conv2d(_NARROW, _NARROW, 3, padding=1, bias=False),
+                                     nn.Conv2d(_NARROW, RULE_CHANNELS, 1, bias=False)])
+        self.activation = nn.ReLU(inplace=True) if activations else nn.Identity()
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.layers
+        out = third(self.activation(second(self.activation(first(x)))))
+        return self.activation(out + x if self.shortcut else out)
 
 
 def least_access(work: Work) -> float:
-    """The least memory access, in numbers, of 1x1 convolutions with this work, which equal channels reach (rule 1)."""
-    pixels, each = RULE_SIDE**2, work.multiply_adds / RULE_LAYERS
-    return RULE_LAYERS * (2 * math.sqrt(pixels * each) + each / pixels)
+    """The least memory access, in numbers, of a 1x1 convolution with this work, which equal channels reach (rule 1)."""
+    pixels = RULE_SIDE**2
+    return 2 * math.sqrt(pixels * work.multiply_adds) + work.multiply_adds / pixels
 
 
 class SlicingPartialConv(nn.Module):
@@ -135,26 +244,13 @@ def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dty
         for operator in TABLE_1:
             entries.append(_entry(_name(operator, channels, side), partial(build_operator, operator, channels),
                                   (batch_size, channels, side, side), device, dtype, memory_format))
-    for name, (inputs, outputs, groups) in pointwise_layers().items():
-        def build(i: int = inputs, o: int = outputs, g: int = groups) -> nn.Module:
-            return _Repeated(nn.Conv2d(i, o, 1, groups=g, bias=False), RULE_LAYERS)
-        entries.append(_entry(name, build, (batch_size, inputs, RULE_SIDE, RULE_SIDE), device, dtype, memory_format))
+    for name, layer in rule_layers().items():
+        entries.append(_entry(name, partial(_repeated, layer.build), (batch_size, layer.inputs, RULE_SIDE, RULE_SIDE),
+                              device, dtype, memory_format))
     peak_batch = max(batch_size, 32) if device.type == 'cuda' else batch_size  # less does not fill a GPU
     entries.append(_entry(_PEAK, lambda: nn.Conv2d(256, 256, 3, padding=1, bias=False), (peak_batch, 256, 56, 56),
                           device, dtype, torch.channels_last))
     return [*entries, Entry(_BANDWIDTH, Conditions('-'), lambda: _copy(device))]
-
-
-def pointwise_layers() -> Dict[str, Tuple[int, int, int]]:
-    """Input channels, output channels and groups of the rules' layers; within a rule the work is equal, to 2 %."""
-    layers = {}
-    for ratio in RATIOS:
-        inputs = round(RULE_CHANNELS / math.sqrt(ratio))
-        layers[f'rule 1, 1:{ratio}'] = (inputs, ratio * inputs, 1)
-    for groups in RULE_GROUPS:
-        channels = round(RULE_CHANNELS * math.sqrt(groups) / groups) * groups
-        layers[f'rule 2, {groups} groups'] = (channels, channels, groups)
-    return layers
 
 
 def partial_conv_entries(device: torch.device, batch_size: int = 1, dtype: torch.dtype = torch.float32) -> List[Entry]:
@@ -206,12 +302,16 @@ def _partial_convs(channels: int) -> List[PartialConv]:
     return layers
 
 
-class _Repeated(nn.Module):
-    """A layer applied to the same input several times, for layers whose output does not fit their input."""
+def _repeated(build: Callable[[], nn.Module]) -> nn.Module:
+    return _Repeated([build() for _ in range(RULE_LAYERS)])
 
-    def __init__(self, layer: nn.Module, count: int) -> None:
+
+class _Repeated(nn.Module):
+    """Layers applied to the same input, since the output of some does not fit their input."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(count))
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -267,17 +367,17 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
     columns = {'operator': '', 'map': '', **_WORK_COLUMNS, 'paper: FLOPs (M)': '.1f', 'paper: GPU images/s': '.0f',
                'paper: CPU ms': '.2f', 'paper: CPU G/s': '.1f'}
     rules = []
-    for name, (inputs, outputs, groups) in pointwise_layers().items():
-        work = pointwise_work(inputs, outputs, groups)
-        access = work.map_access + work.weight_access
-        rules.append({'layer': name, 'channels': f'{inputs} -> {outputs}',
-                      'access / least': access / least_access(work),
-                      **_work_row(found[name], work, dtype, peak, bandwidth)})
+    for name, layer in rule_layers().items():
+        access = layer.work.map_access + layer.work.weight_access
+        rules.append({'layer': name, 'channels': layer.channels,
+                      'access / least': access / least_access(layer.work) if layer.pointwise else None,
+                      **_work_row(found[name], layer.work * RULE_LAYERS, dtype, peak, bandwidth)})
     notes = [f'{_conditions(records)}: {runs_of(records)}, each of {LAYERS} layers.',
              f'Yardsticks of the same run: a 3x3 convolution of 256 channels, {peak:.1f} G multiply-adds per second; a '
              f'copy of 256 MB, {bandwidth:.1f} GB/s.',
              'FLOPs are multiply-adds. MB is the memory access of equations 2 to 5 of the paper, or of ShuffleNetV2, '
-             'for a batch; bound is the time that the yardsticks give for FLOPs or memory access, whichever is longer.',
+             'for a batch: an activation reads and writes a map, an addition reads two and writes one. Bound is the '
+             'time that the yardsticks give for FLOPs or memory access, whichever is longer.',
              'Paper: Table 1, a 2080 Ti at batch 32 and one thread of an i9-9900X at batch 1.', *failures(records)]
     tables = [Table('Operators', columns, rows),
               Table('Rules of ShuffleNetV2', {'layer': '', 'channels': '', **_WORK_COLUMNS, 'access / least': '.2f'},

@@ -69,7 +69,7 @@ def real_images(cfg: Config, model: nn.Module, folder: Optional[str] = None) -> 
         DataError: If ``folder`` is given and holds none, or a broken one.
     """
     if folder:
-        paths = find_images(folder)[:_NUM_REAL_IMAGES]
+        paths = find_images(folder, _NUM_REAL_IMAGES)
     else:
         paths = list(itertools.islice(_test_images(cfg), _NUM_REAL_IMAGES))
     return [model.data_preprocessor(batch, False)['inputs'] for batch in load_batches(cfg, paths)]

@@ -3,6 +3,8 @@ import torch
 
 from mmfasternet.benchmark.complexity import count_multiply_adds
 from mmfasternet.benchmark.operators import (
+    FRAGMENTS,
+    RATIOS,
     RULE_GROUPS,
     SlicingPartialConv,
     build_operator,
@@ -11,8 +13,7 @@ from mmfasternet.benchmark.operators import (
     operator_report,
     partial_conv_entries,
     partial_conv_report,
-    pointwise_layers,
-    pointwise_work,
+    rule_layers,
     work_of,
 )
 from mmfasternet.benchmark.paper import TABLE_1, TABLE_1_SIZES, TABLE_9
@@ -41,15 +42,40 @@ def test_memory_access_is_that_of_the_equations():
 
 
 def test_rules_of_shufflenet_v2():
-    """Equal work, and the least access at equal channels and in one group."""
-    works = {name: pointwise_work(*layer) for name, layer in pointwise_layers().items()}
-    adds = [work.multiply_adds for work in works.values()]
-    assert max(adds) / min(adds) < 1.03
-    access = {name: (work.map_access + work.weight_access) / least_access(work) for name, work in works.items()}
-    assert access['rule 1, 1:1'] == pytest.approx(1)
-    rule_1 = [value for name, value in access.items() if name.startswith('rule 1')]
-    rule_2 = [value for name, value in access.items() if name.startswith('rule 2')]
-    assert rule_1 == sorted(rule_1) and rule_2 == sorted(rule_2) and len(rule_2) == len(RULE_GROUPS)
+    """Equal work, and the least access at equal channels, in one group and in one piece."""
+    layers = rule_layers()
+    for names, others in ((['rule 1'], RATIOS), (['rule 2'], RULE_GROUPS), (['1 fragment', 'series'], FRAGMENTS),
+                          (['1 fragment', 'parallel'], FRAGMENTS)):
+        works = [layer.work for name, layer in layers.items() if any(part in name for part in names)]
+        adds = [work.multiply_adds for work in works]
+        assert max(adds) / min(adds) < 1.03 and len(works) == len(others)
+        access = [(work.map_access + work.weight_access) / least_access(work) for work in works]
+        assert access[0] == pytest.approx(1) and access == sorted(access)
+    alone, whole = (layers[f'rule 4, {name}'].work for name in ('convolutions alone', 'activations and shortcut'))
+    assert alone.multiply_adds == whole.multiply_adds
+    # Per pixel: 160, 64 and 160 channels of convolutions; twice 32, 32 and 128 of activations; three times 128.
+    assert alone.map_access == 56**2 * 384 and whole.map_access == 56**2 * (384 + 384 + 384)
+
+
+@pytest.mark.parametrize('name', list(rule_layers()))
+def test_work_of_the_rules_layers_is_counted_right(name):
+    layer = rule_layers()[name]
+    model, x = layer.build().eval(), torch.rand(1, layer.inputs, 56, 56)
+    assert count_multiply_adds(model, x) == layer.work.multiply_adds
+    assert sum(p.numel() for p in model.parameters()) == layer.work.weight_access
+
+
+def test_fragments_and_bottlenecks_compute_what_they_are_called():
+    x = torch.rand(1, 64, 3, 3)
+    series, parallel = (rule_layers()[f'rule 3, 4 in {how}'].build() for how in ('series', 'parallel'))
+    torch.testing.assert_close(series(x), torch.nn.Sequential(*series.layers)(x))
+    torch.testing.assert_close(parallel(x), sum(layer(x) for layer in parallel.layers))
+    x = torch.randn(1, 128, 3, 3)
+    for name, expected in (('shortcut', lambda f: f(x) + x), ('convolutions alone', lambda f: f(x))):
+        block = rule_layers()[f'rule 4, {name}'].build()
+        torch.testing.assert_close(block(x), expected(torch.nn.Sequential(*block.layers)))
+    for name in ('activations', 'activations and shortcut'):
+        assert rule_layers()[f'rule 4, {name}'].build()(x).min() == 0
 
 
 def test_only_the_published_form_overwrites_its_input():

@@ -91,7 +91,7 @@ def test_other_content_is_refused_without_advice_to_trust_it(tmp_path, content):
 
 
 @pytest.mark.parametrize('content', [Call(torch.Size, 1, 2, 3), Call(bytearray, 1, 2, 3, 4), Call(OrderedDict, 5)],
-                         ids=str)
+                         ids=['size', 'bytes', 'dict'])
 def test_arguments_that_make_no_sense_are_one_line(tmp_path, content):
     torch.save(dict(WEIGHTS, odd=content), tmp_path / 'odd.pth')
     assert_refused(tmp_path / 'odd.pth', 'is broken')
