@@ -26,7 +26,8 @@ demo: setup
 
 # By as many processes as there are cores, up to four: each takes some 3 GB.
 test: setup
-	"$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist worksteal
+	"$(BIN)/python" -m pytest --dist worksteal \
+	    -n "$$("$(BIN)/python" -c 'import os; print(min(len(os.sched_getaffinity(0)), 4))')"
 
 # The types are those of the default stack.
 lint: setup

@@ -53,7 +53,7 @@ SHORT = {
     'in1k': [f'{split}_dataloader.num_workers=1' for split in ('train', 'val', 'test')],
     'shapes': ['train_dataloader.batch_size=2', 'train_cfg.val_interval=1'],
 }
-#: Commands that take an hour, and where what they gave is kept.
+#: Commands that take an hour, and where what they gave is kept; test_tools.py runs them on little.
 MEASURED = {
     'benchmark_detector.py --table4': 'table-4/report.md',
     'benchmark_classifier.py': 'table-3/report.md',
@@ -128,7 +128,8 @@ def place(shapes, trained, tmp_path_factory):
     srun.parent.mkdir()
     srun.write_text('#!/bin/sh\necho "$@"\n')
     srun.chmod(0o755)
-    return place
+    yield place
+    shutil.rmtree(place)  # checkpoints of 600 MB
 
 
 def write_coco(shapes, folder, images, annotations, classes):
@@ -155,14 +156,20 @@ def write_coco(shapes, folder, images, annotations, classes):
 @pytest.mark.parametrize('commands', SESSIONS, ids=lambda commands: re.sub(r'\W+', '-', commands[0])[:60])
 def test_a_block_runs_from_top_to_bottom(place, commands):
     path = os.pathsep.join([str(place / 'bin'), os.path.dirname(sys.executable), os.environ['PATH']])
-    environment = dict(os.environ, PATH=path, TORCH_HOME=str(place), MASTER_PORT=free_port(),
-                       OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONPATH=str(ROOT))
+    environment = dict(os.environ, PATH=path, TORCH_HOME=str(place), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
+                       PYTHONPATH=str(ROOT))
     for command in commands:
         kept = measured(command)
         if kept:
             assert list((ROOT / 'benchmarks').glob(f'*/{kept}')), command
             continue
-        result = subprocess.run(['bash', '-c', filled_in(command)], cwd=place, env=environment, capture_output=True,
-                                text=True, timeout=600)
-        assert result.returncode == 0, f'{filled_in(command)}\n{result.stderr[-3000:]}'
-        assert result.stdout.strip(), command
+        times = [filled_in(command)]
+        if '--resume' in command:  # the same line starts and goes on
+            shutil.rmtree(place / 'work_dirs', ignore_errors=True)
+            times.append(times[0].replace('max_epochs=1', 'max_epochs=2'))
+        for line in times:
+            result = subprocess.run(['bash', '-c', line], cwd=place, capture_output=True, text=True, timeout=600,
+                                    env=dict(environment, MASTER_PORT=free_port()))
+            assert result.returncode == 0, f'{line}\n{result.stderr[-3000:]}'
+            assert result.stdout.strip(), line
+        assert ('resumed epoch: 1' in result.stdout + result.stderr) == ('--resume' in command)

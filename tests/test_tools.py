@@ -310,7 +310,7 @@ def test_train_in_channels_last(run_tool, shapes, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_benchmark_operators(run_tool, tmp_path, monkeypatch):
     backbone = operators._backbone
-    monkeypatch.setattr(operators, '_backbone', lambda arch, *args: backbone('t0', *args))  # for six times the price
+    monkeypatch.setattr(operators, '_backbone', lambda arch, *args: backbone('t0', *args))  # not six sizes, for time
     monkeypatch.setattr(suite, 'warm_up', lambda function, device: function() is None or 1)
     result = run_tool('benchmark_operators', '--runs', 1, '--threads', 1, '--device', 'cpu', '--out', tmp_path)
     assert result.code == 0, result.err

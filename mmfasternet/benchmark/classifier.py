@@ -154,7 +154,7 @@ def classifier_report(networks: Sequence[Network], records: Mapping[int, Sequenc
     notes = []
     for batch in batches:
         notes += [f'{describe(records[batch][0].conditions)}: {runs_of(records[batch])}.',
-                  f'Batch {batch}: no other is as accurate in as little time as '
+                  f'Batch {batch}: no other is as accurate in as little time as each of '
                   f"{', '.join(_front(networks, records[batch]))}.",
                   *(f'Batch {batch}: {line}' for line in failures(records[batch]))]
     notes += ['FLOPs are multiply-adds as the paper counts them, each network at its own image size. Accuracies are '

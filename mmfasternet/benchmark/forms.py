@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from mmfasternet.benchmark.complexity import count_multiply_adds
 from mmfasternet.benchmark.detector import find_objects, propose_alike, random_batch, sizes_of
 from mmfasternet.benchmark.published import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
+from mmfasternet.benchmark.suite import room_for_compiled
 from mmfasternet.benchmark.timing import LatencyRecord, make_record, measure_interleaved
 from mmfasternet.deploy import DeployedDetector, to_deploy
 from mmfasternet.deploy.export import export_model
@@ -110,12 +111,12 @@ def measure_forms(cfg: Config,
                                       rounds or 20)
     if not checkpoint:
         find_objects(model)
-        propose_alike(model)
     if images:
         batches = load_batches(cfg, find_images(images, 4))
     else:
         batches = [random_batch(size or (800, 1280))]
-    return measure_detector_forms(cfg, model, batches, name, sizes_of(batches), dtypes, compile, rounds or 5)
+    return measure_detector_forms(cfg, model, batches, name, sizes_of(batches), dtypes, compile, rounds or 5,
+                                  alike=not checkpoint)
 
 
 def measure_backbone_forms(backbone: nn.Module,
@@ -170,7 +171,8 @@ def measure_detector_forms(cfg: Config,
                            dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
                            compile: bool = True,
                            rounds: int = 5,
-                           calls: int = 1) -> List[FormResult]:
+                           calls: int = 1,
+                           alike: bool = False) -> List[FormResult]:
     """Time every form of a whole detector, from image tensor to boxes and masks, in one interleaved run.
 
     The first one is the detector as it is given.
@@ -185,10 +187,13 @@ def measure_detector_forms(cfg: Config,
         compile: Measure compiled forms as well. Defaults to True.
         rounds: Rounds of the run. Defaults to 5.
         calls: Timed calls of each form in a round. Defaults to 1.
+        alike: Have all propose the boxes that random weights propose in
+            :func:`~mmfasternet.benchmark.detector.detector_entry`; the
+            detector that is given does so from then on. Defaults to False.
     """
     device = next(model.parameters()).device
-    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        models = _detector_models(cfg, model, batches, dtypes, compile, device, Path(folder))
+    with torch.no_grad(), room_for_compiled(len(dtypes) * len(batches)), tempfile.TemporaryDirectory() as folder:
+        models = _detector_models(cfg, model, batches, dtypes, compile, device, Path(folder), alike)
         cases = [_Case(form, _Turns(detector, batches, calls + 1), dtype, memory_format)
                  for form, detector, dtype, memory_format in models]
         for _, detector, _, _ in models:  # compiled ones compile here, for each size
@@ -277,8 +282,13 @@ def _backbone_cases(backbone: nn.Module, images: Tensor, dtypes: Sequence[torch.
 
 
 def _detector_models(cfg: Config, model: nn.Module, batches: Sequence[Any], dtypes: Sequence[torch.dtype],
-                     compile: bool, device: torch.device,
-                     folder: Path) -> List[Tuple[str, nn.Module, torch.dtype, Any]]:
+                     compile: bool, device: torch.device, folder: Path,
+                     alike: bool) -> List[Tuple[str, nn.Module, torch.dtype, Any]]:
+    exported = _exported_models(cfg, model, dtypes, folder) if device.type == 'cpu' else []
+    if alike:  # not before: what an RPN proposes is no part of a file
+        for _, detector, _, _ in exported:
+            propose_alike(detector.detector)
+        propose_alike(model)
     models = [('eager', model, torch.float32, _NCHW)]
     for dtype in dtypes:
         models.append(('deploy', to_deploy(model, dtype=dtype), dtype, _NHWC))
@@ -286,13 +296,18 @@ def _detector_models(cfg: Config, model: nn.Module, batches: Sequence[Any], dtyp
     for dtype in dtypes if compile else ():
         options = DeployOptions(True, str(dtype).removeprefix('torch.'), compile=True)
         models.append(('deploy, torch.compile', options.apply(model, cfg, sizes), dtype, _NHWC))
-    if device.type == 'cpu':
-        for file_format, label in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
-            exported = str(folder / file_format)
-            export_model(model, exported, file_format, parts=isinstance(model, TwoStageDetector), model_cfg=cfg.model)
-            for dtype in _runtime_dtypes(file_format, dtypes):
-                detector = DeployedDetector(cfg.model, exported, str(dtype).removeprefix('torch.'))
-                models.append((label, detector, dtype, _NHWC if file_format == 'openvino' else _NCHW))
+    return [*models, *exported]
+
+
+def _exported_models(cfg: Config, model: nn.Module, dtypes: Sequence[torch.dtype],
+                     folder: Path) -> List[Tuple[str, Any, torch.dtype, Any]]:
+    models = []
+    for file_format, label in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
+        exported = str(folder / file_format)
+        export_model(model, exported, file_format, parts=isinstance(model, TwoStageDetector), model_cfg=cfg.model)
+        for dtype in _runtime_dtypes(file_format, dtypes):
+            detector = DeployedDetector(cfg.model, exported, str(dtype).removeprefix('torch.'))
+            models.append((label, detector, dtype, _NHWC if file_format == 'openvino' else _NCHW))
     return models
 
 

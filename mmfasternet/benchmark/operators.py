@@ -250,7 +250,7 @@ def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dty
     peak_batch = max(batch_size, 32) if device.type == 'cuda' else batch_size  # less does not fill a GPU
     entries.append(_entry(_PEAK, lambda: nn.Conv2d(256, 256, 3, padding=1, bias=False), (peak_batch, 256, 56, 56),
                           device, dtype, torch.channels_last))
-    return [*entries, Entry(_BANDWIDTH, Conditions('-'), lambda: _copy(device))]
+    return [*entries, Entry(_BANDWIDTH, Conditions('-', peak_batch), lambda: _copy(device))]
 
 
 def partial_conv_entries(device: torch.device, batch_size: int = 1, dtype: torch.dtype = torch.float32) -> List[Entry]:
@@ -373,8 +373,8 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
                       'access / least': access / least_access(layer.work) if layer.pointwise else None,
                       **_work_row(found[name], layer.work * RULE_LAYERS, dtype, peak, bandwidth)})
     notes = [f'{_conditions(records)}: {runs_of(records)}, each of {LAYERS} layers.',
-             f'Yardsticks of the same run: a 3x3 convolution of 256 channels, {peak:.1f} G multiply-adds per second; a '
-             f'copy of 256 MB, {bandwidth:.1f} GB/s.',
+             f'Yardsticks of the same run: a 3x3 convolution of 256 channels at batch {found[_PEAK].batch_size}, '
+             f'{peak:.1f} G multiply-adds per second; a copy of 256 MB, {bandwidth:.1f} GB/s.',
              'FLOPs are multiply-adds. MB is the memory access of equations 2 to 5 of the paper, or of ShuffleNetV2, '
              'for a batch: an activation reads and writes a map, an addition reads two and writes one. Bound is the '
              'time that the yardsticks give for FLOPs or memory access, whichever is longer.',

@@ -72,10 +72,11 @@ def run_suite(entries: Sequence[Entry],
               out: Optional[Union[str, Path]] = None) -> List[LatencyRecord]:
     """Time all entries in turns, so that drift of the machine's speed hits all alike.
 
-    In each round each entry is called once without being timed, which brings
-    its data back into the caches, then ``calls`` times, then once part by part
-    if it has parts. On a GPU, a timed call of more than one image is the mean
-    of ten that follow each other, for the throughput.
+    In each round each entry is called once without being timed (on a GPU three
+    times), which brings its data back into the caches, then ``calls`` times,
+    then once part by part if it has parts. On a GPU, a timed call of more than
+    one image and without parts is the mean of ten that follow each other, for
+    the throughput.
 
     Args:
         entries: What to measure; names must differ.
@@ -123,7 +124,8 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
          records: Dict[str, LatencyRecord], session: str) -> None:
     left = {name: rounds - record.runs // calls for name, record in records.items()}
     waiting = [entry for entry in entries if left[entry.name] > 0]
-    with torch.no_grad(), _room_for_compiled(entries), _progress() as progress:
+    compiled = sum('compile' in entry.conditions.form for entry in entries)
+    with torch.no_grad(), room_for_compiled(compiled), _progress() as progress:
         task = progress.add_task('building', total=len(waiting))
         subjects: Dict[str, Subject] = {}
         for entry in waiting:
@@ -206,12 +208,12 @@ def _failure_noted(name: str, records: Dict[str, LatencyRecord], subjects: Dict[
         torch.cuda.empty_cache()
 
 
-def _room_for_compiled(entries: Sequence[Entry]) -> ContextManager[Any]:
-    """Within it, each entry may be compiled: past its limit Dynamo runs without a word what it was to compile."""
-    if not any('compile' in entry.conditions.form for entry in entries):
+def room_for_compiled(count: int) -> ContextManager[Any]:
+    """Within it, so many models may be compiled: past its limit Dynamo runs without a word what it was to compile."""
+    if not count:
         return nullcontext()
     import torch._dynamo as dynamo
-    return dynamo.config.patch(recompile_limit=8 * len(entries))
+    return dynamo.config.patch(recompile_limit=8 * count)
 
 
 def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device,
@@ -219,9 +221,9 @@ def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device,
     fresh = replace(record, versions=loaded_versions())  # building has loaded more libraries
     _check_comparable(record, fresh, out or '.')
     warmup = warm_up(subject.function, device)
-    keeps_memory = device.type == 'cuda' and 'compile' in record.form
-    memory = None if keeps_memory else peak_memory(subject.function, device)
-    return replace(fresh, warmup=warmup + 1, memory_mb=memory)
+    if device.type == 'cuda' and 'deploy, compile' in record.form:  # CUDA graphs
+        return replace(fresh, warmup=warmup, memory_mb=None)
+    return replace(fresh, warmup=warmup + 1, memory_mb=peak_memory(subject.function, device))
 
 
 def comparable(first: LatencyRecord, second: LatencyRecord) -> bool:
@@ -236,10 +238,11 @@ def _extended(record: LatencyRecord, subject: Subject, device: torch.device, cal
     subject.advance()
     on_gpu = device.type == 'cuda'
     time_call(subject.function, device, _UNTIMED_ON_GPU if on_gpu else 1)
-    in_a_row = _IN_A_ROW if on_gpu and record.batch_size > 1 else 1
+    in_a_row = _IN_A_ROW if on_gpu and record.batch_size > 1 and not subject.parts else 1
     times = [time_call(subject.function, device, in_a_row) * 1e3 for _ in range(calls)]
     parts = subject.parts() if subject.parts else {}
-    sessions = record.sessions if session in record.sessions else (*record.sessions, session)
+    earlier = record.sessions or (('unknown', ) if record.times_ms else ())
+    sessions = earlier if session in earlier else (*earlier, session)
     return replace(record, sessions=sessions, times_ms=(*record.times_ms, *times),
                    parts_ms={part: (*record.parts_ms.get(part, ()), time) for part, time in parts.items()})
 

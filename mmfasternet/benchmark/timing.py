@@ -316,7 +316,7 @@ def make_record(seconds: Sequence[float],
         dtype=str(dtype).removeprefix('torch.'),
         memory_format=memory_format,
         form=form,
-        device=_device_name(device),
+        device=_device_name(device, dtype),
         threads=torch.get_num_threads(),
         versions=loaded_versions(),
         weights=weights,
@@ -338,12 +338,15 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _device_name(device: torch.device) -> str:
+def _device_name(device: torch.device, dtype: torch.dtype) -> str:
     if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+        if dtype != torch.float32 or torch.cuda.get_device_capability(device) < (8, 0):
+            return name
         # What PyTorch calls float32 is computed with fewer bits where these are set.
         tf32 = [what for what, flag in (('convolutions', torch.backends.cudnn.allow_tf32),
                                         ('matrix products', torch.backends.cuda.matmul.allow_tf32)) if flag]
-        return torch.cuda.get_device_name(device) + (f" (TF32 in {' and '.join(tf32)})" if tf32 else '')
+        return f"{name} (TF32 in {' and '.join(tf32)})" if tf32 else name
     try:
         with open('/proc/cpuinfo', encoding='utf-8') as info:
             return next(line.split(':', 1)[1].strip() for line in info if line.startswith('model name'))

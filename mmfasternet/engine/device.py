@@ -14,7 +14,7 @@ def find_device(name: Optional[str] = None) -> torch.device:
         UserError: If it is not there.
     """
     if name is None:
-        return torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')
+        name = 'cuda:0' if torch.cuda.is_available() else 'cpu'
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -36,10 +36,10 @@ def find_images(path: str, at_most: Optional[int] = None, tree: bool = False) ->
         raise DataError(f"image or folder '{path}' does not exist")
     found = [root] if root.is_file() else root.rglob('*') if tree else root.iterdir()
     images = sorted(p for p in found if root.is_file() or p.suffix.lower() in IMAGE_SUFFIXES)
-    if at_most and len(images) > at_most:
-        images = [images[index * len(images) // at_most] for index in range(at_most)] if tree else images[:at_most]
     if not images:
         raise DataError(f"folder '{path}' holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    if at_most is not None and len(images) > at_most:
+        images = [images[index * len(images) // at_most] for index in range(at_most)] if tree else images[:at_most]
     load = LoadImageFromFile()
     for image in images:
         load.transform({'img_path': str(image)})

@@ -16,7 +16,7 @@ from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet, FasterNetBlock
-from tests.conftest import ROOT, SHAPES_CONFIG, randomize_norms
+from tests.conftest import ROOT, SHAPES_CONFIG, assert_same_objects, randomize_norms
 
 ARCH = dict(embed_channels=16, depths=(1, 2))
 
@@ -88,12 +88,27 @@ def test_random_weights_find_objects(monkeypatch):
     cfg = load_config(str(ROOT / 'configs' / 'mask_rcnn_fasternet_t0_1x_coco.py'))
     seen = []
 
-    def look(cfg, model, batches, *args):
-        seen.append(len(model.test_step(batches[0])[0].pred_instances))
+    def look(cfg, model, batches, *args, alike):
+        seen.extend([len(model.test_step(batches[0])[0].pred_instances), alike])
 
     monkeypatch.setattr('mmfasternet.benchmark.forms.measure_detector_forms', look)
     measure_forms(cfg, 'detector', size=(96, 128), device='cpu')
-    assert seen[0] > 0
+    assert seen[0] > 0 and seen[1]
+
+
+def test_random_weights_find_the_same_objects_in_every_form(monkeypatch):
+    found = {}
+
+    def look(cases, *args):
+        found.update({case.form: case.run()[0].pred_instances for case in cases})
+        return []
+
+    monkeypatch.setattr('mmfasternet.benchmark.forms._measure', look)
+    measure_forms(load_config(str(SHAPES_CONFIG)), 'shapes', size=(96, 128), dtypes=[torch.float32], compile=False,
+                  device='cpu')
+    assert list(found) == ['eager', 'deploy', 'ONNX Runtime', 'OpenVINO']
+    for objects in found.values():
+        assert_same_objects(objects, found['eager'])
 
 
 def test_other_backbones_are_refused():

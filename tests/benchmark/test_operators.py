@@ -74,8 +74,10 @@ def test_fragments_and_bottlenecks_compute_what_they_are_called():
     for name, expected in (('shortcut', lambda f: f(x) + x), ('convolutions alone', lambda f: f(x))):
         block = rule_layers()[f'rule 4, {name}'].build()
         torch.testing.assert_close(block(x), expected(torch.nn.Sequential(*block.layers)))
-    for name in ('activations', 'activations and shortcut'):
-        assert rule_layers()[f'rule 4, {name}'].build()(x).min() == 0
+    for name, shortcut in (('activations', 0), ('activations and shortcut', x)):
+        block = rule_layers()[f'rule 4, {name}'].build()
+        first, second, third = block.layers
+        torch.testing.assert_close(block(x), (third(second(first(x).relu()).relu()) + shortcut).relu())
 
 
 def test_only_the_published_form_overwrites_its_input():

@@ -95,6 +95,8 @@ def test_records_of_earlier_releases_are_read(tmp_path):
     del content['sessions']
     (tmp_path / 'a.json').write_text(json.dumps(content))
     assert read_record(tmp_path, 'a').sessions == ()
+    records = run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=2, out=tmp_path)
+    assert records[0].sessions[0] == 'unknown' and 'in 2 interleaved runs' in runs_of(records)
 
 
 def test_parts_are_compared_with_the_whole_of_their_round():
