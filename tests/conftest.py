@@ -82,6 +82,15 @@ def same_surroundings(monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def no_checkpoints_left(tmp_path):
+    """Together they take 10 GB. The folders stay, since some caches go by their names."""
+    yield
+    for path in tmp_path.rglob('*.pth'):
+        if not path.is_dir():
+            path.unlink()
+
+
 @pytest.fixture
 def web_server(tmp_path, monkeypatch):
     """A web server of the folder ``site``, with the downloads kept in ``hub``; gives its address and its requests."""
