@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import add_benchmark_options, add_dtype_option, make_parser, one_line_errors
+from mmfasternet.engine.cli import (
+    add_benchmark_options,
+    add_dtype_option,
+    add_graphs_option,
+    make_parser,
+    one_line_errors,
+    set_up_device,
+)
 
 
 def parse_args():
@@ -14,6 +21,7 @@ def parse_args():
                         help='timed runs; on a CPU a fifth of it for batches of more than one image (default: 20)')
     add_dtype_option(parser, 'type of weights and images (default: float32)')
     parser.add_argument('--deploy', action='store_true', help='FasterNet in its inference form; the others as they are')
+    add_graphs_option(parser, 'each network by a CUDA graph, without the launches of its kernels')
     add_benchmark_options(parser)
     return parser.parse_args()
 
@@ -24,15 +32,15 @@ def main():
         import torch
 
         from mmfasternet.benchmark.classifier import classifier_entry, classifier_report, find_networks
-        from mmfasternet.benchmark.suite import run_suite
-        from mmfasternet.engine.device import find_device, set_threads
-        device = find_device(args.device)
-        set_threads(args.threads)
+        from mmfasternet.benchmark.suite import replayed, run_suite
+        device = set_up_device(args)
         networks = find_networks(args.networks)
         records = {}
         for batch in args.batches or ([1] if device.type == 'cpu' else [1, 32]):
             entries = [classifier_entry(network, device, batch, getattr(torch, args.dtype), args.deploy)
                        for network in networks]
+            if args.cuda_graphs:
+                entries = [replayed(entry) for entry in entries]
             runs = max(args.runs // 5, 1) if batch > 1 and device.type == 'cpu' else args.runs
             out = Path(args.out) / f'batch-{batch}' if args.out else None
             records[batch] = run_suite(entries, device, runs, out=out)

@@ -8,6 +8,7 @@ from mmfasternet.engine.cli import (
     add_trust_option,
     make_parser,
     one_line_errors,
+    set_up_device,
     trusting,
 )
 
@@ -46,10 +47,8 @@ def main():
         from mmfasternet.benchmark.suite import run_suite
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.deploying import DeployOptions
-        from mmfasternet.engine.device import find_device, set_threads
         from mmfasternet.engine.inference import find_images
-        device = find_device(args.device)
-        set_threads(args.threads)
+        device = set_up_device(args)
         paths = [CONFIGS / row.config for row in TABLE_4.values()] if args.table4 else args.configs
         configs = [load_config(str(path)) for path in paths]
         images = find_images(args.images, args.runs * args.batch) if args.images else None

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import add_benchmark_options, add_dtype_option, make_parser, one_line_errors
+from mmfasternet.engine.cli import (
+    add_benchmark_options,
+    add_dtype_option,
+    add_graphs_option,
+    make_parser,
+    one_line_errors,
+    set_up_device,
+)
 
 
 def parse_args():
@@ -12,6 +19,7 @@ def parse_args():
     parser.add_argument('--runs', type=int, default=50, help='timed runs (default: 50)')
     add_dtype_option(parser, 'type of weights and maps (default: float32)')
     parser.add_argument('--channels-last', action='store_true', help='maps of Table 1 in channels-last format')
+    add_graphs_option(parser, 'each entry by a CUDA graph, without the launches of its kernels')
     add_benchmark_options(parser)
     return parser.parse_args()
 
@@ -27,10 +35,8 @@ def main():
             partial_conv_entries,
             partial_conv_report,
         )
-        from mmfasternet.benchmark.suite import run_suite
-        from mmfasternet.engine.device import find_device, set_threads
-        device, dtype = find_device(args.device), getattr(torch, args.dtype)
-        set_threads(args.threads)
+        from mmfasternet.benchmark.suite import replayed, run_suite
+        device, dtype = set_up_device(args), getattr(torch, args.dtype)
         batch = (1 if device.type == 'cpu' else 32) if args.batch is None else args.batch
         memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
         suites = {'1': (lambda: operator_entries(device, batch, dtype, memory_format), operator_report),
@@ -38,7 +44,8 @@ def main():
         for table in args.table or suites:
             make_entries, make_report = suites[table]
             out = Path(args.out) / f'table-{table}' if args.out else None
-            report = make_report(run_suite(make_entries(), device, args.runs, out=out))
+            entries = [replayed(entry) if args.cuda_graphs else entry for entry in make_entries()]
+            report = make_report(run_suite(entries, device, args.runs, out=out))
             report.print()
             if out:
                 report.write(out)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import add_benchmark_options, make_parser, one_line_errors
+from mmfasternet.engine.cli import add_benchmark_options, make_parser, one_line_errors, set_up_device
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 PAIR = [CONFIGS / 'mask_rcnn_fasternet_s_1x_coco.py', CONFIGS / 'comparison' / 'mask_rcnn_resnet50_1x_coco.py']
 FORMS = ['plain', 'channels-last', 'channels-last+compile']
-FORMS_ON_GPU = [*FORMS, 'amp', 'amp+channels-last', 'amp+channels-last+compile']
+AMP_FORMS = ['{}', '{}+channels-last', '{}+channels-last+compile']
 
 
 def parse_args():
@@ -15,7 +15,7 @@ def parse_args():
     parser.add_argument('configs', nargs='*', metavar='CONFIG', default=PAIR,
                         help='config files of detectors (default: Mask R-CNN with FasterNet-S and with ResNet-50)')
     parser.add_argument('--forms', nargs='+', metavar='FORM',
-                        help='plain, or of amp, channels-last and compile, joined by + (default: all)')
+                        help='plain, or of float16 or bfloat16, channels-last and compile, joined by + (default: all)')
     parser.add_argument('--size', nargs=2, type=int, default=(800, 1333), metavar=('H', 'W'),
                         help='height and width of the random images in pixels (default: 800 1333)')
     parser.add_argument('--batch', type=int, default=2, help='images in a step (default: 2)')
@@ -34,14 +34,13 @@ def main():
         from mmfasternet.benchmark.suite import run_suite
         from mmfasternet.benchmark.training import loss_curve, training_entry, training_report
         from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.device import find_device, set_threads
-        from mmfasternet.engine.training import TrainingOptions
+        from mmfasternet.engine.training import TrainingOptions, native_amp_types
         from mmfasternet.errors import UserError
-        device = find_device(args.device)
-        set_threads(args.threads)
+        device = set_up_device(args)
         if args.curve and device.type == 'cpu' and torch.cuda.is_available():
             raise UserError('--curve trains as tools/train.py does, on the GPU: for the CPU set CUDA_VISIBLE_DEVICES=')
-        forms = args.forms or (FORMS if device.type == 'cpu' else FORMS_ON_GPU)
+        types = () if device.type == 'cpu' else native_amp_types()
+        forms = args.forms or [*FORMS, *(form.format(dtype) for dtype in types for form in AMP_FORMS)]
         options = [TrainingOptions.parse(form) for form in forms]
         configs = {Path(path).stem: load_config(str(path)) for path in args.configs}
         entries = [training_entry(cfg, name, device, each, tuple(args.size), args.batch)

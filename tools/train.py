@@ -7,7 +7,9 @@ def parse_args():
     parser = make_parser(__doc__, 'python tools/train.py configs/mask_rcnn_fasternet_t0_shapes.py')
     parser.add_argument('config', help='config file')
     add_run_options(parser)
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    parser.add_argument('--amp', nargs='?', const='auto', choices=['auto', 'float16', 'bfloat16'],
+                        help='automatic mixed precision (needs a GPU), in this type (auto, or none named: bfloat16 '
+                        'where the GPU computes in it, else float16)')
     parser.add_argument('--channels-last', action='store_true', help='weights and maps in channels-last format')
     parser.add_argument('--compile', action='store_true',
                         help='compile backbone and neck by torch.compile; implies --channels-last')

@@ -1,6 +1,6 @@
 """Latency and throughput of classifiers, and what they count for: Table 3 and Fig. 2, 7 and 8 of the paper."""
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from mmpretrain.models.utils import MultiheadAttention
@@ -27,7 +27,8 @@ def classifier_entry(network: Network,
                      device: torch.device,
                      batch_size: int = 1,
                      dtype: torch.dtype = torch.float32,
-                     deploy: bool = False) -> Entry:
+                     deploy: bool = False,
+                     build: Optional[Callable[..., nn.Module]] = None) -> Entry:
     """A classifier as a line of a suite, with random weights and its norms folded, as the paper measures.
 
     Args:
@@ -37,20 +38,22 @@ def classifier_entry(network: Network,
         dtype: Data type of weights and images. Defaults to float32.
         deploy: FasterNet in its inference form, instead of split_cat as all
             others are taken: NCHW, eager. Defaults to False.
+        build: Builds it, as :func:`build_folded` does, which is the default;
+            for entries that share their networks.
     """
 
     ours = deploy and network.family == 'FasterNet'
     conditions = Conditions(f'{network.size}x{network.size}', batch_size, dtype, 'NHWC' if ours else 'NCHW',
                             'deploy' if ours else 'eager, norms folded')
 
-    def build() -> Subject:
-        model = build_folded(network, deploy, dtype, device)
+    def subject() -> Subject:
+        model = (build or build_folded)(network, deploy, dtype, device)
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(batch_size, 3, network.size, network.size, generator=generator)
         images = images.to(device, dtype, memory_format=torch.channels_last if ours else torch.contiguous_format)
         return Subject(lambda: model(images))
 
-    return Entry(network.name, conditions, build)
+    return Entry(network.name, conditions, subject)
 
 
 def build_folded(network: Network, deploy: bool = False, dtype: torch.dtype = torch.float32,

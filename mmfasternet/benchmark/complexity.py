@@ -50,7 +50,7 @@ def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> Lis
         The parts in the order of the computation, and ``'total'``.
     """
     classifies = is_classifier(cfg)
-    model = _build(cfg)
+    model = build_for_counting(cfg)
     image = _image(cfg, size or ((224, 224) if classifies else (800, 1280)))
     with torch.no_grad():
         parts = _classifier_parts(model, image) if classifies else _detector_parts(model, image)
@@ -72,7 +72,7 @@ def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Comple
         size: Height and width of the image in pixels.
             Defaults to (800, 1280).
     """
-    model = _build(cfg)
+    model = build_for_counting(cfg)
     elements = 0
 
     def visit(module: nn.Module, inputs: Tuple[Any, ...], output: Any) -> None:
@@ -101,7 +101,8 @@ def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Comple
     return Complexity('total', sum(p.numel() for p in model.parameters() if p.requires_grad), layers + elements)
 
 
-def _build(cfg: Config) -> nn.Module:
+def build_for_counting(cfg: Config) -> nn.Module:
+    """A config's model in eval mode, with random weights."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
     leave_training(model)

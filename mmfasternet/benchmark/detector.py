@@ -13,7 +13,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmfasternet.benchmark.complexity import count_as_table_4, count_complexity
+from mmfasternet.benchmark.complexity import Complexity, count_as_table_4, count_complexity
 from mmfasternet.benchmark.paper import TABLE_4, DetectorRow
 from mmfasternet.benchmark.parts import PARTS, DetectorParts
 from mmfasternet.benchmark.plots import stacked_bars
@@ -61,7 +61,8 @@ def detector_entry(cfg: Config,
                    device: torch.device,
                    given: DetectorInput,
                    checkpoint: Optional[str] = None,
-                   deploy: Optional[DeployOptions] = None) -> Entry:
+                   deploy: Optional[DeployOptions] = None,
+                   build_random: Optional[Callable[[], nn.Module]] = None) -> Entry:
     """A detector as a line of a suite: normalisation, network and post-processing, and its parts.
 
     How many objects it finds weighs on the latency of its heads. With random
@@ -77,6 +78,8 @@ def detector_entry(cfg: Config,
             random weights.
         deploy: Inference form of the model. Defaults to None, the model as it
             is.
+        build_random: Gives the detector with random weights, where several
+            entries share one. Defaults to None: :func:`random_detector`.
 
     Raises:
         UserError: If the config is a classifier's, or an image or export can't
@@ -101,16 +104,25 @@ def detector_entry(cfg: Config,
             use_exported(exported_cfg, exported, options)
             model = build_model(exported_cfg, device=device)
         else:
-            model = build_model(cfg, checkpoint, device)
-            if checkpoint is None:
-                find_objects(model)
-                propose_alike(model)
+            if checkpoint:
+                model = build_model(cfg, checkpoint, device)
+            else:
+                model = build_random() if build_random else random_detector(cfg, device)
             model = options.apply(model, cfg, None if given.images else [given.size])
         turns, parts = _Turns(batches), DetectorParts(model, device)
         return Subject(lambda: model.test_step(turns.batch()), lambda: parts(lambda: model.test_step(turns.batch())),
-                       turns.advance)
+                       turns.advance, options.graphs)
 
     return Entry(name, conditions, build)
+
+
+def random_detector(cfg: Config, device: torch.device) -> nn.Module:
+    """A detector with random weights that finds a hundred objects, if it is a two-stage one."""
+    torch.manual_seed(0)
+    model = build_model(cfg, None, device)
+    find_objects(model)
+    propose_alike(model)
+    return model
 
 
 def find_objects(model: nn.Module) -> None:
@@ -207,9 +219,12 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
         size: Height and width of the image that parameters and FLOPs are
             counted for; in the convention of Table 4 where it is a Mask R-CNN.
     """
-    rows = [_row(record, cfg, records[0], size) for record, cfg in zip(records, configs)]
+    counted = {id(cfg): _count(cfg, size) for cfg in configs}  # several records may be of one
+    rows = [_row(record, counted[id(cfg)], records) for record, cfg in zip(records, configs)]
     columns = {'detector': '', 'parameters (M)': '.1f', 'FLOPs (G)': '.0f', 'median (ms)': '.1f', 'p10': '.1f',
                'p90': '.1f', 'ratio': '.2f', 'images/s': '.2f', 'memory (MB)': '.0f'}
+    if any('speed-up' in row for row in rows):
+        columns['speed-up'] = '.2f'
     if any('paper: ms' in row for row in rows):
         columns.update({'paper: parameters': '.1f', 'paper: FLOPs': '.0f', 'paper: ms': '.1f', 'paper: ratio': '.2f'})
     parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
@@ -219,8 +234,8 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
                  for record in records if not record.error]
     part_columns = {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / whole': '.3f'}
     notes = [describe(records[0].conditions),
-             f'{runs_of(records).capitalize()}; ratio: latency over that of {records[0].name}. Parameters are those '
-             f'that train; FLOPs are for {size[0]} x {size[1]} pixels, of a Mask R-CNN as Table 4 of the paper counts '
+             f'{runs_of(records).capitalize()}; ratio: latency over that of the first detector in the same form, '
+             f'{records[0].name}; speed-up: over the first form of the same detector. Parameters are those that train; FLOPs are for {size[0]} x {size[1]} pixels, of a Mask R-CNN as Table 4 of the paper counts '
              f'them.',
              'Parts are timed in calls of their own; sum / whole compares them with the call before, in the median of '
              'all rounds.', *failures(records)]
@@ -231,17 +246,30 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
                   {'Latency': stacked_bars(medians, 'ms, by the parts', f'From image to objects: {notes[0]}')})
 
 
-def _row(record: LatencyRecord, cfg: Config, first: LatencyRecord, size: Tuple[int, int]) -> Dict[str, Any]:
-    total = count_as_table_4(cfg, size) if cfg.model.type == 'MaskRCNN' else count_complexity(cfg, size)[-1]
+def _count(cfg: Config, size: Tuple[int, int]) -> Complexity:
+    return count_as_table_4(cfg, size) if cfg.model.type == 'MaskRCNN' else count_complexity(cfg, size)[-1]
+
+
+def _row(record: LatencyRecord, total: Complexity, records: Sequence[LatencyRecord]) -> Dict[str, Any]:
+    name = _detector_of(record)
+    like = [other for other in records if (other.form, other.dtype) == (record.form, record.dtype)]
+    forms = [other for other in records if _detector_of(other) == name]
     row = {'detector': record.name, 'parameters (M)': total.parameters / 1e6, 'FLOPs (G)': total.multiply_adds / 1e9,
            'median (ms)': record.median_ms, 'p10': record.p10_ms, 'p90': record.p90_ms,
-           'ratio': record.median_ms / first.median_ms, 'images/s': record.images_per_second,
+           'ratio': record.median_ms / like[0].median_ms, 'images/s': record.images_per_second,
            'memory (MB)': record.memory_mb}
+    if len(forms) > 1:
+        row['speed-up'] = forms[0].median_ms / record.median_ms
     paper: Callable[[str], Optional[DetectorRow]] = TABLE_4.get
-    published, reference = paper(record.name), paper(first.name)
+    published, reference = paper(name), paper(_detector_of(like[0]))
     if published:
         row.update({'paper: parameters': published.parameters, 'paper: FLOPs': published.flops,
                     'paper: ms': published.latency})
         if reference:
             row['paper: ratio'] = published.latency / reference.latency
     return row
+
+
+def _detector_of(record: LatencyRecord) -> str:
+    """The config's name: behind it a record may name its form."""
+    return record.name.partition(',')[0]

@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves
 from mmfasternet.benchmark.complexity import count_multiply_adds
 from mmfasternet.benchmark.detector import find_objects, propose_alike, random_batch, sizes_of
 from mmfasternet.benchmark.published import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
-from mmfasternet.benchmark.suite import room_for_compiled
+from mmfasternet.benchmark.suite import Conditions, Entry, Subject, room_for_compiled
 from mmfasternet.benchmark.timing import LatencyRecord, make_record, measure_interleaved
 from mmfasternet.deploy import DeployedDetector, to_deploy
+from mmfasternet.deploy.blocks import FORMS
 from mmfasternet.deploy.export import export_model
 from mmfasternet.deploy.runtimes import SUFFIXES, OpenVinoModel, load_runtime
 from mmfasternet.engine.building import build_model, load_batches
@@ -201,6 +202,33 @@ def measure_detector_forms(cfg: Config,
                 for _ in range(_CALLS_TO_RECORD if device.type == 'cuda' else 1):
                     detector.test_step(copy.deepcopy(batch))
         return _measure(cases, name, device, input_size, len(batches[0]['inputs']), rounds, calls)
+
+
+def backbone_form_entries(arch: str, device: torch.device, size: Tuple[int, int], batch_size: int,
+                          dtypes: Sequence[torch.dtype]) -> List[Entry]:
+    """The forms of FasterNet's block in a backbone with random weights, as lines of a suite.
+
+    Args:
+        arch: The size of FasterNet, such as ``'s'``.
+        device: Where it runs.
+        size: Height and width of the images in pixels.
+        batch_size: Images per call.
+        dtypes: Types to compute in.
+    """
+
+    def subject(form: str, dtype: torch.dtype, memory_format: torch.memory_format) -> Subject:
+        torch.manual_seed(0)
+        model = to_deploy(FasterNet(arch).to(device), True, form, dtype, memory_format)
+        images = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(0))
+        images = images.to(device, dtype, memory_format=memory_format)
+        return Subject(lambda: model(images))
+
+    layouts = {'NCHW': _NCHW, 'NHWC': _NHWC}
+    chosen = [('conv', 'NCHW'), *((form, 'NHWC') for form in FORMS)]
+    return [Entry(f"{form}, {layout}, {str(dtype).removeprefix('torch.')}",
+                  Conditions(f'{size[0]}x{size[1]}', batch_size, dtype, layout, form),
+                  functools.partial(subject, form, dtype, layouts[layout]))
+            for dtype in dtypes for form, layout in chosen]
 
 
 def results_table(results: Sequence[FormResult]) -> Table:

@@ -1,11 +1,13 @@
 """Convolutions by themselves: Tables 1 and 9 of the paper, the memory access behind them, and ShuffleNetV2's rules."""
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmfasternet.benchmark.paper import TABLE_1, TABLE_1_SIZES, TABLE_9
@@ -16,6 +18,7 @@ from mmfasternet.benchmark.suite import Conditions, Entry, Subject
 from mmfasternet.benchmark.timing import LatencyRecord, describe, failures, runs_of
 from mmfasternet.deploy import to_deploy
 from mmfasternet.deploy.conversion import fastest_form
+from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet, PartialConv
 
 LAYERS = 10  # of an operator, Tables 1 and 9
@@ -215,15 +218,16 @@ class SlicingPartialConv(nn.Module):
         return x
 
 
-def build_operator(operator: str, channels: int) -> nn.Module:
+def build_operator(operator: str, channels: int, side: int) -> nn.Module:
     """Ten layers of an operator of Table 1; PConv in our form.
 
     Args:
         operator: ``'Conv'``, ``'GConv'``, ``'DWConv'`` or ``'PConv'``.
         channels: Channels of input and output.
+        side: Height and width of the maps in pixels.
     """
     if operator == 'PConv':
-        return SlicingPartialConv(_partial_convs(channels), 'first')
+        return SlicingPartialConv(_partial_convs(channels, side), 'first')
     groups = dict(GConv=GROUPS, DWConv=channels).get(operator, 1)
     return nn.Sequential(*(nn.Conv2d(channels, channels, KERNEL, padding=1, groups=groups, bias=False)
                            for _ in range(LAYERS)))
@@ -242,7 +246,7 @@ def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dty
     entries = []
     for channels, side in TABLE_1_SIZES:
         for operator in TABLE_1:
-            entries.append(_entry(_name(operator, channels, side), partial(build_operator, operator, channels),
+            entries.append(_entry(_name(operator, channels, side), partial(build_operator, operator, channels, side),
                                   (batch_size, channels, side, side), device, dtype, memory_format))
     for name, layer in rule_layers().items():
         entries.append(_entry(name, partial(_repeated, layer.build), (batch_size, layer.inputs, RULE_SIDE, RULE_SIDE),
@@ -267,8 +271,8 @@ def partial_conv_entries(device: torch.device, batch_size: int = 1, dtype: torch
     entries = []
     for channels, side in TABLE_1_SIZES:
         for form, copies in (('split_cat', None), ('slicing', 'none'), ('clone', 'all'), ('ours', 'first')):
-            def build(c: int = channels, copies: Optional[str] = copies) -> nn.Module:
-                layers = _partial_convs(c)
+            def build(c: int = channels, s: int = side, copies: Optional[str] = copies) -> nn.Module:
+                layers = _partial_convs(c, s)
                 return nn.Sequential(*layers) if copies is None else SlicingPartialConv(layers, copies)
             entries.append(_entry(f'{_name("PConv", channels, side)}, {form}', build,
                                   (batch_size, channels, side, side), device, dtype, torch.contiguous_format, form))
@@ -295,11 +299,27 @@ def _backbone(arch: str, form: str, dtype: torch.dtype, device: torch.device) ->
     return to_deploy(backbone, inplace=True, form='conv', memory_format=torch.contiguous_format, dtype=dtype)
 
 
-def _partial_convs(channels: int) -> List[PartialConv]:
+def _partial_convs(channels: int, side: int) -> List[PartialConv]:
     layers = [PartialConv(channels, partial_ratio=PARTIAL_RATIO) for _ in range(LAYERS)]
     for layer in layers:
-        nn.init.dirac_(layer.conv.weight)  # what overwrites its input is not to let it fade away over many calls
+        layer.conv.weight.data = _lasting_weight(layer.conv_channels, side).clone()
     return layers
+
+
+@functools.cache
+def _lasting_weight(channels: int, side: int) -> Tensor:
+    """A random weight by which maps keep their size over thousands of calls, as what overwrites its input needs it.
+
+    No weight is zero: on zeros a GPU's clock is higher. The convolution is a
+    symmetric matrix, divided by its largest eigenvalue.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(channels, channels, KERNEL, KERNEL, generator=generator)
+    weight += weight.transpose(0, 1).flip(2, 3)
+    x = torch.randn(1, channels, side, side, generator=generator)
+    for _ in range(300):
+        x = F.conv2d(x / x.norm(), weight, padding=KERNEL // 2)
+    return weight / x.norm()
 
 
 def _repeated(build: Callable[[], nn.Module]) -> nn.Module:
@@ -332,7 +352,7 @@ def _entry(name: str, build: Callable[[], nn.Module], shape: Tuple[int, ...], de
 
 
 def _copy(device: torch.device) -> Subject:
-    source = torch.ones(_COPIED, device=device)
+    source = torch.rand(_COPIED, device=device)
     target = torch.empty_like(source)
     return Subject(lambda: target.copy_(source))
 
@@ -345,9 +365,16 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
     """Table 1 and the rules, with the memory access that the models of both papers give, and a roofline plot.
 
     Args:
-        records: Those of :func:`operator_entries`.
+        records: Those of :func:`operator_entries`, or some of them and both
+            yardsticks.
+
+    Raises:
+        UserError: If a yardstick is missing.
     """
     found = {record.name: record for record in records}
+    missing = [name for name in (_PEAK, _BANDWIDTH) if name not in found]
+    if missing:
+        raise UserError(f'a table of operators needs its {missing[0]}, and there is no record of it: measure it again')
     first, batch = records[0], records[0].batch_size
     dtype = getattr(torch, first.dtype)
     peak = found[_PEAK].batch_size * 256 * 256 * 9 * 56 * 56 / found[_PEAK].median_ms / 1e6
@@ -356,6 +383,8 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
     rows = []
     for channels, side in TABLE_1_SIZES:
         for operator, published in TABLE_1.items():
+            if _name(operator, channels, side) not in found:
+                continue
             record, work = found[_name(operator, channels, side)], work_of(operator, channels, side)
             paper = published[TABLE_1_SIZES.index((channels, side))]
             row = _work_row(record, work, dtype, peak, bandwidth)
@@ -368,6 +397,8 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
                'paper: CPU ms': '.2f', 'paper: CPU G/s': '.1f'}
     rules = []
     for name, layer in rule_layers().items():
+        if name not in found:
+            continue
         access = layer.work.map_access + layer.work.weight_access
         rules.append({'layer': name, 'channels': layer.channels,
                       'access / least': access / least_access(layer.work) if layer.pointwise else None,
@@ -422,7 +453,7 @@ def partial_conv_report(records: Sequence[LatencyRecord]) -> Report:
     columns = {'network': '', **{f'{form} (ms)': '.2f' for form in forms},
                **{f'{form} / split_cat': '.2f' for form in forms[1:]}, 'paper: slicing on GPU': '.2f',
                'paper: slicing on CPU': '.2f'}
-    form = next(record.form for record in reversed(records) if record.form.startswith('ours'))
+    form = next((record.form for record in reversed(records) if record.form.startswith('ours')), 'ours')
     notes = [f'{_conditions(records)}: {runs_of(records)}; norms folded; in the backbones ours is the form '
              f"'{form.removeprefix('ours, ')}', channels-last.",
              'A ratio is the speed over that of split_cat. The published slicing overwrites its input, which behind a '

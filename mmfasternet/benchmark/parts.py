@@ -10,6 +10,7 @@ from torch import nn
 
 from mmfasternet.deploy.dense import each_module
 from mmfasternet.deploy.detector import DeployedDetector
+from mmfasternet.deploy.graphed_detector import GraphedBoxes, GraphedMasks
 
 #: In the order of the computation.
 PARTS = ('preprocess', 'backbone', 'neck', 'RPN', 'dense head', 'RoI box', 'RoI mask', 'post-process')
@@ -55,9 +56,9 @@ class DetectorParts:
         return {part: times[part] for part in PARTS if part in times}
 
     @contextmanager
-    def _timed(self, owner: nn.Module, name: str, part: str) -> Iterator[None]:
-        """Within it, a method of a module, or a module's child, is timed as a part."""
-        if isinstance(owner._modules.get(name), nn.Module):
+    def _timed(self, owner: Any, name: str, part: str) -> Iterator[None]:
+        """Within it, a method, or a module's child, is timed as a part."""
+        if isinstance(owner, nn.Module) and isinstance(owner._modules.get(name), nn.Module):
             child = owner._modules[name]
             owner._modules[name] = _TimedModule(child, self, part)
             try:
@@ -123,7 +124,7 @@ class _TimedModule(nn.Module):
             return getattr(super().__getattr__('module'), name)
 
 
-def _boundaries(detector: nn.Module) -> List[Tuple[nn.Module, str, str]]:
+def _boundaries(detector: nn.Module) -> List[Tuple[Any, str, str]]:
     """Modules, their children or methods, and the part that these are."""
     if isinstance(detector, DeployedDetector):
         return _boundaries(detector.detector)
@@ -136,7 +137,10 @@ def _boundaries(detector: nn.Module) -> List[Tuple[nn.Module, str, str]]:
         found.append((detector.rpn_head, 'predict', 'RPN'))
     for kind in ('bbox', 'mask'):
         if getattr(detector.roi_head, f'with_{kind}', False):
+            predict = getattr(detector.roi_head, f'predict_{kind}')
             found.append((detector.roi_head, f'predict_{kind}', 'RoI box' if kind == 'bbox' else 'RoI mask'))
+            if isinstance(predict, (GraphedBoxes, GraphedMasks)):
+                found.append((predict, 'select' if kind == 'bbox' else 'paste', _REST))
             for head in each_module(getattr(detector.roi_head, f'{kind}_head')):
                 if hasattr(head, 'predict_by_feat'):
                     found.append((head, 'predict_by_feat', _REST))

@@ -32,10 +32,10 @@ _PAGE = jinja2.Template(
   img { max-width: 100%; }
   p { color: #57606a; }
 </style>
-<h1>{{ title }}</h1>
-{% for line in notes %}<p>{{ line }}</p>
+{% for report in reports %}<h1>{{ report.title }}</h1>
+{% for line in report.notes %}<p>{{ line }}</p>
 {% endfor %}
-{% for table in tables %}<table>
+{% for table in report.tables %}<table>
 <caption>{{ table.name }}</caption>
 <tr>{% for heading in table.columns %}<th{% if table.is_text(heading) %} class="text"{% endif %}>{{ heading }}</th>
 {%- endfor %}</tr>
@@ -43,7 +43,8 @@ _PAGE = jinja2.Template(
 {%- if table.is_text(heading) %} class="text"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 {% endfor %}
-{% for name, picture in pictures.items() %}<img alt="{{ name }}" src="data:image/png;base64,{{ picture }}">
+{% for name, picture in report.pictures().items() %}<img alt="{{ name }}" src="data:image/png;base64,{{ picture }}">
+{% endfor %}
 {% endfor %}
 </html>
 """, autoescape=True)
@@ -126,10 +127,9 @@ class Report:
         Returns:
             The files.
         """
-        pictures = {name: _png(figure) for name, figure in self.plots.items()}
-        contents = {'report.md': self._markdown().encode(), 'report.html': self._html(pictures).encode()}
+        contents = {'report.md': self._markdown().encode(), 'report.html': _page(self.title, [self])}
         contents.update({f'{_file_name(table.name)}.csv': table.csv().encode() for table in self.tables})
-        contents.update({f'{_file_name(name)}.png': picture for name, picture in pictures.items()})
+        contents.update({f'{_file_name(name)}.png': _png(figure) for name, figure in self.plots.items()})
         Path(folder).mkdir(parents=True, exist_ok=True)
         return [write_whole(Path(folder) / name, content) for name, content in contents.items()]
 
@@ -138,9 +138,18 @@ class Report:
                  *(f'![{name}]({_file_name(name)}.png)\n' for name in self.plots)]
         return '\n'.join(parts)
 
-    def _html(self, pictures: Mapping[str, bytes]) -> str:
-        encoded = {name: base64.b64encode(picture).decode() for name, picture in pictures.items()}
-        return _PAGE.render(title=self.title, notes=self.notes, tables=self.tables, pictures=encoded)
+    def pictures(self) -> Dict[str, str]:
+        """The plots as PNG in base64, by their names."""
+        return {name: base64.b64encode(_png(figure)).decode() for name, figure in self.plots.items()}
+
+
+def write_page(title: str, reports: Sequence[Report], path: Path) -> Path:
+    """Write several reports as one HTML page."""
+    return write_whole(path, _page(title, reports))
+
+
+def _page(title: str, reports: Sequence[Report]) -> bytes:
+    return _PAGE.render(title=title, reports=reports).encode()
 
 
 def _shown(value: Any, spec: str) -> str:

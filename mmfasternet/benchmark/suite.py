@@ -22,11 +22,12 @@ from mmfasternet.benchmark.timing import (
     time_call,
     warm_up,
 )
+from mmfasternet.deploy.cuda_graphs import record
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.files import write_whole
 
-_UNTIMED_ON_GPU = 3  # for another size of images, a CUDA graph runs, is recorded, and is replayed
 _IN_A_ROW = 10  # batches on a GPU, for their throughput: else small networks wait for the CPU
+CUDA_GRAPHS = 'CUDA graphs'  # in the form of a record
 #: A call that gives the durations of its parts in milliseconds.
 TimedParts = Callable[[], Dict[str, float]]
 
@@ -51,10 +52,13 @@ class Subject:
         function: Called without arguments.
         parts: A call that is timed part by part, beside those of ``function``.
         advance: Called before each round, to bring in its input.
+        keeps_memory: Whether its memory stays allocated between calls, as that
+            of CUDA graphs does: what a call takes can't be told then.
     """
     function: Callable[[], Any]
     parts: Optional[TimedParts] = None
     advance: Callable[[], Any] = lambda: None
+    keeps_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,23 @@ class Entry:
     build: Callable[[], Subject]
 
 
+def replayed(entry: Entry) -> Entry:
+    """The entry with its call recorded as a CUDA graph: the time of the GPU, without the launches of each kernel.
+
+    Its call must not wait for the GPU, and takes the same input each time.
+    """
+
+    def build() -> Subject:
+        function = entry.build().function
+        with torch.no_grad():
+            _, replay = record(function)
+        # The function holds the memory that the graph reads.
+        return Subject(lambda: (replay(), function)[0], keeps_memory=True)
+
+    return replace(entry, conditions=replace(entry.conditions, form=f'{entry.conditions.form}, {CUDA_GRAPHS}'),
+                   build=build)
+
+
 def run_suite(entries: Sequence[Entry],
               device: torch.device,
               rounds: int = 10,
@@ -72,9 +93,9 @@ def run_suite(entries: Sequence[Entry],
               out: Optional[Union[str, Path]] = None) -> List[LatencyRecord]:
     """Time all entries in turns, so that drift of the machine's speed hits all alike.
 
-    In each round each entry is called once without being timed (on a GPU three
-    times), which brings its data back into the caches, then ``calls`` times,
-    then once part by part if it has parts. On a GPU, a timed call of more than
+    In each round each entry is called once without being timed, which brings
+    its data back into the caches, then ``calls`` times, then once part by part
+    if it has parts. On a GPU, a timed call of more than
     one image and without parts is the mean of ten that follow each other, for
     the throughput.
 
@@ -221,7 +242,7 @@ def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device,
     fresh = replace(record, versions=loaded_versions())  # building has loaded more libraries
     _check_comparable(record, fresh, out or '.')
     warmup = warm_up(subject.function, device)
-    if device.type == 'cuda' and 'deploy, compile' in record.form:  # CUDA graphs
+    if subject.keeps_memory:
         return replace(fresh, warmup=warmup, memory_mb=None)
     return replace(fresh, warmup=warmup + 1, memory_mb=peak_memory(subject.function, device))
 
@@ -237,7 +258,7 @@ def _extended(record: LatencyRecord, subject: Subject, device: torch.device, cal
               session: str) -> LatencyRecord:
     subject.advance()
     on_gpu = device.type == 'cuda'
-    time_call(subject.function, device, _UNTIMED_ON_GPU if on_gpu else 1)
+    time_call(subject.function, device)
     in_a_row = _IN_A_ROW if on_gpu and record.batch_size > 1 and not subject.parts else 1
     times = [time_call(subject.function, device, in_a_row) * 1e3 for _ in range(calls)]
     parts = subject.parts() if subject.parts else {}

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
+from mmfasternet.deploy.tf32 import tf32
 from mmfasternet.errors import ArgumentError
 
 #: Warm-up ends when as many calls in a row have not been faster than all before them by more than the tolerance.
@@ -344,9 +345,8 @@ def _device_name(device: torch.device, dtype: torch.dtype) -> str:
         if dtype != torch.float32 or torch.cuda.get_device_capability(device) < (8, 0):
             return name
         # What PyTorch calls float32 is computed with fewer bits where these are set.
-        tf32 = [what for what, flag in (('convolutions', torch.backends.cudnn.allow_tf32),
-                                        ('matrix products', torch.backends.cuda.matmul.allow_tf32)) if flag]
-        return f"{name} (TF32 in {' and '.join(tf32)})" if tf32 else name
+        rounded = [what for what, flag in zip(('convolutions', 'matrix products'), tf32()) if flag]
+        return f"{name} (TF32 in {' and '.join(rounded)})" if rounded else name
     try:
         with open('/proc/cpuinfo', encoding='utf-8') as info:
             return next(line.split(':', 1)[1].strip() for line in info if line.startswith('model name'))

@@ -22,7 +22,6 @@ from mmfasternet.benchmark.report import Report, Table
 from mmfasternet.benchmark.suite import Conditions, Entry, Subject
 from mmfasternet.benchmark.timing import LatencyRecord, describe_machine, failures, runs_of
 from mmfasternet.engine.building import Batch
-from mmfasternet.engine.checks import check_model
 from mmfasternet.engine.config import is_classifier, leave_out_amp
 from mmfasternet.engine.runner import train
 from mmfasternet.engine.training import TrainingOptions
@@ -65,18 +64,17 @@ def training_entry(cfg: Config,
     if is_classifier(cfg):
         raise UserError(f"'{cfg.filename}' is the config of a classifier: the images and objects made here are for "
                         f'detectors')
-    conditions = Conditions(f'{size[0]}x{size[1]}', batch_size, torch.float16 if options.amp else torch.float32,
+    conditions = Conditions(f'{size[0]}x{size[1]}', batch_size, getattr(torch, options.amp or 'float32'),
                             'NHWC' if options.channels_last else 'NCHW', options.form)
 
     if options.amp and device.type == 'cpu':
-        raise UserError('amp needs a GPU: leave it out of --forms')
+        raise UserError(f'automatic mixed precision in {options.amp} needs a GPU: leave it out of --forms')
     own = copy.deepcopy(cfg)
     leave_out_amp(own)
     options.apply_to_config(own)
     _find_positives(own.model)
 
     def build() -> Subject:
-        check_model(own, None)
         torch.manual_seed(0)
         with DefaultScope.overwrite_default_scope(own.get('default_scope', 'mmdet')):
             model = MODELS.build(copy.deepcopy(own.model)).to(device).train()

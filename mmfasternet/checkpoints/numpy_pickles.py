@@ -41,7 +41,7 @@ class Array(np.ndarray):
         _, shape, dtype, fortran_order, data = state
         if type(dtype) is not DType or type(data) is not bytes:
             raise UnpicklingError('attribute numpy.ndarray.__setstate__')
-        super().__setstate__((1, shape, dtype.value, np.bool_(fortran_order), data))
+        super().__setstate__((1, shape, dtype.value, bool(fortran_order), data))
 
     def __reduce__(self) -> Any:
         return np.asarray(self).view(np.ndarray).__reduce__()

@@ -5,10 +5,10 @@ import shutil
 from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from mmfasternet.deploy.cuda_graphs import padded
 from mmfasternet.deploy.dense import dense_head
 from mmfasternet.errors import ArgumentError, UserError
 
@@ -24,23 +24,15 @@ def compile_networks(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
         sizes: Heights and widths to compile a detector or a backbone for.
             Images are padded with zeros, on the right and below, to the first
             one they fit in, as MMDetection pads the smaller images of a batch;
-            larger ones are compiled for as they are. On a GPU, CUDA graphs
-            then replay each size, and the next call overwrites the maps of a
-            bare backbone. Defaults to none: one compilation serves any size,
-            without padding and CUDA graphs.
+            larger ones are compiled for as they are. Defaults to none: one
+            compilation serves any size, without padding.
     """
-    on_cpu = _is_on_cpu(model)
     how: Dict[str, Any] = dict(dynamic=not sizes)
-    if on_cpu:
+    if _is_on_cpu(model):
         how['options'] = {'freezing': True}
-    elif sizes:
-        how['mode'] = 'reduce-overhead'  # CUDA graphs
-    parts = _networks(model)
     if sizes:
-        parts[0].register_forward_pre_hook(_InputPadding(sizes))
-        if not on_cpu:  # before all other hooks, whose outputs may be of a graph already
-            parts[0].register_forward_pre_hook(_GraphStep(), prepend=True)
-    for part in parts:
+        networks(model)[0].register_forward_pre_hook(_InputPadding(sizes))
+    for part in networks(model):
         part.compile(**how)
 
 
@@ -52,7 +44,7 @@ def check_compilable(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
             is a classifier, whose pooling would see the padding to ``sizes``.
         UserError: If there is no C++ compiler, which CPUs need.
     """
-    _networks(model)
+    networks(model)
     if sizes and getattr(model, 'head', None) is not None:
         raise ArgumentError('sizes are for detectors and backbones: a classifier would pool the padding as well')
     if _is_on_cpu(model):
@@ -75,20 +67,8 @@ def remove_compilation(model: nn.Module) -> None:
     for module in model.modules():
         module._compiled_call_impl = None
         hooks = module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if isinstance(hook, (_InputPadding, _GraphStep))]:
+        for key in [key for key, hook in hooks.items() if isinstance(hook, _InputPadding)]:
             del hooks[key]
-
-
-class _GraphStep:
-    """Says that the maps of the call before are not needed any more.
-
-    Without it the neck's graph would take the backbone's maps for such, and
-    overwrite them: each call of something compiled would begin a new step.
-    """
-
-    @torch.compiler.disable
-    def __call__(self, module: nn.Module, inputs: Tuple[Tensor, ...]) -> None:
-        torch.compiler.cudagraph_mark_step_begin()
 
 
 class _InputPadding:
@@ -99,18 +79,19 @@ class _InputPadding:
 
     @torch.compiler.disable  # else each size would be compiled for before it is padded
     def __call__(self, module: nn.Module, inputs: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
-        height, width = inputs[0].shape[2:]
-        for size in self.sizes:
-            if height <= size[0] and width <= size[1]:
-                return tuple(F.pad(x, (0, size[1] - width, 0, size[0] - height)) for x in inputs)
-        return inputs
+        return tuple(padded(x, self.sizes) for x in inputs)
 
 
 def _is_on_cpu(model: nn.Module) -> bool:
     return all(p.device.type == 'cpu' for p in model.parameters())
 
 
-def _networks(model: nn.Module) -> List[nn.Module]:
+def networks(model: nn.Module) -> List[nn.Module]:
+    """Backbone, neck and dense head of a detector, backbone, neck and head of a classifier, or a bare backbone.
+
+    Raises:
+        ArgumentError: If the model is none of these.
+    """
     if not isinstance(model, BaseModel):
         return [model]
     head = model.head if getattr(model, 'head', None) is not None else dense_head(model)

@@ -18,8 +18,11 @@ from torch.utils._pytree import tree_map_only
 from mmfasternet.deploy.blocks import DeployedBlock, check_form
 from mmfasternet.deploy.compiling import check_compilable, compile_networks, remove_compilation
 from mmfasternet.deploy.folding import fold_norms, fold_output_norms
+from mmfasternet.deploy.graphed_detector import record_detector, remove_recordings
 from mmfasternet.deploy.replacing import replace_modules
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
+from mmfasternet.deploy.tf32 import tf32
+from mmfasternet.deploy.triton_kernels import TritonRoIExtractor, available
 from mmfasternet.errors import ArgumentError
 from mmfasternet.models.backbones.fasternet import FasterNetStage
 from mmfasternet.models.layers import FasterNetBlock
@@ -33,7 +36,8 @@ def to_deploy(model: nn.Module,
               dtype: torch.dtype = torch.float32,
               memory_format: torch.memory_format = torch.channels_last,
               compile: bool = False,
-              sizes: Sequence[Tuple[int, int]] = ()) -> nn.Module:
+              sizes: Sequence[Tuple[int, int]] = (),
+              graphs: bool = False) -> nn.Module:
     """Bring a model into its inference form: the same outputs, up to rounding, in less time.
 
     - Batch norms are folded into the convolutions before them, FasterNet's
@@ -41,7 +45,9 @@ def to_deploy(model: nn.Module,
     - FasterNet's blocks are computed without ``cat`` and ``clone``, and add
       their residual in place; see :class:`DeployedBlock`.
     - On a CPU, RoIAlign is a weighted sum over channels-last maps; see
-      :func:`mmfasternet.deploy.roi_align.roi_align`.
+      :func:`mmfasternet.deploy.roi_align.roi_align`. On a GPU with Triton it
+      is one kernel for all levels; see
+      :func:`mmfasternet.deploy.triton_kernels.roi_align_levels`.
     - Weights and maps take the given type and memory format; scores, boxes
       and masks come out in float32, and RoIs stay in it. A bare backbone gives
       its maps in ``dtype``.
@@ -64,15 +70,21 @@ def to_deploy(model: nn.Module,
         compile: Compile the networks by ``torch.compile``; see
             :func:`mmfasternet.deploy.compiling.compile_networks`.
             Defaults to False.
-        sizes: Heights and widths to compile for and to pad images to.
-            Defaults to none, any size.
+        sizes: Heights and widths to compile or record for, and to pad images
+            to. Defaults to none, any size.
+        graphs: On a GPU, replay the networks as CUDA graphs, and of a
+            two-stage detector all but non-maximum suppression; the next call
+            overwrites the maps of a bare backbone. See
+            :func:`mmfasternet.deploy.graphed_detector.record_detector`.
+            Defaults to False.
 
     Returns:
         The model in its inference form.
 
     Raises:
-        ArgumentError: If form, dtype or memory format is none of the above, or
-            the model has no networks that are known here to cast or compile.
+        ArgumentError: If form, dtype or memory format is none of the above,
+            the model has no networks that are known here to cast, compile or
+            record, or graphs are asked for where there is no GPU.
         UserError: If there is no C++ compiler, which compiling for a CPU needs.
 
     Example:
@@ -90,28 +102,35 @@ def to_deploy(model: nn.Module,
                             f'got {memory_format}')
     if form != 'auto':
         check_form(form)
-    if sizes and not compile:
-        raise ArgumentError('sizes are for compile=True')
+    if sizes and not (compile or graphs):
+        raise ArgumentError('sizes are for compile=True and graphs=True')
+    device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    if graphs and device.type != 'cuda':
+        raise ArgumentError('graphs=True needs a model on a GPU')
     if dtype != torch.float32:
         _check_castable(model, dtype)
-    if compile:
+    if compile or graphs:
         check_compilable(model, sizes)
     model = model if inplace else copy.deepcopy(model)
     remove_compilation(model)
+    remove_recordings(model)
     leave_training(model)
     model.requires_grad_(False)
-    device = next((p.device for p in model.parameters()), torch.device('cpu'))
     if form == 'auto':
-        form = 'linear' if compile else fastest_form(device, dtype)
+        form = compiled_form(device, dtype) if compile else fastest_form(device, dtype)
     _fold_output_norms(model)
     fold_norms(model)
     _replace_blocks(model, form)
     if device.type == 'cpu':
         replace_modules(model, DeployedRoIExtractor.of)
+    elif available(device):
+        replace_modules(model, TritonRoIExtractor.of)
     _cast(model, dtype, memory_format)
     leave_training(model)  # the layers that are new
     if compile:
         compile_networks(model, sizes)
+    if graphs:
+        record_detector(model, sizes)
     return model
 
 
@@ -119,6 +138,17 @@ def leave_training(model: nn.Module) -> None:
     """Set every module to eval mode, in place: the ``eval()`` of some backbones keeps parts in training mode."""
     for module in model.modules():
         module.training = False
+
+
+def compiled_form(device: torch.device, dtype: torch.dtype) -> str:
+    """The form of :class:`DeployedBlock` that is fastest under ``torch.compile``.
+
+    It is ``'linear'``, but for float32 on a GPU where convolutions may round
+    to TF32 and matrix products may not, as PyTorch's defaults have it: then it
+    is ``'conv'``.
+    """
+    unequal = device.type == 'cuda' and dtype == torch.float32 and tf32() == (True, False)
+    return 'conv' if unequal else 'linear'
 
 
 @functools.cache
@@ -181,7 +211,7 @@ def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_form
     for head in _heads(model):
         _replace_hook(head._forward_hooks, head.register_forward_hook, _Float32Output())
     for module in model.modules():
-        if isinstance(module, BaseRoIExtractor) and not isinstance(module, DeployedRoIExtractor):
+        if isinstance(module, BaseRoIExtractor) and not isinstance(module, (DeployedRoIExtractor, TritonRoIExtractor)):
             _replace_hook(module._forward_pre_hooks, module.register_forward_pre_hook, _Float32Maps())
             _replace_hook(module._forward_hooks, module.register_forward_hook, _OutputCast(dtype))
     feed_mmcv_contiguous(model)

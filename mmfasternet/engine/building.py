@@ -1,6 +1,5 @@
 """Models and their inputs by a config, outside of MMEngine's runner."""
 
-import copy
 import itertools
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
@@ -37,9 +36,7 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
         UserError: If the model can't be built or the checkpoint does not fit.
     """
     with safe_loading():
-        check_model(cfg, checkpoint)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
-            model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
+        model = check_model(cfg, checkpoint)
         if checkpoint:
             load_checkpoint(model, checkpoint, map_location='cpu')
     model.to(device or torch.device('cpu'))

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
+from torch import nn
 
 from mmfasternet.checkpoints import check_fits, check_start, read_checkpoint
 from mmfasternet.datasets.coco_file import check_coco_file
@@ -72,7 +73,7 @@ def _scope(cfg: Config) -> ContextManager:
 def check_model(cfg: Config,
                 checkpoint: Optional[str] = None,
                 pretrained: bool = False,
-                starts: bool = False) -> None:
+                starts: bool = False) -> nn.Module:
     """Check that a config's model can be built and gets its weights.
 
     Args:
@@ -83,6 +84,9 @@ def check_model(cfg: Config,
             Defaults to False.
         starts: Whether a training starts from the checkpoint: then only the
             backbone has to fit. Defaults to False.
+
+    Returns:
+        The model, without the checkpoint's weights.
 
     Raises:
         UserError: If not.
@@ -98,6 +102,7 @@ def check_model(cfg: Config,
         for module in model.modules():
             if isinstance(module, FasterNet) and any(_pretrained(module.init_cfg)):
                 module.init_weights()
+    return model
 
 
 def _pretrained(model: Any) -> Iterator[str]:

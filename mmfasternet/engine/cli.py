@@ -64,6 +64,7 @@ def add_deploy_options(parser: argparse.ArgumentParser) -> None:
     add_dtype_option(parser, 'in this type (default: float32); implies --deploy')
     parser.add_argument('--compile', action='store_true',
                         help='compile backbone, neck and dense head by torch.compile; implies --deploy')
+    add_graphs_option(parser, 'replay the networks as CUDA graphs on a GPU; implies --deploy')
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -77,11 +78,34 @@ def add_dtype_option(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help=help)
 
 
+def add_graphs_option(parser: argparse.ArgumentParser, help: str) -> None:
+    """The option that replaces launches of kernels by that of a graph."""
+    parser.add_argument('--cuda-graphs', action='store_true', help=help)
+
+
 def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     """The options that benchmarks share."""
     add_device_options(parser)
+    parser.add_argument('--tf32', choices=['on', 'off', 'convolutions'], default='convolutions',
+                        help="where a GPU may round float32 to TF32 (default: convolutions, as PyTorch's default is)")
     parser.add_argument('--out', metavar='DIR', help='write records, tables and plots into this folder; a run that was '
                         'interrupted goes on from the records that are there')
+
+
+def set_up_device(args: argparse.Namespace) -> Any:
+    """The device of a benchmark, with the threads and the TF32 that the command line asks for.
+
+    Raises:
+        UserError: If it is not there, or graphs are asked for on a CPU.
+    """
+    from mmfasternet.deploy.tf32 import set_tf32
+    from mmfasternet.engine.device import find_device, set_threads
+    device = find_device(args.device)
+    if getattr(args, 'cuda_graphs', False) and device.type == 'cpu':
+        raise UserError('--cuda-graphs needs a GPU: leave it out')
+    set_threads(args.threads)
+    set_tf32(args.tf32)
+    return device
 
 
 def trusting(args: argparse.Namespace) -> ContextManager[None]:

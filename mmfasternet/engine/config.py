@@ -14,6 +14,7 @@ from mmfasternet.errors import UserError
 
 _IMAGE_LOADERS = ('LoadImageFromFile', 'mmcv.LoadImageFromFile', LoadImageFromFile)
 _FLIP_KEYS = ('flip', 'flip_direction')
+_UNSCALED = dict(enabled=False)  # of a GradScaler: no step is left out, and none waits for the GPU to see if it should
 _COCO_ROOT = 'data/coco/'  # where MMDetection's configs look for COCO
 
 
@@ -88,16 +89,25 @@ def name_broken_images(cfg: Config) -> None:
     visit(cfg.get('custom_hooks'))  # some switch the pipeline
 
 
-def enable_amp(cfg: Config) -> None:
-    """Train with automatic mixed precision and dynamic loss scaling.
+def enable_amp(cfg: Config, dtype: str) -> None:
+    """Train with automatic mixed precision.
+
+    Args:
+        cfg: The config, changed in place.
+        dtype: ``'float16'``, with dynamic loss scaling unless the config has
+            another; or ``'bfloat16'``, which reaches as far as float32 and
+            needs none.
 
     Raises:
         UserError: If there is no GPU; MMEngine's AMP needs one.
     """
     if not torch.cuda.is_available():
         raise UserError('--amp needs a GPU, and PyTorch sees none here. Leave it out')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype)
+    if dtype == 'bfloat16':
+        cfg.optim_wrapper.loss_scale = dict(_UNSCALED)
+    elif cfg.optim_wrapper.get('loss_scale', _UNSCALED) == _UNSCALED:
+        cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
 def leave_out_amp_without_gpu(cfg: Config) -> None:

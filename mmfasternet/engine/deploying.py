@@ -26,20 +26,24 @@ class DeployOptions:
         deploy: Whether it is at all.
         dtype: Name of the type it computes in.
         compile: Whether its networks are compiled.
+        graphs: Whether a GPU replays them as CUDA graphs.
     """
     deploy: bool = False
     dtype: str = 'float32'
     compile: bool = False
+    graphs: bool = False
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> 'DeployOptions':
-        """Those of the command line; ``--dtype`` and ``--compile`` imply ``--deploy``."""
-        return cls(args.deploy or args.compile or args.dtype != 'float32', args.dtype, args.compile)
+        """Those of the command line; ``--dtype``, ``--compile`` and ``--cuda-graphs`` imply ``--deploy``."""
+        deploy = args.deploy or args.compile or args.cuda_graphs or args.dtype != 'float32'
+        return cls(deploy, args.dtype, args.compile, args.cuda_graphs)
 
     @property
     def form(self) -> str:
-        """For records: ``'eager'``, ``'deploy'`` or ``'deploy, compile'``."""
-        return ('deploy' if self.deploy else 'eager') + (', compile' if self.compile else '')
+        """For records: ``'eager'``, ``'deploy'``, ``'deploy, compile'``, either of these with ``', CUDA graphs'``."""
+        return ('deploy' if self.deploy else 'eager') + (', compile' if self.compile else '') + (
+            ', CUDA graphs' if self.graphs else '')
 
     def apply(self, model: nn.Module, cfg: Config, sizes: Optional[Sequence[Tuple[int, int]]] = None) -> nn.Module:
         """Give a copy of the model in its inference form, or the model itself if none is wanted.
@@ -48,18 +52,20 @@ class DeployOptions:
             model: Model of ``cfg``, which may be wrapped for several processes
                 or for test-time augmentation.
             cfg: Its config.
-            sizes: Heights and widths of the images that a compiled detector
-                gets on a GPU. Defaults to None, those of the config's test
+            sizes: Heights and widths of the images that a compiled or recorded
+                detector gets on a GPU. Defaults to None, those of the config's test
                 pipeline.
         """
         if not self.deploy:
             return model
         model = model.module if is_model_wrapper(model) else model
         on_gpu = any(p.is_cuda for p in model.parameters())
+        if self.graphs and not on_gpu:
+            raise UserError('--cuda-graphs needs a GPU, and the model is on the CPU: leave it out')
         padded: Sequence[Tuple[int, int]] = ()
-        if self.compile and on_gpu and not is_classifier(cfg):
+        if (self.compile or self.graphs) and on_gpu and not is_classifier(cfg):
             padded = image_sizes(cfg) if sizes is None else [padded_size(size, cfg) for size in sizes]
-        options = dict(dtype=getattr(torch, self.dtype), compile=self.compile, sizes=padded)
+        options = dict(dtype=getattr(torch, self.dtype), compile=self.compile, sizes=padded, graphs=self.graphs)
         if isinstance(model, BaseTTAModel):
             model = copy.deepcopy(model)
             model.module = to_deploy(model.module, inplace=True, **options)
@@ -97,8 +103,8 @@ def use_exported(cfg: Config, folder: str, options: DeployOptions) -> None:
     if is_classifier(cfg):
         raise UserError(f"'{folder}' is a folder: a classifier needs a checkpoint file. Only detectors run exported "
                         f'files here')
-    if options.compile or (options.deploy and options.dtype == 'float32'):
-        raise UserError(f"--deploy and --compile are for checkpoints: '{folder}' holds files in inference form")
+    if options.compile or options.graphs or (options.deploy and options.dtype == 'float32'):
+        raise UserError(f"--deploy, --compile and --cuda-graphs are for checkpoints: '{folder}' holds files in inference form")
     if cfg.get('launcher', 'none') != 'none':
         raise UserError('exported files are run by one process: leave out --launcher')
     cfg.model = deployed_cfg(cfg.model, folder, options.dtype)
@@ -128,7 +134,7 @@ def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
     pipeline = innermost_dataset(cfg).get('pipeline', [])
     scales = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]
     if len(scales) != 1 or isinstance(scales[0], (int, float)):
-        raise UserError('--compile on a GPU needs one Resize with a scale in the test pipeline, for the size of its '
+        raise UserError('--compile and --cuda-graphs on a GPU need one Resize with a scale in the test pipeline, for the size of its '
                         'graphs')
     short, long = padded_size(sorted(scales[0]), cfg)
     return [(short, long), (long, short)]

@@ -1,7 +1,8 @@
 """Losses that are no numbers stop a training before they reach its weights."""
 
 import logging
-from typing import Any, Callable, Dict, Tuple
+from collections import defaultdict
+from typing import Any, Callable, DefaultDict, Dict, List, Tuple
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -63,17 +64,14 @@ class FiniteLossHook(Hook):
     def _guarding(self, runner: Runner, train_step: Callable[..., Dict[str, Tensor]]) -> Callable[..., Any]:
 
         # Batch norms have taken the batch into their statistics by the time that its losses are known.
-        buffers = list(runner.model.buffers())
-        before = [buffer.detach().clone() for buffer in buffers]
+        statistics = _Copies(runner.model)
 
         def guarded(data: Any, optim_wrapper: Any) -> Dict[str, Tensor]:
-            for kept, buffer in zip(before, buffers):
-                kept.copy_(buffer)
+            statistics.keep()
             try:
                 losses = train_step(data, optim_wrapper=optim_wrapper)
             except _LossNotFinite as error:
-                for kept, buffer in zip(before, buffers):
-                    buffer.copy_(kept)
+                statistics.bring_back()
                 self._stop_or_skip(runner, str(error))
                 _count_skipped(optim_wrapper)
                 return {}
@@ -97,6 +95,24 @@ class FiniteLossHook(Hook):
         raise TrainingDiverged(f'{problem}{again}. {path} holds the state before it. Go on with --resume --skip-nan or '
                                'with --resume and optim_wrapper.clip_grad, or start from it with a lower learning rate '
                                f'(--cfg-options load_from={path})')
+
+
+class _Copies:
+    """Copies of a model's buffers; on a GPU those of a type are copied by few kernels, and not each by its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        alike: DefaultDict[Tuple[torch.device, torch.dtype], List[Tensor]] = defaultdict(list)
+        for buffer in model.buffers():
+            alike[buffer.device, buffer.dtype].append(buffer.detach())
+        self._groups = [(buffers, [buffer.clone() for buffer in buffers]) for buffers in alike.values()]
+
+    def keep(self) -> None:
+        for buffers, copies in self._groups:
+            torch._foreach_copy_(copies, buffers)
+
+    def bring_back(self) -> None:
+        for buffers, copies in self._groups:
+            torch._foreach_copy_(buffers, copies)
 
 
 def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Dict[str, Any]], _Parsed]:

@@ -156,6 +156,9 @@ def _check_launcher(launcher: str) -> None:
 
 def _init_cpu_processes(cfg: Config) -> None:
     """Several processes without a GPU: MMEngine sets CUDA devices and knows nothing else."""
+    if 'SyncBN' in str(cfg.model):
+        raise UserError('SyncBN of several processes needs GPUs, and PyTorch sees none here. Take BN '
+                        '(--cfg-options model.backbone.norm_cfg.type=BN)')
     torch.distributed.init_process_group('gloo')
     wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)

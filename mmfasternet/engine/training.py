@@ -1,7 +1,8 @@
 """What makes training faster and leaves the recipe alone: what the command line says of it, applied."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -13,7 +14,11 @@ from torch import nn
 from mmfasternet.deploy.compiling import check_compiler
 from mmfasternet.deploy.conversion import feed_mmcv_contiguous
 from mmfasternet.engine.config import enable_amp
+from mmfasternet.engine.mixed_precision import keep_float32
 from mmfasternet.errors import ArgumentError
+
+#: Types of automatic mixed precision, the one that suits more GPUs first.
+AMP_TYPES = ('float16', 'bfloat16')
 
 
 @dataclass(frozen=True)
@@ -21,17 +26,24 @@ class TrainingOptions:
     """How a model is trained.
 
     Attributes:
-        amp: With automatic mixed precision, float16 with dynamic loss scaling.
+        amp: With automatic mixed precision in ``'float16'``, with dynamic loss
+            scaling, or in ``'bfloat16'``, with RoIs and mmcv's operators in
+            float32. ``'auto'`` becomes bfloat16 where the GPU computes in it
+            natively, else float16. None is without.
         channels_last: With weights and feature maps in channels-last format.
         compile: With backbone and neck compiled by ``torch.compile``, for
             images of any size; in channels-last format, since PyTorch 2.11
             fails to compile FasterNet-S for any size without.
     """
-    amp: bool = False
+    amp: Optional[str] = None
     channels_last: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:
+        if self.amp == 'auto':
+            object.__setattr__(self, 'amp', native_amp_types()[-1])
+        if self.amp not in (None, *AMP_TYPES):
+            raise ArgumentError(f"amp must be None, auto, {' or '.join(AMP_TYPES)}, got {self.amp!r}")
         if self.compile:
             object.__setattr__(self, 'channels_last', True)
 
@@ -42,22 +54,24 @@ class TrainingOptions:
 
     @classmethod
     def parse(cls, form: str) -> 'TrainingOptions':
-        """Those of a text such as ``'plain'`` or ``'amp+channels-last'``.
+        """Those of a text such as ``'plain'`` or ``'float16+channels-last'``; ``'amp'`` is the type that suits the GPU.
 
         Raises:
             ArgumentError: If it holds something else.
         """
-        known = {'amp': 'amp', 'channels-last': 'channels_last', 'compile': 'compile'}
         parts = [] if form == 'plain' else form.split('+')
-        if any(part not in known for part in parts):
-            raise ArgumentError(f"'{form}' must be plain, or of {', '.join(known)}, joined by +")
-        return cls(**{known[part]: True for part in parts})
+        types = [part for part in parts if part in ('amp', *AMP_TYPES)]
+        if len(types) > 1 or set(parts) - {*types, 'channels-last', 'compile'}:
+            raise ArgumentError(f"'{form}' must be plain, or of {' or '.join(AMP_TYPES)}, channels-last and compile, "
+                                f'joined by +')
+        amp = types[0].replace('amp', 'auto') if types else None
+        return cls(amp, 'channels-last' in parts, 'compile' in parts)
 
     @property
     def form(self) -> str:
         """``'plain'``, or what is on, joined by ``+``."""
-        parts = [name.replace('_', '-') for name in ('amp', 'channels_last', 'compile') if getattr(self, name)]
-        return '+'.join(parts) or 'plain'
+        parts = (self.amp, 'channels-last' if self.channels_last else None, 'compile' if self.compile else None)
+        return '+'.join(filter(None, parts)) or 'plain'
 
     def apply_to_config(self, cfg: Config) -> None:
         """Do, in place, what is the optimizer's.
@@ -67,12 +81,14 @@ class TrainingOptions:
                 which compiling for a CPU needs.
         """
         if self.amp:
-            enable_amp(cfg)
+            enable_amp(cfg, self.amp)
         if self.compile and not torch.cuda.is_available():
             check_compiler()
 
     def apply_to_model(self, model: nn.Module) -> None:
         """Do, in place, what is the model's; names and values of its weights stay as they are."""
+        if self.amp == 'bfloat16':
+            keep_float32(model)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
             feed_mmcv_contiguous(model)
@@ -83,8 +99,15 @@ class TrainingOptions:
                     part.compile(dynamic=True)
 
 
+def native_amp_types() -> Tuple[str, ...]:
+    """Those of :data:`AMP_TYPES` that the GPU computes in, and does not only emulate."""
+    return AMP_TYPES if torch.cuda.is_bf16_supported(including_emulation=False) else AMP_TYPES[:1]
+
+
 class TrainingHook(Hook):
     """Brings the model into the form it is trained in, once its weights are there.
+
+    A config may name the type of automatic mixed precision by itself.
 
     Args:
         options: The form.
@@ -93,6 +116,13 @@ class TrainingHook(Hook):
     def __init__(self, options: TrainingOptions) -> None:
         self.options = options
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        # Training in bfloat16 has no loss scale, and may go on in float16 on another GPU.
+        if checkpoint.get('optimizer', {}).get('loss_scaler') == {}:
+            del checkpoint['optimizer']['loss_scaler']
+
     def before_train(self, runner: Runner) -> None:
-        model = runner.model
-        self.options.apply_to_model(model.module if is_model_wrapper(model) else model)
+        model, options = runner.model, self.options
+        if getattr(runner.optim_wrapper, 'cast_dtype', None) == torch.bfloat16:
+            options = replace(options, amp='bfloat16')
+        options.apply_to_model(model.module if is_model_wrapper(model) else model)

@@ -29,7 +29,7 @@ def test_flops_are_table_1s(operator, index, size):
     work = work_of(operator, *size)
     assert work.multiply_adds / 1e6 == pytest.approx(TABLE_1[operator][index].flops, rel=5e-3)
     x = torch.rand(1, size[0], size[1], size[1])
-    assert count_multiply_adds(build_operator(operator, size[0]).eval(), x) == work.multiply_adds
+    assert count_multiply_adds(build_operator(operator, *size).eval(), x) == work.multiply_adds
 
 
 def test_memory_access_is_that_of_the_equations():

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
 
 from mmfasternet.benchmark.suite import run_suite
 from mmfasternet.benchmark.timing import LatencyRecord
@@ -74,8 +75,28 @@ def test_forms_are_measured_side_by_side(cfg):
 
 
 def test_amp_is_for_gpus(cfg):
-    with pytest.raises(UserError, match='amp needs a GPU'):
-        training_entry(cfg, 'shapes', CPU, TrainingOptions(amp=True))
+    with pytest.raises(UserError, match='mixed precision in bfloat16 needs a GPU'):
+        training_entry(cfg, 'shapes', CPU, TrainingOptions(amp='bfloat16'))
+
+
+@pytest.mark.parametrize('form, dtype', [('float16', torch.float16), ('bfloat16+channels-last', torch.bfloat16),
+                                         ('channels-last', torch.float32)])
+def test_conditions_name_the_type(cfg, monkeypatch, form, dtype):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    entry = training_entry(cfg, 'shapes', torch.device('cuda'), TrainingOptions.parse(form))
+    assert (entry.conditions.dtype, entry.conditions.form) == (dtype, form)
+
+
+def test_the_model_is_built_once(cfg, monkeypatch):
+    built = []
+    original = MODELS.build
+    monkeypatch.setattr(MODELS, 'build', lambda model, *args, **kwargs: built.append(model.get('type')) or original(
+        model, *args, **kwargs))
+    training_entry(cfg, 'shapes', CPU, TrainingOptions(), (64, 96), 1).build()
+    assert built.count('MaskRCNN') == 1
+    cfg.model.backbone.arch = 't9'
+    with pytest.raises(UserError, match='t9'):
+        training_entry(cfg, 'shapes', CPU, TrainingOptions()).build()
 
 
 def test_a_classifier_is_refused():
@@ -102,9 +123,9 @@ def record(name, milliseconds, **options):
 
 
 def test_report(tmp_path):
-    records = [record('a, plain', 400., memory_mb=100.), record('a, amp', 200.),
+    records = [record('a, plain', 400., memory_mb=100.), record('a, bfloat16', 200.),
                record('b, plain', 100., error='out of memory')]
-    losses = {'a': {'plain': [2.] * 9 + [1.], 'amp': [2.] * 9 + [1.03], 'plain, another seed': [2.] * 10}}
+    losses = {'a': {'plain': [2.] * 9 + [1.], 'bfloat16': [2.] * 9 + [1.03], 'plain, another seed': [2.] * 10}}
     report = training_report(records, losses)
     speed, loss = report.tables
     assert [row['images/s'] for row in speed.rows[:2]] == [5., 10.] and speed.rows[1]['speed-up'] == 2

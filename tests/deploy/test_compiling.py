@@ -3,13 +3,14 @@ import shutil
 import pytest
 import torch
 
-from mmfasternet.benchmark.detector import random_batch
 from mmfasternet.deploy import DeployedBlock, compiling, to_deploy
+from mmfasternet.deploy.graphed_detector import record_detector
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.models import FasterNet
-from tests.conftest import ROOT, SHAPES_CONFIG, assert_same_objects, build, randomize_norms
+from tests.conftest import ROOT, SHAPES_CONFIG, build, randomize_norms
+from tests.deploy.test_cuda_graphs import recorded  # noqa: F401, a fixture
 
 
 @pytest.mark.slow
@@ -67,34 +68,16 @@ def test_compiling_again_takes_new_sizes_and_none_takes_the_padding_away():
         assert plain is first and plain._compiled_call_impl is None and plain(x)[0].shape[-2:] == (15, 15)
 
 
-def test_each_call_begins_a_step_of_the_graphs_before_all_else(monkeypatch):
-    """On a GPU; here only what is set up for it. Other hooks' outputs may be of a graph, and would be overwritten."""
-    begun = []
-    monkeypatch.setattr(compiling, '_is_on_cpu', lambda model: False)
-    monkeypatch.setattr(torch.nn.Module, 'compile', lambda self, **how: begun.append(how['mode']))
-    monkeypatch.setattr(torch.compiler, 'cudagraph_mark_step_begin', lambda: begun.append('step'))
-    detector = build(load_config(str(SHAPES_CONFIG)).model)
-    compiled = to_deploy(detector, compile=True, sizes=[(64, 96)])
-    assert begun == ['reduce-overhead'] * 3  # backbone, neck and RPN head
-    compiled.backbone.register_forward_pre_hook(lambda module, inputs: begun.append('other'))
-    compiled.extract_feat(torch.rand(1, 3, 64, 64))
-    assert begun[3:] == ['step', 'other']
-    compiling.remove_compilation(compiled)
-    compiled.extract_feat(torch.rand(1, 3, 64, 64))
-    assert begun[5:] == ['other']
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_graphs_of_a_detector_find_the_same_objects(trained):
-    cfg = load_config(str(SHAPES_CONFIG), {'model.test_cfg.rcnn.score_thr': 0.})
-    model = build_model(cfg, str(trained / 'epoch_2.pth'), 'cuda')
-    compiled = to_deploy(model, compile=True, sizes=[(96, 128), (128, 96)])
-    for _ in range(4):  # each size runs, is recorded, and is replayed
-        for size in ((96, 128), (128, 96)):
-            with torch.no_grad():
-                actual, expected = ([result.pred_instances.cpu() for result in each.test_step(random_batch(size))]
-                                    for each in (compiled, model))
-            assert_same_objects(actual[0], expected[0])
+def test_what_is_recorded_is_compiled_for_its_sizes_first(monkeypatch, recorded):  # noqa: F811
+    """On a GPU; here only what is set up for it."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, 'compile', lambda self, **how: compiled.append(how))
+    detector = to_deploy(build(load_config(str(SHAPES_CONFIG)).model), compile=True, sizes=[(64, 96)])
+    assert compiled == [dict(dynamic=False, options={'freezing': True})] * 3  # backbone, neck and RPN head
+    record_detector(detector, [(64, 96)])
+    assert detector.extract_feat(torch.rand(1, 3, 60, 90))[0].shape[2:] == (16, 24) and len(recorded) == 2
+    compiling.remove_compilation(detector)
+    assert detector.extract_feat(torch.rand(1, 3, 64, 64))[0].shape[2:] == (16, 16) and len(recorded) == 2
 
 
 def test_a_classifier_is_not_padded():

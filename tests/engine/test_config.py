@@ -55,11 +55,19 @@ def test_amp(monkeypatch):
     cfg = load_config(COCO_CONFIG)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(UserError, match='GPU'):
-        enable_amp(cfg)
+        enable_amp(cfg, 'float16')
     assert cfg.optim_wrapper.type == 'OptimWrapper'
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    enable_amp(cfg)
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
+    for dtype, scale in (('float16', 'dynamic'), ('bfloat16', dict(enabled=False)), ('float16', 'dynamic')):
+        enable_amp(cfg, dtype)
+        wrapper = cfg.optim_wrapper
+        assert (wrapper.type, wrapper.dtype, wrapper.loss_scale) == ('AmpOptimWrapper', dtype, scale)
+        assert wrapper.optimizer.type == 'AdamW'
+    cfg.optim_wrapper.loss_scale = 512.  # of the config's own
+    enable_amp(cfg, 'float16')
+    assert cfg.optim_wrapper.loss_scale == 512.
+    enable_amp(cfg, 'bfloat16')
+    assert cfg.optim_wrapper.loss_scale == dict(enabled=False)
 
 
 def test_show_dir_is_meant_as_typed(tmp_path, monkeypatch):

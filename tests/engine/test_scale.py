@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from mmfasternet.checkpoints import read_checkpoint
-from mmfasternet.engine import finite
+from mmfasternet.engine import finite, runner
+from mmfasternet.engine.config import load_config
 from mmfasternet.engine.runner import train
-from tests.conftest import ROOT
+from mmfasternet.errors import UserError
+from tests.conftest import ROOT, SHAPES_CONFIG
 from tests.engine.test_faults import write_config
 from tests.engine.test_resuming import losses, shapes_config
 from tests.test_tools import environment, free_port
@@ -31,6 +33,12 @@ def test_recomputed_blocks_train_alike(shapes, tmp_path):
         train(shapes_config(shapes, tmp_path / name, **{
             'train_cfg.max_epochs': 1, 'model.backbone.with_cp': recompute, 'model.backbone.drop_path_rate': 0.2}))
     assert losses(tmp_path / 'recomputed') == pytest.approx(losses(tmp_path / 'plain'), rel=1e-3)
+
+
+def test_synchronised_norms_of_several_processes_need_gpus():
+    cfg = load_config(str(SHAPES_CONFIG), {'model.backbone.norm_cfg.type': 'SyncBN'})
+    with pytest.raises(UserError, match='^SyncBN of several processes needs GPUs, .*Take BN'):
+        runner._init_cpu_processes(cfg)
 
 
 def test_all_processes_leave_a_batch_out_if_one_has_to(monkeypatch):

@@ -1,0 +1,52 @@
+"""What a GPU does in a call: how long it works, by how many kernels, and by which."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Tuple
+
+import torch
+
+_CALLS = 5
+
+
+@dataclass(frozen=True)
+class GpuWork:
+    """Work of a GPU in one call, a mean over some.
+
+    Attributes:
+        busy_ms: Milliseconds in which kernels and copies run.
+        kernels: Their number.
+        longest: Names of the kernels that take longest together, with their
+            milliseconds and number.
+    """
+    busy_ms: float
+    kernels: float
+    longest: List[Tuple[str, float, float]]
+
+    def to_dict(self) -> Dict[str, Any]:
+        """For JSON."""
+        return vars(self)
+
+
+def gpu_work(function: Callable[[], Any], count: int = 12) -> GpuWork:
+    """Look at a call by PyTorch's profiler; a call before is not looked at.
+
+    Args:
+        function: Called without arguments.
+        count: How many kernels are named. Defaults to 12.
+    """
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    with torch.no_grad():
+        function()
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=activities) as profile:
+            for _ in range(_CALLS):
+                function()
+            torch.cuda.synchronize()
+    times: Dict[str, List[float]] = defaultdict(list)
+    for event in profile.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            times[event.name].append(event.time_range.elapsed_us() / 1e3)
+    by_time = sorted(((name, sum(each) / _CALLS, len(each) / _CALLS) for name, each in times.items()),
+                     key=lambda row: -row[1])
+    return GpuWork(sum(row[1] for row in by_time), sum(row[2] for row in by_time), by_time[:count])

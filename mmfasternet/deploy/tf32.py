@@ -1,0 +1,39 @@
+"""TF32: whether what PyTorch calls float32 is computed with fewer bits on a GPU."""
+
+from typing import Tuple
+
+import torch
+
+from mmfasternet.errors import ArgumentError
+
+
+def tf32() -> Tuple[bool, bool]:
+    """Whether convolutions may round to TF32, and whether matrix products may.
+
+    PyTorch 2.9 and later have two ways to set it; the one that says less
+    can't be read in a program that has used the other.
+    """
+    return _allowed(torch.backends.cudnn, 'conv'), _allowed(torch.backends.cuda.matmul, '')
+
+
+def _allowed(backend: object, operator: str) -> bool:
+    try:
+        return bool(backend.allow_tf32)  # type: ignore[attr-defined]
+    except RuntimeError:
+        setting = getattr(backend, operator) if operator else backend
+        return setting.fp32_precision == 'tf32'
+
+
+def set_tf32(name: str) -> None:
+    """Set both.
+
+    Args:
+        name: ``'on'``; ``'off'``; or ``'convolutions'``, PyTorch's default.
+
+    Raises:
+        ArgumentError: If it is another.
+    """
+    if name not in ('on', 'off', 'convolutions'):
+        raise ArgumentError(f"TF32 must be on, off or convolutions, got '{name}'")
+    torch.backends.cudnn.allow_tf32 = name != 'off'
+    torch.backends.cuda.matmul.allow_tf32 = name == 'on'

@@ -1,0 +1,93 @@
+"""What stays in float32 in bfloat16; the autocast of a CPU takes the place of a GPU's."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmcv.ops import DeformConv2dPack, RoIAlign, sigmoid_focal_loss
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from torch import nn
+
+from mmfasternet.engine.config import load_config
+from mmfasternet.engine.mixed_precision import keep_float32
+from tests.conftest import SHAPES_CONFIG, build
+from tests.engine.test_training import losses_and_gradients
+
+ROIS = torch.tensor([[0, 1001., 1003., 1041., 1057.], [0, 1.5, 2.5, 1301., 1207.]])
+
+
+def extractor():
+    return SingleRoIExtractor(dict(type='RoIAlign', output_size=7, sampling_ratio=0), 8, [4, 8])
+
+
+def maps(dtype):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(1, 8, size, size, generator=generator).to(dtype).requires_grad_() for size in (330, 165)]
+
+
+def test_rois_are_not_rounded_to_bfloat16():
+    layer, narrow = extractor(), maps(torch.bfloat16)
+    keep_float32(layer)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = layer(narrow, ROIS)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, extractor()([x.float() for x in narrow], ROIS))
+    rounded = extractor()([x.float() for x in narrow], ROIS.bfloat16().float())
+    assert (found - rounded).abs().max() > 0.05
+    found.sum().backward()
+    assert all(x.grad.dtype == torch.bfloat16 and x.grad.any() for x in narrow)
+
+
+def test_operators_of_mmcv_compute_in_float32_under_autocast():
+    keep_float32(nn.Identity())
+    layer = DeformConv2dPack(8, 8, 3, padding=1)
+    nn.init.normal_(layer.conv_offset.weight, std=0.1)
+    x = torch.rand(2, 8, 12, 12)
+    with torch.autocast('cpu', torch.bfloat16):  # in which it computes its offsets
+        found = layer(x.bfloat16())
+    assert found.dtype == torch.float32 and (found - layer(x)).norm() < 0.02 * found.norm()
+    found.sum().backward()
+    assert layer.weight.grad.any() and layer.conv_offset.weight.grad.any()
+
+
+def test_losses_of_mmcv_compute_in_float32_under_autocast(monkeypatch):
+    keep_float32(nn.Identity())
+    seen = []
+    monkeypatch.setattr('mmcv.ops.focal_loss.ext_module', SimpleNamespace(  # which has it for GPUs only
+        sigmoid_focal_loss_forward=lambda *tensors, gamma, alpha: seen.append([x.dtype for x in tensors])))
+    scores = torch.rand(3, 4).bfloat16().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16):
+        sigmoid_focal_loss(scores, torch.tensor([0, 2, 4]), 2., 0.25, None, 'none')
+    assert seen == [[torch.float32, torch.int64, torch.float32, torch.float32]]
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
+def test_other_types_stay_as_they_are(dtype):
+    layer = RoIAlign(7)
+    keep_float32(layer)
+    x = maps(dtype)[0]
+    with torch.autocast('cpu', torch.float16):
+        assert layer(x, ROIS.to(dtype)).dtype == dtype
+
+
+def test_bfloat16_without_autocast_stays_as_it_is():
+    keep_float32(nn.Identity())
+    with pytest.raises(RuntimeError, match='BFloat16'):
+        RoIAlign(7)(maps(torch.bfloat16)[0], ROIS.bfloat16())
+
+
+def test_a_detector_trains_in_bfloat16():
+    torch.manual_seed(0)
+    model = build(load_config(str(SHAPES_CONFIG)).model).train()
+    narrow = copy.deepcopy(model)
+    keep_float32(narrow)
+    seen = []
+    narrow.roi_head.bbox_roi_extractor.register_forward_pre_hook(
+        lambda module, inputs: seen.append([x.dtype for x in (*inputs[0], inputs[1])]), prepend=True)
+    expected, gradients = losses_and_gradients(model)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss, found = losses_and_gradients(narrow)
+    assert seen and seen[0] == [torch.bfloat16] * 4 + [torch.float32]  # what there was to widen
+    assert loss == pytest.approx(expected, rel=0.03) and loss != expected
+    assert found.keys() == gradients.keys() and all(grad.isfinite().all() for grad in found.values())
