@@ -234,9 +234,10 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
                  for record in records if not record.error]
     part_columns = {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / whole': '.3f'}
     notes = [describe(records[0].conditions),
-             f'{runs_of(records).capitalize()}; ratio: latency over that of the first detector in the same form, '
-             f'{records[0].name}; speed-up: over the first form of the same detector. Parameters are those that train; FLOPs are for {size[0]} x {size[1]} pixels, of a Mask R-CNN as Table 4 of the paper counts '
-             f'them.',
+             f'{runs_of(records).capitalize()}; ratio: latency over that of the first detector in the same form and '
+             f'type, such as {records[0].name}; speed-up: over the first form of the same detector. Parameters are '
+             f'those that train; FLOPs are for {size[0]} x {size[1]} pixels, of a Mask R-CNN as Table 4 of the paper '
+             f'counts them.',
              'Parts are timed in calls of their own; sum / whole compares them with the call before, in the median of '
              'all rounds.', *failures(records)]
     if 'paper: ms' in columns:

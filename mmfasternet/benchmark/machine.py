@@ -33,27 +33,36 @@ def machine_facts(device: torch.device, small: bool = False) -> Dict[str, Any]:
                              'cores': os.cpu_count(), 'threads': torch.get_num_threads(), **loaded_versions()}
     if device.type == 'cuda':
         facts.update(_nvidia_smi(device))
-    numbers = (1 << 24) if small else (1 << 29 if device.type == 'cuda' else 1 << 26)
-    source = torch.rand(numbers, device=device)
-    target = torch.empty_like(source)
-    facts['copy, GB/s'] = 8e-9 * numbers / _seconds(lambda: target.copy_(source), device)
-    del source, target
+    facts['copy, GB/s'] = _copied((1 << 24) if small else (1 << 29 if device.type == 'cuda' else 1 << 26), device)
     side = 256 if small else (8192 if device.type == 'cuda' else 2048)
     batch = 1 if small or device.type == 'cpu' else 32
     for name, dtype in _types(device).items():
         if device.type == 'cuda':
             set_tf32('on' if name == 'TF32' else 'off')
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        facts[f'matrix product in {name}, TFLOP/s'] = 2e-12 * side**3 / _seconds(lambda: a @ b, device)
-        x = torch.randn(batch, 256, 56, 56, device=device).to(dtype, memory_format=torch.channels_last)
-        w = torch.randn(256, 256, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
-        seconds = _seconds(lambda: F.conv2d(x, w, padding=1), device)
-        facts[f'3x3 convolution in {name}, TFLOP/s'] = 2e-12 * batch * 9 * 256**2 * 56**2 / seconds
+        facts[f'matrix product in {name}, TFLOP/s'] = _multiplied(side, dtype, device)
+        facts[f'3x3 convolution in {name}, TFLOP/s'] = _convolved(batch, dtype, device)
     if device.type == 'cuda':
         set_tf32('convolutions')
         x = torch.rand(8, 8, device=device)
         facts['launch, us'] = 1e6 * time_call(x.relu, device, _LAUNCHES)
     return facts
+
+
+def _copied(numbers: int, device: torch.device) -> float:
+    source = torch.rand(numbers, device=device)
+    target = torch.empty_like(source)
+    return 8e-9 * numbers / _seconds(lambda: target.copy_(source), device)
+
+
+def _multiplied(side: int, dtype: torch.dtype, device: torch.device) -> float:
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2e-12 * side**3 / _seconds(lambda: a @ b, device)
+
+
+def _convolved(batch: int, dtype: torch.dtype, device: torch.device) -> float:
+    x = torch.randn(batch, 256, 56, 56, device=device).to(dtype, memory_format=torch.channels_last)
+    w = torch.randn(256, 256, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+    return 2e-12 * batch * 9 * 256**2 * 56**2 / _seconds(lambda: F.conv2d(x, w, padding=1), device)
 
 
 def _types(device: torch.device) -> Dict[str, torch.dtype]:

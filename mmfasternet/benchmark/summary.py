@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, List, Mapping
 
 import torch
 
 from mmfasternet.benchmark.classifier import classifier_report, find_networks
 from mmfasternet.benchmark.detector import detector_report
 from mmfasternet.benchmark.operators import operator_report, partial_conv_report
-from mmfasternet.benchmark.paper import TABLE_4
 from mmfasternet.benchmark.plan import FACTS, GPU_WORK, R50, SUITE, S, detector_configs
 from mmfasternet.benchmark.report import Report, Table, write_page
 from mmfasternet.benchmark.roofline import least_times
@@ -110,12 +109,13 @@ def _forms(records: Records, folder: Path, out: Path) -> Report:
         if each:
             rows.append({'detector': record.name, 'ms': record.median_ms, 'GPU busy (ms)': each['busy_ms'],
                          'GPU idle': 1 - each['busy_ms'] / record.median_ms, 'kernels': each['kernels']})
-    notes = ['GPU busy: the time in which kernels and copies run, by PyTorch\'s profiler in other calls. GPU idle: the '
+    notes = ["GPU busy: the time in which kernels and copies run, by PyTorch's profiler in other calls. GPU idle: the "
              'share of the time in which none does, since it waits for launches or for the CPU.']
     columns = {'detector': '', 'ms': '.2f', 'GPU busy (ms)': '.2f', 'GPU idle': '.2f', 'kernels': '.0f'}
     tables = [*report.tables, Table('What the GPU does', columns, rows), _roofline(records, facts)]
-    notes.append('Bound: the least time of each convolution and linear layer by itself, by the machine\'s fastest 3x3 '
-                 'convolution in the type, or by its copy for reading and writing maps and weights, whichever is longer.')
+    notes.append("Bound: the least time of each convolution and linear layer by itself, by the machine's fastest 3x3 "
+                 'convolution in the type, or by its copy for reading and writing maps and weights, whichever is '
+                 'longer.')
     return Report(report.title, tables, [*report.notes, *notes], report.plots)
 
 

@@ -38,7 +38,7 @@ class Graph:
     def __init__(self, function: Callable[..., Any], pool: Any = None) -> None:
         self.function = function
         self.pool = pool
-        self._recordings: 'OrderedDict[Any, _Recording]' = OrderedDict()
+        self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
 
     def __call__(self, *inputs: Tensor, kept: Sequence[Any] = ()) -> Any:
         """Give the function's outputs.

@@ -133,7 +133,8 @@ class GraphedProposals(_InPlaceOf):
         """The likeliest boxes of all levels: ``(N, K, 4)``, their scores ``(N, K)`` and levels ``(K, )``."""
         cfg, found = self.head.test_cfg, []
         for level, (scores, deltas, anchors) in enumerate(zip(*self.head(maps), self._anchors_for(maps))):
-            scores, deltas = scores.permute(0, 2, 3, 1).flatten(1), deltas.permute(0, 2, 3, 1).reshape(len(deltas), -1, 4)
+            scores = scores.permute(0, 2, 3, 1).flatten(1)
+            deltas = deltas.permute(0, 2, 3, 1).reshape(len(deltas), -1, 4)
             anchors = anchors.expand(len(deltas), -1, -1)
             if 0 < cfg.get('nms_pre', -1) < scores.shape[1]:
                 scores, index = scores.topk(cfg.nms_pre)

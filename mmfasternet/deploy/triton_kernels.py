@@ -137,7 +137,8 @@ if triton is not None:
         second = source + tl.minimum(iy + 1, mask_h - 1) * mask_w
         ix_low = tl.maximum(ix, 0)
         ix_high = tl.minimum(ix + 1, mask_w - 1)
-        value = upper * (left * tl.load(first + ix_low).to(tl.float32) + right * tl.load(first + ix_high).to(tl.float32))
+        value = upper * (left * tl.load(first + ix_low).to(tl.float32)
+                         + right * tl.load(first + ix_high).to(tl.float32))
         value += lower * (left * tl.load(second + ix_low).to(tl.float32)
                           + right * tl.load(second + ix_high).to(tl.float32))
         target = out + row.to(tl.int64) * width + x

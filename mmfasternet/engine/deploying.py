@@ -104,7 +104,8 @@ def use_exported(cfg: Config, folder: str, options: DeployOptions) -> None:
         raise UserError(f"'{folder}' is a folder: a classifier needs a checkpoint file. Only detectors run exported "
                         f'files here')
     if options.compile or options.graphs or (options.deploy and options.dtype == 'float32'):
-        raise UserError(f"--deploy, --compile and --cuda-graphs are for checkpoints: '{folder}' holds files in inference form")
+        raise UserError(f"--deploy, --compile and --cuda-graphs are for checkpoints: '{folder}' holds files in "
+                        f'inference form')
     if cfg.get('launcher', 'none') != 'none':
         raise UserError('exported files are run by one process: leave out --launcher')
     cfg.model = deployed_cfg(cfg.model, folder, options.dtype)
@@ -134,8 +135,8 @@ def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
     pipeline = innermost_dataset(cfg).get('pipeline', [])
     scales = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]
     if len(scales) != 1 or isinstance(scales[0], (int, float)):
-        raise UserError('--compile and --cuda-graphs on a GPU need one Resize with a scale in the test pipeline, for the size of its '
-                        'graphs')
+        raise UserError('--compile and --cuda-graphs on a GPU need one Resize with a scale in the test pipeline, for '
+                        'the sizes of images')
     short, long = padded_size(sorted(scales[0]), cfg)
     return [(short, long), (long, short)]
 

@@ -12,8 +12,8 @@ from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, SHAPES_CONFIG, build
 
 
-def options(deploy=False, dtype='float32', compile=False):
-    return DeployOptions.of(SimpleNamespace(deploy=deploy, dtype=dtype, compile=compile))
+def options(deploy=False, dtype='float32', compile=False, cuda_graphs=False):
+    return DeployOptions.of(SimpleNamespace(deploy=deploy, dtype=dtype, compile=compile, cuda_graphs=cuda_graphs))
 
 
 def num_deployed(model):
@@ -22,8 +22,15 @@ def num_deployed(model):
 
 def test_dtype_and_compile_imply_deploy():
     assert not options().deploy and options(deploy=True).deploy
-    assert options(dtype='bfloat16').deploy and options(compile=True).deploy
+    assert options(dtype='bfloat16').deploy and options(compile=True).deploy and options(cuda_graphs=True).deploy
     assert [options().form, options(True).form, options(compile=True).form] == ['eager', 'deploy', 'deploy, compile']
+    assert options(cuda_graphs=True).form == 'deploy, CUDA graphs'
+    assert options(compile=True, cuda_graphs=True).form == 'deploy, compile, CUDA graphs'
+
+
+def test_graphs_without_a_gpu_are_one_line():
+    with pytest.raises(UserError, match='--cuda-graphs needs a GPU'):
+        options(cuda_graphs=True).apply(FasterNet('t0'), None)
 
 
 def test_only_what_is_wanted_is_applied():
@@ -76,7 +83,9 @@ def test_graphs_are_for_the_sizes_that_are_given(monkeypatch):
     options(compile=True).apply(FasterNet('t0'), cfg, [(800, 1280)])
     options(compile=True).apply(FasterNet('t0'), cfg)
     options(deploy=True).apply(FasterNet('t0'), cfg, [(800, 1280)])
-    assert [each['sizes'] for each in seen] == [[(800, 1280)], [(800, 1344), (1344, 800)], ()]
+    options(cuda_graphs=True).apply(FasterNet('t0'), cfg, [(800, 1280)])
+    assert [each['sizes'] for each in seen] == [[(800, 1280)], [(800, 1344), (1344, 800)], (), [(800, 1280)]]
+    assert [each['graphs'] for each in seen] == [False, False, False, True]
 
 
 def test_exports_are_for_detectors_and_not_compiled_again(tmp_path):
