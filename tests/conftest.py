@@ -77,7 +77,8 @@ def same_surroundings(monkeypatch):
     torch.manual_seed(0)
     for name in ('MMDET_DATASETS', 'RANK', 'SLURM_PROCID', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)  # on a GPU, float32 is to be that
+    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(backend, 'allow_tf32', False)  # on a GPU, float32 is to be that
     yield
     torch.set_num_threads(threads)
 

@@ -12,7 +12,7 @@ from mmfasternet.errors import ArgumentError
 from mmfasternet.models.layers import FasterNetBlock
 
 #: Ways to compute a block; see :class:`DeployedBlock`.
-FORMS = ('matmul', 'linear', 'conv')
+FORMS = ('matmul', 'linear', 'conv', 'gemm')
 
 
 class DeployedBlock(nn.Module):
@@ -32,12 +32,15 @@ class DeployedBlock(nn.Module):
       nothing is written in place. The fastest form under ``torch.compile``.
     - ``'conv'``: concatenation and convolutions, which ONNX Runtime and
       OpenVINO fuse best.
+    - ``'gemm'``: concatenation, and matrix products on channels-last maps that
+      add bias, ReLU and residual themselves, as cuBLAS can: the fewest kernels
+      and the least memory access on a GPU.
 
     Args:
         block: The block; its weights are copied.
         form: One of the above. Defaults to ``'conv'``.
-        owns_input: Let the form ``'matmul'`` add the residual to its input
-            in place, because nobody else will read it. Defaults to False.
+        owns_input: Let ``'matmul'`` and ``'gemm'`` add the residual to their
+            input in place, because nobody else will read it. Defaults to False.
 
     Raises:
         ValueError: If there is no such form.
@@ -70,6 +73,8 @@ class DeployedBlock(nn.Module):
             return self._matmul_channels_first(x.contiguous())
         if self.form == 'linear':
             return self._linear(x)
+        if self.form == 'gemm':
+            return self._gemm(x)
         partial = torch.cat((self.pconv(x[:, :self.conv_channels]), x[:, self.conv_channels:]), dim=1)
         return x + self.conv2(self.act(self.norm(self.conv1(partial))))
 
@@ -119,6 +124,22 @@ class DeployedBlock(nn.Module):
         else:
             hidden = _rows(self.act(self.norm(hidden.view(size).permute(0, 3, 1, 2))))
         out = rows + F.linear(hidden, self.conv2.weight.flatten(1))
+        return out.view(size).permute(0, 3, 1, 2)
+
+    def _gemm(self, x: Tensor) -> Tensor:
+        rows, size = _rows(x), (x.shape[0], *x.shape[2:], -1)
+        partial = torch.cat((_rows(self.pconv(x[:, :self.conv_channels])), rows[:, self.conv_channels:]), dim=1)
+        expand, project = self.conv1.weight.flatten(1).t(), self.conv2.weight.flatten(1).t()
+        if not self.folded:
+            hidden = F.linear(partial, expand.t(), self.conv1.bias)
+            hidden = _rows(self.act(self.norm(hidden.view(size).permute(0, 3, 1, 2))))
+        elif type(self.act) is nn.ReLU:
+            hidden = torch._addmm_activation(self.conv1.bias, partial, expand)
+        else:
+            hidden = self.act(torch.addmm(self.conv1.bias, partial, expand))
+        # A map that is not channels-last was copied into rows, which nobody else reads either.
+        owned = self.owns_input or rows.data_ptr() != x.data_ptr()
+        out = rows.addmm_(hidden, project) if owned else torch.addmm(rows, hidden, project)
         return out.view(size).permute(0, 3, 1, 2)
 
 

@@ -62,7 +62,8 @@ def to_deploy(model: nn.Module,
             MMDetection, with FasterNet or another backbone; on the device it
             will run on.
         inplace: Change the model itself instead of a copy. Defaults to False.
-        form: Form of the blocks, ``'matmul'``, ``'linear'`` or ``'conv'``.
+        form: Form of the blocks, ``'matmul'``, ``'linear'``, ``'conv'`` or
+            ``'gemm'``.
             Defaults to ``'auto'``, the fastest: see :func:`fastest_form`.
         dtype: float32, bfloat16 or float16. Defaults to float32.
         memory_format: ``torch.channels_last`` or ``torch.contiguous_format``.
@@ -141,27 +142,36 @@ def leave_training(model: nn.Module) -> None:
 
 
 def compiled_form(device: torch.device, dtype: torch.dtype) -> str:
-    """The form of :class:`DeployedBlock` that is fastest under ``torch.compile``.
+    """The form of :class:`DeployedBlock` that is fastest under ``torch.compile``: ``'linear'``, or ``'conv'``.
 
-    It is ``'linear'``, but for float32 on a GPU where convolutions may round
-    to TF32 and matrix products may not, as PyTorch's defaults have it: then it
-    is ``'conv'``.
+    It is the latter for float32 on a GPU where convolutions may round to TF32
+    and matrix products may not, as PyTorch's defaults have it.
     """
-    unequal = device.type == 'cuda' and dtype == torch.float32 and tf32() == (True, False)
-    return 'conv' if unequal else 'linear'
+    return 'conv' if _convolutions_have_more(device, dtype) else 'linear'
 
 
-@functools.cache
+def _convolutions_have_more(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a GPU's tensor cores are for convolutions only."""
+    return device.type == 'cuda' and dtype == torch.float32 and tf32() == (True, False)
+
+
 def fastest_form(device: torch.device, dtype: torch.dtype) -> str:
     """The form of :class:`DeployedBlock` that is fastest in eager mode on a device; compiled, ``'linear'`` is.
 
     On a CPU it is ``'matmul'``, unless the library behind matrix products is
     much slower there than the one behind convolutions, as MKL's float32 is on
     processors of other makers than its own: both are tried, on one pointwise
-    convolution of FasterNet-S. On a GPU it is ``'conv'``.
+    convolution of FasterNet-S. On a GPU it is ``'gemm'``, but for float32
+    where convolutions may round to TF32 and matrix products may not, as
+    PyTorch's defaults have it: then it is ``'conv'``.
     """
     if device.type != 'cpu':
-        return 'conv'
+        return 'conv' if _convolutions_have_more(device, dtype) else 'gemm'
+    return _fastest_on_cpu(dtype)
+
+
+@functools.cache
+def _fastest_on_cpu(dtype: torch.dtype) -> str:
     weight = torch.rand(512, 256, 1, 1, dtype=dtype)
     maps = torch.rand(1, 256, 28, 28, dtype=dtype).contiguous(memory_format=torch.channels_last)
     rows = maps.permute(0, 2, 3, 1).reshape(-1, 256)

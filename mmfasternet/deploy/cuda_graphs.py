@@ -2,7 +2,7 @@
 
 import functools
 from collections import OrderedDict
-from typing import Any, Callable, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, List, NamedTuple, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,28 @@ MAX_RECORDINGS = 32
 Size = Tuple[int, int]
 
 
+class GraphPool:
+    """Memory of graphs that run one after another: they share it, and read each other's outputs where they are."""
+
+    def __init__(self) -> None:
+        self.handle = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
+        self._owned: Set[int] = set()
+
+    def own(self, tree: Any) -> None:
+        """Take tensors for such as stay where they are."""
+        self._owned.update(x.data_ptr() for x in tensors_of(tree))
+
+    def disown(self, tree: Any) -> None:
+        """Take them for others again."""
+        self._owned.difference_update(x.data_ptr() for x in tensors_of(tree))
+
+    def owns(self, x: Tensor) -> bool:
+        """Whether a tensor stays where it is."""
+        return x.data_ptr() in self._owned
+
+
 class _Recording(NamedTuple):
-    inputs: Tuple[Tensor, ...]
+    inputs: List[Tensor]
     outputs: Any
     replay: Callable[[], None]
 
@@ -29,40 +49,37 @@ class Graph:
     next call for the same shapes overwrites.
 
     Args:
-        function: Called as ``function(*inputs, *kept)``.
-        pool: Of graphs that run one after another, the memory that they
-            share; see :func:`torch.cuda.graph_pool_handle`. Defaults to None,
-            memory of its own.
+        function: Takes and gives tensors, or lists and tuples of them.
+        pool: Its memory. Inputs that it owns are read where they are, others
+            are copied to where the graph reads them.
     """
 
-    def __init__(self, function: Callable[..., Any], pool: Any = None) -> None:
+    def __init__(self, function: Callable[..., Any], pool: GraphPool) -> None:
         self.function = function
         self.pool = pool
         self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
 
-    def __call__(self, *inputs: Tensor, kept: Sequence[Any] = ()) -> Any:
-        """Give the function's outputs.
-
-        Args:
-            inputs: Tensors, copied to where the graph reads them.
-            kept: Outputs of another graph, read where they are.
-        """
-        key = (tuple((x.shape, x.dtype, x.stride()) for x in inputs), tuple(x.data_ptr() for x in _tensors(kept)))
+    def __call__(self, *inputs: Any) -> Any:
+        """Give the function's outputs."""
+        given = tensors_of(inputs)
+        key = tuple((x.shape, x.dtype, x.stride(), x.data_ptr() if self.pool.owns(x) else None) for x in given)
         if key not in self._recordings:
             if len(self._recordings) >= MAX_RECORDINGS:
-                self._recordings.popitem(last=False)
-            self._recordings[key] = self._recorded(inputs, kept)
+                self.pool.disown(self._recordings.popitem(last=False)[1].outputs)
+            self._recordings[key] = self._recorded(inputs)
         recording = self._recordings[key]
-        for place, x in zip(recording.inputs, inputs):
-            place.copy_(x)
+        for place, x in zip(recording.inputs, given):
+            if place is not x:
+                place.copy_(x)
         recording.replay()
         return recording.outputs
 
-    def _recorded(self, inputs: Sequence[Tensor], kept: Sequence[Any]) -> _Recording:
-        places = tuple(x.clone() for x in inputs)
+    def _recorded(self, inputs: Any) -> _Recording:
+        places = _mapped(inputs, lambda x: x if self.pool.owns(x) else x.clone())
         with torch.no_grad():
-            outputs, replay = record(lambda: self.function(*places, *kept), self.pool)
-        return _Recording(places, outputs, replay)
+            outputs, replay = record(lambda: self.function(*places), self.pool.handle)
+        self.pool.own(outputs)
+        return _Recording(tensors_of(places), outputs, replay)
 
 
 def record(function: Callable[[], Any], pool: Any = None) -> Tuple[Any, Callable[[], None]]:
@@ -88,23 +105,22 @@ class GraphedCall:
     """Stands in a module's call, hooks and compilation included, and replays it.
 
     Args:
-        call: The module's own call, of one tensor, or of the maps that the
-            graph before gave.
-        pool: Memory to share.
+        call: The module's own call, of a tensor or a tuple of them.
+        pool: Memory of its graphs.
         sizes: Heights and widths that images are padded to before, with zeros
             on the right and below: the first one they fit in; larger ones
             stay as they are. Defaults to none.
     """
 
-    def __init__(self, call: Callable[..., Any], pool: Any, sizes: Sequence[Size] = ()) -> None:
+    def __init__(self, call: Callable[..., Any], pool: GraphPool, sizes: Sequence[Size] = ()) -> None:
         self.graph = Graph(call, pool)
         self.sizes = tuple(sizes)
 
     def __call__(self, x: Any) -> Any:
-        return self.graph(padded(x, self.sizes)) if isinstance(x, Tensor) else self.graph(kept=(x, ))
+        return self.graph(padded(x, self.sizes) if isinstance(x, Tensor) else x)
 
 
-def replay_calls(module: nn.Module, pool: Any, sizes: Sequence[Size] = ()) -> None:
+def replay_calls(module: nn.Module, pool: GraphPool, sizes: Sequence[Size] = ()) -> None:
     """Have a module's calls be replayed, in place; a copy of the module is without it."""
     call = module._compiled_call_impl or functools.partial(type(module)._call_impl, module)
     module._compiled_call_impl = GraphedCall(call, pool, sizes)
@@ -113,14 +129,23 @@ def replay_calls(module: nn.Module, pool: Any, sizes: Sequence[Size] = ()) -> No
 def padded(images: Tensor, sizes: Sequence[Size]) -> Tensor:
     """Images ``(N, C, H, W)``, padded to the first of some sizes that holds them."""
     height, width = images.shape[2:]
-    for size in sizes:
-        if height <= size[0] and width <= size[1]:
-            return images if size == (height, width) else F.pad(images, (0, size[1] - width, 0, size[0] - height))
-    return images
+    size = padded_size((height, width), sizes)
+    return images if size == (height, width) else F.pad(images, (0, size[1] - width, 0, size[0] - height))
 
 
-def _tensors(tree: Any) -> Sequence[Tensor]:
+def padded_size(size: Size, sizes: Sequence[Size]) -> Size:
+    """The first of some sizes that holds one; else that one itself."""
+    return next((other for other in sizes if size[0] <= other[0] and size[1] <= other[1]), size)
+
+
+def tensors_of(tree: Any) -> List[Tensor]:
+    """The tensors of nested lists and tuples."""
     if isinstance(tree, Tensor):
         return [tree]
-    return [x for item in tree for x in _tensors(item)] if isinstance(tree, (list, tuple)) else []
+    return [x for item in tree for x in tensors_of(item)] if isinstance(tree, (list, tuple)) else []
 
+
+def _mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        return function(tree)
+    return type(tree)(_mapped(item, function) for item in tree) if isinstance(tree, (list, tuple)) else tree

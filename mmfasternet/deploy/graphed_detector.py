@@ -1,40 +1,42 @@
-"""A whole detector by CUDA graphs: all that has a fixed size is recorded, non-maximum suppression stays between."""
+"""A whole detector by CUDA graphs, from normalisation to the masks in their boxes."""
 
 import copy
 import functools
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
-from mmcv.ops import batched_nms
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.layers import multiclass_nms
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.utils.misc import samplelist_boxtype2tensor
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmfasternet.deploy.compiling import networks
-from mmfasternet.deploy.cuda_graphs import Graph, Size, replay_calls
-from mmfasternet.deploy.paste import paste_masks
+from mmfasternet.deploy.cuda_graphs import Graph, GraphPool, Size, padded_size, replay_calls
+from mmfasternet.deploy.fixed_size import paste_masks, suppress
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.deploy.triton_kernels import TritonRoIExtractor
 
+#: Boxes of all classes that enter the last suppression, the likeliest first.
+CANDIDATES = 4096
 _EXTRACTORS = (DeployedRoIExtractor, TritonRoIExtractor)
-_NO_BOX = -1.  # score of a box without an area, which no score of an RPN is
+_LARGEST_SHIFT = 4.135166556742356  # log(1000 / 16), of a side: MMDetection's default
 
 
 def record_detector(model: nn.Module, sizes: Sequence[Size] = ()) -> None:
-    """Have a GPU replay a model's networks as CUDA graphs, in place.
+    """Have a GPU replay a model as CUDA graphs, in place.
 
     Of any model these are backbone, neck and dense head (or the head of a
-    classifier), or a bare backbone. Of a two-stage detector with MMDetection's
-    ``RPNHead``, ``StandardRoIHead`` and ``FCNMaskHead`` they are all but the
-    two steps of non-maximum suppression and the pasting of masks: the number
-    of boxes that come out of the first is filled up to its limit by boxes
-    whose scores are 0. The results are the same.
+    classifier), or a bare backbone; of a detector normalisation, too. A
+    two-stage detector with MMDetection's ``RPNHead``, ``StandardRoIHead``,
+    plain ``nms`` and, if it has masks, ``FCNMaskHead`` is replayed as a whole:
+    the CPU waits once, for the number of objects. Boxes are filled up to their
+    limits by some that don't count. The results are the same.
 
     A graph is recorded at the first call for each shape of a batch.
 
@@ -42,181 +44,264 @@ def record_detector(model: nn.Module, sizes: Sequence[Size] = ()) -> None:
         model: A model in inference form, on a GPU.
         sizes: Heights and widths that images are padded to. Defaults to none.
     """
-    pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
-    first, *others = networks(model)
-    replay_calls(first, pool, sizes)
-    whole = knows_proposals(model)
-    for part in others:
+    pool = GraphPool()
+    parts = networks(model)
+    whole = is_known(model)
+    for part in parts:
         if not (whole and part is model.rpn_head):
-            replay_calls(part, pool)
+            replay_calls(part, pool, sizes if part is parts[0] else ())
+    if is_known_preprocessor(getattr(model, 'data_preprocessor', None)):
+        model.data_preprocessor.forward = GraphedPreprocessor(model.data_preprocessor, pool, sizes)
     if whole:
-        model.rpn_head.predict = GraphedProposals(model.rpn_head, pool)
         head = model.roi_head
-        head.predict_bbox = GraphedBoxes(head, model.rpn_head.test_cfg.max_per_img, pool)
-        if knows_masks(head):
-            head.predict_mask = GraphedMasks(head, head.test_cfg.max_per_img, pool)
+        model.rpn_head.predict = GraphedProposals(model.rpn_head, pool)
+        head.predict_bbox = boxes = GraphedBoxes(head, model.rpn_head.test_cfg.max_per_img, pool)
+        if head.with_mask:
+            head.predict_mask = GraphedMasks(head, boxes, pool)
 
 
 def remove_recordings(model: nn.Module) -> None:
     """Take back what :func:`record_detector` did, in place, but for the calls of networks."""
-    for owner, name, kind in ((getattr(model, 'rpn_head', None), 'predict', GraphedProposals),
-                              (getattr(model, 'roi_head', None), 'predict_bbox', GraphedBoxes),
-                              (getattr(model, 'roi_head', None), 'predict_mask', GraphedMasks)):
-        if owner is not None and isinstance(owner.__dict__.get(name), (kind, functools.partial)):
-            del owner.__dict__[name]
+    for module in model.modules():
+        for name, value in list(module.__dict__.items()):
+            if isinstance(value, (_InPlaceOf, _Original)):
+                del module.__dict__[name]
 
 
-def knows_proposals(model: nn.Module) -> bool:
-    """Whether a detector's proposals and boxes are computed as here."""
-    if not isinstance(model, TwoStageDetector) or type(getattr(model, 'rpn_head', None)) is not RPNHead:
+def is_known(model: nn.Module) -> bool:
+    """Whether a detector is one that is replayed as a whole."""
+    rpn, head = getattr(model, 'rpn_head', None), getattr(model, 'roi_head', None)
+    if not isinstance(model, TwoStageDetector) or type(rpn) is not RPNHead or type(head) is not StandardRoIHead:
         return False
-    rpn, head = model.rpn_head, model.roi_head
-    box_head = getattr(head, 'bbox_head', None)
-    return (rpn.use_sigmoid_cls and _is_known(rpn.bbox_coder) and type(head) is StandardRoIHead
+    boxes = head.bbox_head
+    return (rpn.use_sigmoid_cls and _is_known_coder(rpn.bbox_coder) and _is_plain(rpn.test_cfg.nms)
             and isinstance(head.bbox_roi_extractor, _EXTRACTORS)
-            and type(box_head).predict_by_feat is BBoxHead.predict_by_feat
-            and type(box_head)._predict_by_feat_single is BBoxHead._predict_by_feat_single
-            and not box_head.custom_cls_channels and _is_known(box_head.bbox_coder) and box_head.with_reg
-            and head.test_cfg.score_thr >= 0)
+            and type(boxes).predict_by_feat is BBoxHead.predict_by_feat
+            and type(boxes)._predict_by_feat_single is BBoxHead._predict_by_feat_single
+            and boxes.with_reg and not boxes.custom_cls_channels and _is_known_coder(boxes.bbox_coder)
+            and _is_plain(head.test_cfg.nms) and head.test_cfg.score_thr >= 0 and head.test_cfg.max_per_img > 0
+            and (not head.with_mask or (type(head.mask_head) is FCNMaskHead and head.test_cfg.mask_thr_binary >= 0
+                                        and isinstance(head.mask_roi_extractor, _EXTRACTORS))))
 
 
-def knows_masks(head: nn.Module) -> bool:
-    """Whether an RoI head's masks are computed as here."""
-    return (head.with_mask and type(head.mask_head) is FCNMaskHead and head.test_cfg.mask_thr_binary >= 0
-            and isinstance(head.mask_roi_extractor, _EXTRACTORS))
+def is_known_preprocessor(module: Any) -> bool:
+    """Whether a preprocessor's normalisation is the one computed here."""
+    return type(module) is DetDataPreprocessor and module._enable_normalize and module.pad_value == 0
 
 
-def _is_known(coder: Any) -> bool:
+def _is_known_coder(coder: Any) -> bool:
     return type(coder) is DeltaXYWHBBoxCoder and not coder.add_ctr_clamp and not coder.use_box_type
 
 
+def _is_plain(nms: Dict[str, Any]) -> bool:
+    return nms.get('type', 'nms') == 'nms' and set(nms) <= {'type', 'iou_threshold', 'class_agnostic'}
+
+
+class _Original(functools.partial):
+    """A method of a module's class, as a copy of the module has it in the place of a graph."""
+
+
 class _InPlaceOf:
-    """Stands in the place of a method of a head; a copy of the head has its own method again."""
+    """Stands in the place of a method of a module; a copy of the module has its own method again."""
 
     method = ''
 
-    def __init__(self, head: nn.Module) -> None:
-        self.head = head
+    def __init__(self, module: nn.Module) -> None:
+        self.module: Any = module
+
+    @property
+    def original(self) -> Any:
+        """The method that it stands for."""
+        return functools.partial(getattr(type(self.module), self.method), self.module)
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> Any:
-        return functools.partial(getattr(type(self.head), self.method), copy.deepcopy(self.head, memo))
+        return _Original(getattr(type(self.module), self.method), copy.deepcopy(self.module, memo))
+
+
+class GraphedPreprocessor(_InPlaceOf):
+    """Stands in the place of a preprocessor's ``forward``: bytes go to the GPU, which normalises and pads them."""
+
+    method = 'forward'
+
+    def __init__(self, module: DetDataPreprocessor, pool: GraphPool, sizes: Sequence[Size]) -> None:
+        super().__init__(module)
+        self.pool = pool
+        self.sizes = sizes
+        self.normalise = Graph(self._normalised, pool)
+        self._places: Dict[Tuple[int, ...], Tensor] = {}
+
+    def __call__(self, data: Dict[str, Any], training: bool = False) -> Dict[str, Any]:
+        """Images ``(N, 3, H, W)`` and their samples, as MMDetection gives them."""
+        images, samples = data['inputs'], data.get('data_samples')
+        if training or not isinstance(images, (list, tuple)) or not samples or any(
+                x.dtype != torch.uint8 or len(x) != 3 for x in images):
+            return self.original(data, training)
+        samples = self.module.cast_data(samples)
+        divisor = self.module.pad_size_divisor
+        shapes = [tuple(-(-side // divisor) * divisor for side in x.shape[1:]) for x in images]
+        batch = tuple(map(max, zip(*shapes)))
+        for sample, shape in zip(samples, shapes):
+            sample.set_metainfo(dict(batch_input_shape=batch, pad_shape=shape))
+        if self.module.boxtype2tensor:
+            samplelist_boxtype2tensor(samples)
+        place = self._place((len(images), 3, *padded_size(batch, self.sizes)))
+        for own, x in zip(place, images):
+            own[:, :x.shape[1], :x.shape[2]].copy_(x, non_blocking=True)
+        limits = _constant(tuple(tuple(x.shape[1:]) for x in images), place.device)
+        return dict(inputs=self.normalise(place, limits), data_samples=samples)
+
+    def _place(self, shape: Tuple[int, ...]) -> Tensor:
+        if shape not in self._places:
+            self._places[shape] = torch.zeros(shape, dtype=torch.uint8, device=self.module.device)
+            self.pool.own(self._places[shape])
+        return self._places[shape]
+
+    def _normalised(self, images: Tensor, limits: Tensor) -> Tensor:
+        if self.module._channel_conversion:
+            images = images.flip(1)
+        images = (images.float() - self.module.mean) / self.module.std
+        rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
+        inside = (rows < limits[:, :1])[:, :, None] & (columns < limits[:, 1:])[:, None]
+        return torch.where(inside[:, None], images, 0.)
 
 
 class GraphedProposals(_InPlaceOf):
-    """Stands in the place of an RPN's ``predict``.
-
-    Boxes without an area, which MMDetection drops, come last and keep the
-    score -1.
-    """
+    """Stands in the place of an RPN's ``predict``; gives as many boxes as its limit, of which so many count."""
 
     method = 'predict'
 
-    def __init__(self, head: RPNHead, pool: Any) -> None:
-        super().__init__(head)
-        self.networks = Graph(self._candidates, pool)
+    def __init__(self, module: RPNHead, pool: GraphPool) -> None:
+        super().__init__(module)
+        self.propose = Graph(self._proposals, pool)
         self._anchors: Dict[Any, List[Tensor]] = {}
 
     def __call__(self, x: Sequence[Tensor], batch_data_samples: Sequence[Any],
-                 rescale: bool = False) -> List[InstanceData]:
-        """Proposals of each image, in its own pixels."""
-        bounds = bounds_of([sample.metainfo for sample in batch_data_samples], x[0].device)
-        boxes, scores, levels = self.networks(bounds, kept=(tuple(x), ))
-        return [self._select(*each, levels) for each in zip(boxes, scores)]
+                 rescale: bool = False) -> Tuple[Tensor, Tensor, Tensor]:
+        """Proposals ``(N, limit, 4)`` in pixels of their images, scores ``(N, limit)``, and numbers ``(N, )``."""
+        return self.propose(tuple(x), bounds_of([sample.metainfo for sample in batch_data_samples], x[0].device))
 
-    def _select(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> InstanceData:
-        cfg = self.head.test_cfg
-        chosen, keep = batched_nms(boxes, scores, levels, cfg.nms)
-        keep, chosen = keep[:cfg.max_per_img], chosen[:cfg.max_per_img]
-        return InstanceData(bboxes=boxes[keep], scores=chosen[:, 4], labels=torch.zeros_like(keep))
+    def _proposals(self, maps: Sequence[Tensor], bounds: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        cfg = self.module.test_cfg
+        boxes, scores, levels = self._candidates(maps, bounds)
+        sides = boxes[..., 2:] - boxes[..., :2]
+        smallest = cfg.get('min_bbox_size', -1)
+        valid = (sides > smallest).all(2) if smallest >= 0 else torch.ones_like(levels, dtype=torch.bool)
+        groups = torch.zeros_like(levels) if cfg.nms.get('class_agnostic') else levels
+        kept, numbers = suppress(boxes, groups, valid, cfg.nms.iou_threshold, cfg.max_per_img)
+        return _taken(boxes, kept), scores.gather(1, kept), numbers
 
-    def _candidates(self, bounds: Tensor, maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor, Tensor]:
-        """The likeliest boxes of all levels: ``(N, K, 4)``, their scores ``(N, K)`` and levels ``(K, )``."""
-        cfg, found = self.head.test_cfg, []
-        for level, (scores, deltas, anchors) in enumerate(zip(*self.head(maps), self._anchors_for(maps))):
+    def _candidates(self, maps: Sequence[Tensor], bounds: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """The likeliest boxes of all levels: ``(N, K, 4)``, their scores and levels ``(N, K)``, the likeliest first."""
+        limit, found = self.module.test_cfg.get('nms_pre', -1), []
+        for level, (scores, deltas, anchors) in enumerate(zip(*self.module(maps), self._anchors_for(maps))):
             scores = scores.permute(0, 2, 3, 1).flatten(1)
             deltas = deltas.permute(0, 2, 3, 1).reshape(len(deltas), -1, 4)
             anchors = anchors.expand(len(deltas), -1, -1)
-            if 0 < cfg.get('nms_pre', -1) < scores.shape[1]:
-                scores, index = scores.topk(cfg.nms_pre)
-                index = index[:, :, None].expand(-1, -1, 4)
-                deltas, anchors = deltas.gather(1, index), anchors.gather(1, index)
-            found.append((anchors, deltas, scores, torch.full_like(scores[0], level, dtype=torch.long)))
-        anchors, deltas, scores = (torch.cat(kind, dim=1) for kind in list(zip(*found))[:3])
-        boxes = decode(self.head.bbox_coder, anchors, deltas, bounds[:, None])
-        sides = boxes[..., 2:] - boxes[..., :2]
-        smallest = cfg.get('min_bbox_size', -1)
-        scores = scores.sigmoid()
-        if smallest >= 0:
-            scores = scores.masked_fill((sides <= smallest).any(2), _NO_BOX)
-        return boxes, scores, torch.cat([each[3] for each in found])
+            if 0 < limit < scores.shape[1]:
+                scores, places = scores.topk(limit)
+                deltas, anchors = _taken(deltas, places), _taken(anchors, places)
+            found.append((scores, torch.full_like(scores, level, dtype=torch.long), deltas, anchors))
+        scores, levels, deltas, anchors = (torch.cat(kind, dim=1) for kind in zip(*found))
+        boxes = decode(self.module.bbox_coder, anchors, deltas, bounds[:, None])
+        scores, places = scores.sigmoid().sort(1, descending=True)
+        return _taken(boxes, places), scores, levels.gather(1, places)
 
     def _anchors_for(self, maps: Sequence[Tensor]) -> List[Tensor]:
         """Anchors of each level; kept, since making them waits for the GPU."""
         sizes = tuple(tuple(x.shape[2:]) for x in maps)
         if sizes not in self._anchors:
-            self._anchors[sizes] = self.head.prior_generator.grid_priors(
+            self._anchors[sizes] = self.module.prior_generator.grid_priors(
                 sizes, dtype=torch.float32, device=maps[0].device)
         return self._anchors[sizes]
 
 
 class GraphedBoxes(_InPlaceOf):
-    """Stands in the place of an RoI head's ``predict_bbox``; takes what :class:`GraphedProposals` gives."""
+    """Stands in the place of an RoI head's ``predict_bbox``; takes what :class:`GraphedProposals` gives.
+
+    Of a detector with masks it gives as many objects as its limit, for
+    :class:`GraphedMasks`.
+    """
 
     method = 'predict_bbox'
 
-    def __init__(self, head: StandardRoIHead, limit: int, pool: Any) -> None:
-        super().__init__(head)
+    def __init__(self, module: StandardRoIHead, limit: int, pool: GraphPool) -> None:
+        super().__init__(module)
         self.limit = limit
-        self.networks = Graph(self._classified, pool)
+        self.find = Graph(self._objects, pool)
 
-    def __call__(self, x: Sequence[Tensor], batch_img_metas: Sequence[Dict[str, Any]],
-                 rpn_results_list: Sequence[InstanceData], rcnn_test_cfg: Any,
-                 rescale: bool = False) -> List[InstanceData]:
+    def __call__(self, x: Sequence[Tensor], batch_img_metas: Sequence[Dict[str, Any]], rpn_results_list: Any,
+                 rcnn_test_cfg: Any, rescale: bool = False) -> Any:
         """Objects of each image, in pixels of the input, or with ``rescale`` of the image as it was."""
-        bounds = bounds_of(batch_img_metas, x[0].device)
-        rois = filled_rois([each.bboxes for each in rpn_results_list], self.limit)
-        valid = torch.cat([_filled(each.scores >= 0, self.limit) for each in rpn_results_list])
-        boxes, scores = self.networks(rois, valid, bounds, kept=(tuple(x), ))
-        return [self.select(*each, meta, rcnn_test_cfg, rescale)
-                for *each, meta in zip(boxes, scores, batch_img_metas)]
+        if isinstance(rpn_results_list, list):  # proposals that came with the data
+            return self.original(x, batch_img_metas, rpn_results_list, rcnn_test_cfg, rescale)
+        boxes, _, numbers = rpn_results_list
+        found = (*self.find(tuple(x), boxes, numbers, bounds_of(batch_img_metas, x[0].device)), rpn_results_list)
+        if self.module.with_mask:
+            return found
+        scales = [_scale(meta, boxes.device) if rescale else None for meta in batch_img_metas]
+        return self.select(found, scales) or self.again(x, batch_img_metas, found, rescale)
 
-    def select(self, boxes: Tensor, scores: Tensor, meta: Dict[str, Any], cfg: Any, rescale: bool) -> InstanceData:
-        """Objects of an image after non-maximum suppression, by MMDetection."""
-        if rescale:
-            boxes = boxes / _scale(meta, boxes.device).repeat(boxes.shape[1] // 4)
-        chosen, labels = multiclass_nms(boxes, scores, cfg.score_thr, cfg.nms, cfg.max_per_img)
-        return InstanceData(bboxes=chosen[:, :4], scores=chosen[:, 4], labels=labels)
+    def select(self, found: Tuple[Any, ...], scales: Sequence[Optional[Tensor]]) -> List[InstanceData]:
+        """The objects that count, after the CPU has waited for their numbers; none if less likely ones may count."""
+        boxes, scores, labels, numbers, complete, _ = found
+        counts, all_there = torch.stack((numbers, complete.long())).tolist()
+        return [InstanceData(bboxes=own[:n].clone() if scale is None else own[:n] / scale, scores=score[:n].clone(),
+                             labels=label[:n].clone())
+                for own, score, label, n, scale in zip(boxes, scores, labels, counts, scales)] if all(all_there) else []
 
-    def _classified(self, rois: Tensor, valid: Tensor, bounds: Tensor,
-                    maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """Boxes ``(N, limit, 4 C)``, or ``(N, limit, 4)`` for all classes, and scores ``(N, limit, C + 1)``."""
-        found = self.head._bbox_forward(maps, rois)
-        scores = found['cls_score'].softmax(1) * valid[:, None]
-        deltas = found['bbox_pred'].unflatten(1, (-1, 4))
-        bounds = bounds.repeat_interleave(self.limit, dim=0)[:, None]
-        boxes = decode(self.head.bbox_head.bbox_coder, rois[:, None, 1:], deltas, bounds)
-        return (boxes.flatten(1).unflatten(0, (-1, self.limit)), scores.unflatten(0, (-1, self.limit)))
+    def again(self, x: Sequence[Tensor], metas: Sequence[Dict[str, Any]], found: Tuple[Any, ...],
+              rescale: bool) -> List[InstanceData]:
+        """The objects by MMDetection, which looks at all candidates."""
+        boxes, scores, numbers = found[-1]
+        proposals = [InstanceData(bboxes=own[:n], scores=score[:n])
+                     for own, score, n in zip(boxes, scores, numbers.tolist())]
+        return self.original(x, metas, proposals, self.module.test_cfg, rescale=rescale)
+
+    def _objects(self, maps: Sequence[Tensor], proposals: Tensor, proposed: Tensor,
+                 bounds: Tensor) -> Tuple[Tensor, ...]:
+        """Boxes ``(N, limit, 4)``, scores, labels, their number, and whether no other could be among them."""
+        cfg, head = self.module.test_cfg, self.module.bbox_head
+        found = self.module._bbox_forward(maps, rois_of(proposals))
+        counts = torch.arange(self.limit, device=proposed.device) < proposed[:, None]
+        scores = found['cls_score'].softmax(1)[:, :-1].unflatten(0, (-1, self.limit)) * counts[:, :, None]
+        classes = scores.shape[2]
+        scores, places = scores.flatten(1).topk(min(CANDIDATES, self.limit * classes))
+        labels = places % classes
+        deltas = found['bbox_pred'].unflatten(0, (-1, self.limit)).reshape(len(scores), -1, 4)
+        deltas = _taken(deltas, places // classes if head.reg_class_agnostic else places)
+        boxes = decode(head.bbox_coder, _taken(proposals, places // classes), deltas, bounds[:, None])
+        valid = scores > cfg.score_thr
+        groups = torch.zeros_like(labels) if cfg.nms.get('class_agnostic') else labels
+        kept, numbers = suppress(boxes, groups, valid, cfg.nms.iou_threshold, cfg.max_per_img)
+        complete = ~valid[:, -1] | (numbers == cfg.max_per_img)
+        if scores.shape[1] == self.limit * classes:
+            complete = torch.ones_like(complete)
+        return _taken(boxes, kept), scores.gather(1, kept), labels.gather(1, kept), numbers, complete
 
 
 class GraphedMasks(_InPlaceOf):
-    """Stands in the place of an RoI head's ``predict_mask``."""
+    """Stands in the place of an RoI head's ``predict_mask``; takes what :class:`GraphedBoxes` gives."""
 
     method = 'predict_mask'
 
-    def __init__(self, head: StandardRoIHead, limit: int, pool: Any) -> None:
-        super().__init__(head)
-        self.limit = limit
-        self.networks = Graph(self._probabilities, pool)
+    def __init__(self, module: StandardRoIHead, boxes: GraphedBoxes, pool: GraphPool) -> None:
+        super().__init__(module)
+        self.boxes = boxes
+        self.predict = Graph(self._probabilities, pool)
 
-    def __call__(self, x: Sequence[Tensor], batch_img_metas: Sequence[Dict[str, Any]],
-                 results_list: List[InstanceData], rescale: bool = False) -> List[InstanceData]:
+    def __call__(self, x: Sequence[Tensor], batch_img_metas: Sequence[Dict[str, Any]], results_list: Any,
+                 rescale: bool = False) -> List[InstanceData]:
         """The objects with their masks; their boxes in pixels of the image as it was with ``rescale``."""
-        rois = filled_rois([each.bboxes for each in results_list], self.limit)
-        labels = torch.cat([_filled(each.labels, self.limit) for each in results_list])
-        probabilities = self.networks(rois, labels, kept=(tuple(x), ))
-        for each, meta, own in zip(results_list, batch_img_metas, probabilities.split(self.limit)):
+        if isinstance(results_list, list):
+            return self.original(x, batch_img_metas, results_list, rescale)
+        probabilities = self.predict(tuple(x), results_list[0], results_list[2])
+        results = self.boxes.select(results_list, [None] * len(batch_img_metas))
+        if not results:
+            results = self.boxes.again(x, batch_img_metas, results_list, False)
+            return self.original(x, batch_img_metas, results, rescale)
+        for each, own, meta in zip(results, probabilities, batch_img_metas):
             self.paste(each, own, meta, rescale)
-        return results_list
+        return results
 
     def paste(self, results: InstanceData, probabilities: Tensor, meta: Dict[str, Any], rescale: bool) -> None:
         """Add an image's masks to its objects."""
@@ -226,13 +311,14 @@ class GraphedMasks(_InPlaceOf):
         else:
             height, width = (round(side * scale) for side, scale in zip((height, width), meta['scale_factor'][1::-1]))
         results.masks = paste_masks(probabilities[:len(results.bboxes)], results.bboxes, height, width,
-                                    self.head.test_cfg.mask_thr_binary)
+                                    self.module.test_cfg.mask_thr_binary)
 
-    def _probabilities(self, rois: Tensor, labels: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        masks = self.head._mask_forward(maps, rois)['mask_preds'].sigmoid()
-        if masks.shape[1] == 1:  # one for all classes
-            return masks[:, 0]
-        return masks.gather(1, labels[:, None, None, None].expand(-1, -1, *masks.shape[2:]))[:, 0]
+    def _probabilities(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
+        """Masks in the boxes, ``(N, limit, h, w)``."""
+        masks = self.module._mask_forward(maps, rois_of(boxes))['mask_preds']
+        if masks.shape[1] > 1:
+            masks = masks.gather(1, labels.flatten()[:, None, None, None].expand(-1, -1, *masks.shape[2:]))
+        return masks[:, 0].sigmoid().unflatten(0, boxes.shape[:2])
 
 
 def decode(coder: DeltaXYWHBBoxCoder, boxes: Tensor, deltas: Tensor, bounds: Tensor) -> Tensor:
@@ -246,31 +332,24 @@ def decode(coder: DeltaXYWHBBoxCoder, boxes: Tensor, deltas: Tensor, bounds: Ten
         bounds: ``(..., 4)``: the largest of each coordinate.
     """
     mean, std = coder.means, coder.stds
-    limit = 4.135166556742356  # log(1000 / 16), MMDetection's default
-    centre = (boxes[..., :2] + boxes[..., 2:]) * 0.5
-    sides = boxes[..., 2:] - boxes[..., :2]
     dx, dy, dw, dh = (deltas[..., i] * std[i] + mean[i] if (mean[i], std[i]) != (0., 1.) else deltas[..., i]
                       for i in range(4))
-    centre = centre + sides * torch.stack((dx, dy), dim=-1)
-    half = sides * torch.stack((dw, dh), dim=-1).clamp(-limit, limit).exp() * 0.5
+    sides = boxes[..., 2:] - boxes[..., :2]
+    centre = (boxes[..., :2] + boxes[..., 2:]) * 0.5 + sides * torch.stack((dx, dy), dim=-1)
+    half = sides * torch.stack((dw, dh), dim=-1).clamp(-_LARGEST_SHIFT, _LARGEST_SHIFT).exp() * 0.5
     decoded = torch.cat((centre - half, centre + half), dim=-1)
     return torch.minimum(decoded.clamp(min=0), bounds) if coder.clip_border else decoded
 
 
-def filled_rois(boxes: Sequence[Tensor], limit: int) -> Tensor:
-    """Boxes of each image ``(R, 4)`` as RoIs ``(N * limit, 5)``, filled up with zeros."""
-    rois = boxes[0].new_zeros(len(boxes), limit, 5)
-    for index, each in enumerate(boxes):
-        rois[index, :len(each), 1:] = each
-        if index:
-            rois[index, :, 0] = index
-    return rois.flatten(0, 1)
+def rois_of(boxes: Tensor) -> Tensor:
+    """Boxes ``(N, R, 4)`` as RoIs ``(N * R, 5)``, each with the index of its image."""
+    images = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+    return torch.cat((images[:, None, None].expand(-1, boxes.shape[1], 1), boxes), dim=2).flatten(0, 1)
 
 
-def _filled(values: Tensor, limit: int) -> Tensor:
-    filled = values.new_zeros(limit)
-    filled[:len(values)] = values
-    return filled
+def _taken(values: Tensor, places: Tensor) -> Tensor:
+    """Of values ``(N, K, 4)`` those at places ``(N, R)``."""
+    return values.gather(1, places[:, :, None].expand(-1, -1, values.shape[2]))
 
 
 def bounds_of(metas: Sequence[Dict[str, Any]], device: torch.device) -> Tensor:

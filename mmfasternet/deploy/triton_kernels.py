@@ -1,4 +1,4 @@
-"""RoIAlign and the pasting of masks on a GPU, each as one kernel of Triton's."""
+"""RoIAlign, the pasting of masks and non-maximum suppression on a GPU, by kernels of Triton's."""
 
 from typing import Optional, Sequence, Tuple
 
@@ -16,7 +16,9 @@ except ImportError:  # not on every system
 
 MAX_LEVELS = 5
 _OLDEST = (7, 0)  # compute capability that Triton compiles for
-_PIXELS = 1024  # of a mask's row, in one program
+_BITS = 64  # of the words that say which boxes overlap
+_ROWS, _COLUMNS = 4, 128  # of a part of an image that is pasted at once
+_STRIPS = 8  # such parts, one below the other, in one program
 
 
 def available(device: torch.device) -> bool:
@@ -26,16 +28,17 @@ def available(device: torch.device) -> bool:
 
 if triton is not None:
 
-    @triton.jit(do_not_specialize=['h0', 'w0', 'h1', 'w1', 'h2', 'w2', 'h3', 'w3', 'h4', 'w4'])
+    @triton.jit(do_not_specialize=['h0', 'w0', 'h1', 'w1', 'h2', 'w2', 'h3', 'w3', 'h4', 'w4', 'images',
+                                  'num_levels'])
     def _roi_align_kernel(map0, map1, map2, map3, map4, h0, w0, h1, w1, h2, w2, h3, w3, h4, w4, s0, s1, s2, s3, s4,
-                          rois, levels, out, channels, OUT_H: tl.constexpr, OUT_W: tl.constexpr,
+                          rois, levels, out, images, num_levels, channels, OUT_H: tl.constexpr, OUT_W: tl.constexpr,
                           SAMPLES: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
         """One bin of a RoI, for a block of channels."""
         pid = tl.program_id(0)
         roi = pid // (OUT_H * OUT_W)
         row = (pid % (OUT_H * OUT_W)) // OUT_W
         column = pid % OUT_W
-        level = tl.load(levels + roi)
+        level = tl.minimum(tl.maximum(tl.load(levels + roi), 0), num_levels - 1)
         source, height, width, scale = map0, h0, w0, s0
         if level == 1:
             source, height, width, scale = map1, h1, w1, s1
@@ -51,7 +54,8 @@ if triton is not None:
         x2 = tl.load(rois + roi * 5 + 3)
         y2 = tl.load(rois + roi * 5 + 4)
         # The sum is no number, or infinite, if one of them is.
-        usable = tl.abs(x1) + tl.abs(y1) + tl.abs(x2) + tl.abs(y2) < 1e8
+        usable = (tl.abs(x1) + tl.abs(y1) + tl.abs(x2) + tl.abs(y2) < 1e8) & (image >= 0.) & (image < images)
+        image = tl.where(usable, image, 0.)
         x1 = tl.where(usable, x1, 0.)
         y1 = tl.where(usable, y1, 0.)
         x2 = tl.where(usable, x2, 0.)
@@ -64,8 +68,9 @@ if triton is not None:
         if not ALIGNED:
             roi_w = tl.maximum(roi_w, 1.)
             roi_h = tl.maximum(roi_h, 1.)
-        bin_w = roi_w / OUT_W
-        bin_h = roi_h / OUT_H
+        # The operator / is a product with the reciprocal, which can round 42 / 7 up: one more sample than mmcv takes.
+        bin_w = tl.div_rn(roi_w, OUT_W * 1.)
+        bin_h = tl.div_rn(roi_h, OUT_H * 1.)
         if SAMPLES > 0:
             grid_w = SAMPLES + 0 * height
             grid_h = SAMPLES + 0 * height
@@ -78,71 +83,161 @@ if triton is not None:
         inside = offsets < channels
         total = tl.zeros((BLOCK, ), dtype=tl.float32)
         for iy in range(0, grid_h):
-            y = y1 + row * bin_h + (iy + 0.5) * bin_h / grid_h
-            reads_y = usable & (y >= -1.) & (y <= height)
-            y = tl.minimum(tl.maximum(y, 0.), height - 1.)
-            y_low = y.to(tl.int32)
-            y_high = tl.minimum(y_low + 1, height - 1)
-            ly = y - y_low
-            low_row = (start + y_low.to(tl.int64) * width) * channels
-            high_row = (start + y_high.to(tl.int64) * width) * channels
-            for ix in range(0, grid_w):
-                x = x1 + column * bin_w + (ix + 0.5) * bin_w / grid_w
-                reads = reads_y & (x >= -1.) & (x <= width)
-                x = tl.minimum(tl.maximum(x, 0.), width - 1.)
-                x_low = x.to(tl.int32)
-                x_high = tl.minimum(x_low + 1, width - 1)
-                lx = x - x_low
-                if reads:
-                    a = tl.load(source + low_row + x_low * channels + offsets, mask=inside, other=0.).to(tl.float32)
-                    b = tl.load(source + low_row + x_high * channels + offsets, mask=inside, other=0.).to(tl.float32)
-                    c = tl.load(source + high_row + x_low * channels + offsets, mask=inside, other=0.).to(tl.float32)
-                    d = tl.load(source + high_row + x_high * channels + offsets, mask=inside, other=0.).to(tl.float32)
-                    total += (1 - ly) * ((1 - lx) * a + lx * b) + ly * ((1 - lx) * c + lx * d)
+            y = y1 + row * bin_h + tl.div_rn((iy + 0.5) * bin_h, grid_h.to(tl.float32))
+            if usable & (y >= -1.) & (y <= height):
+                y = tl.minimum(tl.maximum(y, 0.), height - 1.)
+                y_low = y.to(tl.int32)
+                y_high = tl.minimum(y_low + 1, height - 1)
+                ly = y - y_low
+                low_row = (start + y_low.to(tl.int64) * width) * channels
+                high_row = (start + y_high.to(tl.int64) * width) * channels
+                for ix in range(0, grid_w):
+                    x = x1 + column * bin_w + tl.div_rn((ix + 0.5) * bin_w, grid_w.to(tl.float32))
+                    if (x >= -1.) & (x <= width):
+                        x = tl.minimum(tl.maximum(x, 0.), width - 1.)
+                        x_low = x.to(tl.int32)
+                        x_high = tl.minimum(x_low + 1, width - 1)
+                        lx = x - x_low
+                        left = source + x_low.to(tl.int64) * channels + offsets
+                        right = source + x_high.to(tl.int64) * channels + offsets
+                        a = tl.load(left + low_row, mask=inside, other=0.).to(tl.float32)
+                        b = tl.load(right + low_row, mask=inside, other=0.).to(tl.float32)
+                        c = tl.load(left + high_row, mask=inside, other=0.).to(tl.float32)
+                        d = tl.load(right + high_row, mask=inside, other=0.).to(tl.float32)
+                        total += (1 - ly) * ((1 - lx) * a + lx * b) + ly * ((1 - lx) * c + lx * d)
         target = out + pid.to(tl.int64) * channels + offsets
         tl.store(target, (total / count).to(out.dtype.element_ty), mask=inside)
 
-    @triton.jit(do_not_specialize=['height', 'width'])
-    def _paste_kernel(masks, boxes, out, height, width, mask_h, mask_w, threshold, BLOCK: tl.constexpr):
-        """A part of a row of an image, for one mask."""
-        row = tl.program_id(0)
-        box = row // height
-        y = row % height
-        x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    @triton.jit
+    def _place_in_mask(pixels, low, high, size):
+        """Where the centres of pixels lie in a mask of ``size`` from ``low`` to ``high``, as grid_sample has it."""
+        place = tl.div_rn(pixels + 0.5 - low, high - low) * 2 - 1
+        place = tl.where(tl.abs(place) == float('inf'), 0., place)
+        return ((place + 1) * size - 1) * 0.5
+
+    @triton.jit(do_not_specialize=['height', 'tiles_y', 'tiles_x'])
+    def _paste_kernel(masks, boxes, out, height, width, mask_h, mask_w, tiles_y, tiles_x, threshold,
+                      STRIPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+        """A rectangle of an image, in strips, for one mask."""
+        pid = tl.program_id(0)
+        box = pid // (tiles_y * tiles_x)
+        top = (pid // tiles_x) % tiles_y * (STRIPS * ROWS)
+        first = (pid % tiles_x) * COLUMNS
         x0 = tl.load(boxes + box * 4)
         y0 = tl.load(boxes + box * 4 + 1)
         x1 = tl.load(boxes + box * 4 + 2)
         y1 = tl.load(boxes + box * 4 + 3)
-        gy = (y + 0.5 - y0) / (y1 - y0) * 2 - 1
-        gx = (x + 0.5 - x0) / (x1 - x0) * 2 - 1
-        gy = tl.where(tl.abs(gy) == float('inf'), 0., gy)
-        gx = tl.where(tl.abs(gx) == float('inf'), 0., gx)
-        sy = ((gy + 1) * mask_h - 1) / 2
-        sx = ((gx + 1) * mask_w - 1) / 2
-        # What lies outside weighs nothing, as does what is no number.
-        reads_y = (sy > -1.) & (sy < mask_h)
+        # Places rise or fall all along a row or column, so its ends tell that it lies outside. Where they are infinite
+        # they were set into the mask, and NaN compares as inside: such rows are computed.
+        start = _place_in_mask(first, x0, x1, mask_w)
+        end = _place_in_mask(first + COLUMNS - 1, x0, x1, mask_w)
+        outside_x = ((start <= -1.) & (end <= -1.)) | ((start >= mask_w) & (end >= mask_w))
+        x = first + tl.arange(0, COLUMNS)
+        sx = _place_in_mask(x, x0, x1, mask_w)
         reads_x = (sx > -1.) & (sx < mask_w)
-        sy = tl.where(reads_y, sy, 0.)
+        number_x = sx == sx
         sx = tl.where(reads_x, sx, 0.)
-        low_y = tl.floor(sy)
-        low_x = tl.floor(sx)
-        iy = low_y.to(tl.int32)
-        ix = low_x.to(tl.int32)
-        upper = tl.where(reads_y & (iy >= 0), 1 - (sy - low_y), 0.)
-        lower = tl.where(reads_y & (iy + 1 < mask_h), sy - low_y, 0.)
-        left = tl.where(reads_x & (ix >= 0), 1 - (sx - low_x), 0.)
-        right = tl.where(reads_x & (ix + 1 < mask_w), sx - low_x, 0.)
+        ix = tl.floor(sx).to(tl.int32)
+        right = sx - ix
+        left = (ix + 1) - sx
+        has_left = reads_x & (ix >= 0)
+        has_right = reads_x & (ix + 1 < mask_w)
         source = masks + box.to(tl.int64) * mask_h * mask_w
-        first = source + tl.maximum(iy, 0) * mask_w
-        second = source + tl.minimum(iy + 1, mask_h - 1) * mask_w
-        ix_low = tl.maximum(ix, 0)
-        ix_high = tl.minimum(ix + 1, mask_w - 1)
-        value = upper * (left * tl.load(first + ix_low).to(tl.float32)
-                         + right * tl.load(first + ix_high).to(tl.float32))
-        value += lower * (left * tl.load(second + ix_low).to(tl.float32)
-                          + right * tl.load(second + ix_high).to(tl.float32))
-        target = out + row.to(tl.int64) * width + x
-        tl.store(target, (value >= threshold).to(tl.uint8), mask=x < width)
+        for strip in range(0, STRIPS):
+            first_row = top + strip * ROWS
+            start = _place_in_mask(first_row, y0, y1, mask_h)
+            end = _place_in_mask(first_row + ROWS - 1, y0, y1, mask_h)
+            outside_y = ((start <= -1.) & (end <= -1.)) | ((start >= mask_h) & (end >= mask_h))
+            y = first_row + tl.arange(0, ROWS)
+            target = out + (box.to(tl.int64) * height + y)[:, None] * width + x[None, :]
+            stored = (y < height)[:, None] & (x < width)[None, :]
+            if (outside_x | outside_y) & (threshold > 0.):
+                tl.store(target, tl.zeros((ROWS, COLUMNS), dtype=tl.uint8), mask=stored)
+            else:
+                sy = _place_in_mask(y, y0, y1, mask_h)
+                reads_y = (sy > -1.) & (sy < mask_h)
+                number = (sy == sy)[:, None] & number_x[None, :]
+                sy = tl.where(reads_y, sy, 0.)
+                iy = tl.floor(sy).to(tl.int32)
+                lower = (sy - iy)[:, None]
+                upper = ((iy + 1) - sy)[:, None]
+                has_upper = (reads_y & (iy >= 0))[:, None] & stored
+                has_lower = (reads_y & (iy + 1 < mask_h))[:, None] & stored
+                corner = source + (iy * mask_w)[:, None] + ix[None, :]
+                a = tl.load(corner, mask=has_upper & has_left[None, :], other=0.).to(tl.float32)
+                b = tl.load(corner + 1, mask=has_upper & has_right[None, :], other=0.).to(tl.float32)
+                c = tl.load(corner + mask_w, mask=has_lower & has_left[None, :], other=0.).to(tl.float32)
+                d = tl.load(corner + mask_w + 1, mask=has_lower & has_right[None, :], other=0.).to(tl.float32)
+                value = a * (left[None, :] * upper) + b * (right[None, :] * upper)
+                value = value + c * (left[None, :] * lower) + d * (right[None, :] * lower)
+                tl.store(target, ((value >= threshold) & number).to(tl.uint8), mask=stored)
+
+    @triton.jit
+    def _either(a, b):
+        return a | b
+
+    @triton.jit(do_not_specialize=['count', 'words'])
+    def _overlap_kernel(boxes, groups, overlaps, count, words, threshold, BLOCK: tl.constexpr):
+        """Which of 64 boxes overlap which of 64 later ones, a bit for each."""
+        if tl.program_id(2) >= tl.program_id(1):
+            image = tl.program_id(0).to(tl.int64)
+            rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+            columns = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+            row = boxes + (image * count + rows) * 4
+            column = boxes + (image * count + columns) * 4
+            has_row = rows < count
+            has_column = columns < count
+            ax0 = tl.load(row, mask=has_row, other=0.)[:, None]
+            ay0 = tl.load(row + 1, mask=has_row, other=0.)[:, None]
+            ax1 = tl.load(row + 2, mask=has_row, other=0.)[:, None]
+            ay1 = tl.load(row + 3, mask=has_row, other=0.)[:, None]
+            bx0 = tl.load(column, mask=has_column, other=0.)[None, :]
+            by0 = tl.load(column + 1, mask=has_column, other=0.)[None, :]
+            bx1 = tl.load(column + 2, mask=has_column, other=0.)[None, :]
+            by1 = tl.load(column + 3, mask=has_column, other=0.)[None, :]
+            a_group = tl.load(groups + image * count + rows, mask=has_row, other=-1)[:, None]
+            b_group = tl.load(groups + image * count + columns, mask=has_column, other=-2)[None, :]
+            width = tl.maximum(tl.minimum(ax1, bx1) - tl.maximum(ax0, bx0), 0.)
+            height = tl.maximum(tl.minimum(ay1, by1) - tl.maximum(ay0, by0), 0.)
+            common = width * height
+            union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - common
+            over = (common > threshold * union) & (a_group == b_group) & (rows[:, None] < columns[None, :])
+            bits = tl.where(over, 1, 0).to(tl.int64) << tl.arange(0, BLOCK).to(tl.int64)[None, :]
+            tl.store(overlaps + (image * count + rows) * words + tl.program_id(2), tl.sum(bits, axis=1), mask=has_row)
+
+    @triton.jit(do_not_specialize=['count', 'words', 'limit'])
+    def _keep_kernel(overlaps, valid, kept, numbers, count, words, limit, BLOCK: tl.constexpr, WORDS: tl.constexpr):
+        """Keeps the first boxes of an image that no kept one before them overlaps, 64 at a time."""
+        image = tl.program_id(0).to(tl.int64)
+        places = tl.arange(0, BLOCK)
+        each = tl.arange(0, WORDS)
+        removed = tl.zeros((WORDS, ), dtype=tl.int64)
+        total = 0 * count
+        block = 0 * count
+        while (block < words) & (total < limit):
+            rows = block * BLOCK + places
+            has_row = rows < count
+            own = tl.load(overlaps + (image * count + rows) * words + block, mask=has_row, other=0)
+            gone = tl.sum(tl.where(each == block, removed, 0), axis=0)
+            free = tl.load(valid + image * count + rows, mask=has_row, other=0) != 0
+            free = tl.where(((gone >> places.to(tl.int64)) & 1) == 0, free.to(tl.int32), 0)
+            # Whether a box is kept depends on those before it only: as many turns settle it as the longest chain has.
+            alive = free
+            changed = 1 + 0 * count
+            while changed > 0:
+                hit = tl.reduce(tl.where(alive != 0, own, 0), 0, _either)
+                now = tl.where(((hit >> places.to(tl.int64)) & 1) == 0, free, 0)
+                changed = tl.sum(tl.where(now != alive, 1, 0), axis=0)
+                alive = now
+            position = total + tl.cumsum(alive, axis=0) - 1
+            tl.store(kept + image * limit + position, rows.to(tl.int64), mask=(alive != 0) & (position < limit))
+            total += tl.sum(alive, axis=0)
+            lines = overlaps + (image * count + rows[:, None]) * words + each[None, :]
+            reads = (alive[:, None] != 0) & (each[None, :] > block) & (each[None, :] < words)
+            later = tl.load(lines, mask=reads, other=0)
+            removed = removed | tl.reduce(later, 0, _either)
+            block += 1
+        tl.store(numbers + image, tl.minimum(total, limit).to(tl.int64))
 
 
 def roi_align_levels(maps: Sequence[Tensor], rois: Tensor, levels: Tensor, output_size: Tuple[int, int],
@@ -156,7 +251,8 @@ def roi_align_levels(maps: Sequence[Tensor], rois: Tensor, levels: Tensor, outpu
             channels-last memory format, else they are brought there.
         rois: ``(R, 5)`` float32: index of the image, then x1, y1, x2, y2 in
             pixels of the image.
-        levels: ``(R, )``: the map that each RoI reads.
+        levels: ``(R, )``: the map that each RoI reads; the nearest one if there
+            is none of that number.
         output_size: Bins along y and x.
         spatial_scales: Side of each map over the side of the image.
         sampling_ratio: Samples in a bin along each axis; 0 for as many as the
@@ -165,7 +261,7 @@ def roi_align_levels(maps: Sequence[Tensor], rois: Tensor, levels: Tensor, outpu
 
     Returns:
         ``(R, C, *output_size)`` in the type of the maps and the channels-last
-        memory format; zeros for a RoI that is NaN or infinite.
+        memory format; zeros for a RoI that is NaN or infinite or of no image.
     """
     maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
     channels, (height, width) = maps[0].shape[1], output_size
@@ -174,10 +270,11 @@ def roi_align_levels(maps: Sequence[Tensor], rois: Tensor, levels: Tensor, outpu
     scales = [*spatial_scales, *[1.] * (MAX_LEVELS - len(maps))]
     if out.numel():
         block = min(triton.next_power_of_2(channels), 256)
-        _roi_align_kernel[(len(rois) * height * width, triton.cdiv(channels, block))](
-            *filled, *(side for x in filled for side in x.shape[2:]), *scales, rois.contiguous(),
-            levels.clamp(0, len(maps) - 1).int(), out, channels, height, width, sampling_ratio, aligned, block,
-            num_warps=1)
+        with torch.cuda.device_of(out):
+            _roi_align_kernel[(len(rois) * height * width, triton.cdiv(channels, block))](
+                *filled, *(side for x in filled for side in x.shape[2:]), *scales, rois.float().contiguous(),
+                levels.contiguous(), out, len(maps[0]), len(maps), channels, height, width, sampling_ratio, aligned,
+                block, num_warps=1)
     return out.permute(0, 3, 1, 2)
 
 
@@ -196,10 +293,40 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     """
     out = torch.empty(len(masks), height, width, dtype=torch.bool, device=masks.device)
     if out.numel():
-        _paste_kernel[(len(masks) * height, triton.cdiv(width, _PIXELS))](
-            masks.contiguous(), boxes.contiguous(), out.view(torch.uint8), height, width, *masks.shape[1:],
-            float(threshold), _PIXELS, num_warps=4)
+        tiles_y, tiles_x = triton.cdiv(height, _STRIPS * _ROWS), triton.cdiv(width, _COLUMNS)
+        with torch.cuda.device_of(out):
+            _paste_kernel[(len(masks) * tiles_y * tiles_x, )](
+                masks.contiguous(), boxes.float().contiguous(), out.view(torch.uint8), height, width, *masks.shape[1:],
+                tiles_y, tiles_x, float(threshold), _STRIPS, _ROWS, _COLUMNS, num_warps=8)
     return out
+
+
+def suppress(boxes: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tuple[Tensor, Tensor]:
+    """Non-maximum suppression of a fixed size: nothing waits for the GPU.
+
+    Args:
+        boxes: ``(N, K, 4)`` float32: x1, y1, x2, y2, the likeliest first; at
+            most 65,536 for an image.
+        groups: ``(N, K)`` int64: boxes of different classes or levels don't
+            suppress each other.
+        valid: ``(N, K)`` bool: others are not kept, and suppress nothing.
+        threshold: Intersection over union from which on a box is suppressed.
+        limit: The largest number of boxes kept of an image.
+
+    Returns:
+        Places of the boxes kept, ``(N, limit)``, 0 behind the last; and their
+        numbers, ``(N, )``.
+    """
+    num_images, count = boxes.shape[:2]
+    words = triton.cdiv(count, _BITS)
+    overlaps = torch.empty(num_images, count, words, dtype=torch.int64, device=boxes.device)
+    kept = torch.zeros(num_images, limit, dtype=torch.int64, device=boxes.device)
+    numbers = torch.empty(num_images, dtype=torch.int64, device=boxes.device)
+    _overlap_kernel[(num_images, words, words)](boxes.contiguous(), groups.contiguous(), overlaps, count, words,
+                                                threshold, _BITS, num_warps=4)
+    _keep_kernel[(num_images, )](overlaps, valid.contiguous().view(torch.uint8), kept, numbers, count, words, limit,
+                                 _BITS, triton.next_power_of_2(words), num_warps=8)
+    return kept, numbers
 
 
 class TritonRoIExtractor(SingleRoIExtractor):

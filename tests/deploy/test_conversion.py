@@ -7,8 +7,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfasternet.deploy import DeployedBlock, to_deploy
 from mmfasternet.deploy.blocks import FORMS
-from mmfasternet.deploy.conversion import fastest_form
+from mmfasternet.deploy.conversion import compiled_form, fastest_form
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
+from mmfasternet.deploy.tf32 import set_tf32
 from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import ArgumentError
@@ -256,7 +257,11 @@ def test_half_precision_is_refused_for_heads_that_pass_maps_on(detector):
 
 def test_the_fastest_form_is_one_of_them():
     assert fastest_form(torch.device('cpu'), torch.float32) in FORMS
-    assert fastest_form(torch.device('cuda'), torch.float16) == 'conv'
+    gpu = torch.device('cuda')
+    for setting, expected in (('convolutions', 'conv'), ('on', 'gemm'), ('off', 'gemm')):
+        set_tf32(setting)
+        assert fastest_form(gpu, torch.float16) == 'gemm' and fastest_form(gpu, torch.float32) == expected
+        assert compiled_form(gpu, torch.float32) == ('conv' if setting == 'convolutions' else 'linear')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

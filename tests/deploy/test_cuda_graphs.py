@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from mmfasternet.deploy import cuda_graphs, to_deploy
-from mmfasternet.deploy.cuda_graphs import Graph, padded
+from mmfasternet.deploy.cuda_graphs import Graph, GraphPool, padded
 from mmfasternet.errors import ArgumentError
 from mmfasternet.models import FasterNet
 
@@ -33,12 +33,15 @@ def recorded(monkeypatch):
 
 
 def test_a_graph_reads_its_inputs_and_keeps_its_outputs(recorded):
-    first = Graph(lambda x: [x + 1, x * 2])
-    second = Graph(lambda x, maps: maps[0] + maps[1] + x)
+    pool = GraphPool()
+    first = Graph(lambda x: [x + 1, x * 2], pool)
+    second = Graph(lambda x, maps: (maps[0] + maps[1] + x, maps), pool)
     for value in (1., 5.):
         maps = first(torch.full((2, 3), value))
         assert [m.unique().item() for m in maps] == [value + 1, value * 2]
-        assert second(torch.ones(()), kept=(maps, )).unique().item() == 3 * value + 2
+        total, read = second(torch.ones(()), maps)
+        assert total.unique().item() == 3 * value + 2
+        assert all(one is other for one, other in zip(read, maps))  # not copied
     assert len(recorded) == 2
     assert first(torch.ones(2, 3))[0] is maps[0]
     first(torch.ones(4, 3))
@@ -48,7 +51,7 @@ def test_a_graph_reads_its_inputs_and_keeps_its_outputs(recorded):
 
 def test_old_recordings_make_room(recorded, monkeypatch):
     monkeypatch.setattr(cuda_graphs, 'MAX_RECORDINGS', 2)
-    graph = Graph(lambda x: x + 1)
+    graph = Graph(lambda x: x + 1, GraphPool())
     for size in (1, 2, 3, 3, 2, 1):
         assert torch.equal(graph(torch.ones(size)), torch.full((size, ), 2.))
     assert len(recorded) == 4
@@ -68,7 +71,7 @@ def test_images_are_padded_to_the_first_size_that_holds_them():
 def test_a_module_is_replayed_with_its_hooks_and_a_copy_is_not(recorded):
     module = nn.Conv2d(3, 4, 1)
     module.register_forward_hook(lambda module, inputs, output: output + 1)
-    cuda_graphs.replay_calls(module, None, [(8, 8)])
+    cuda_graphs.replay_calls(module, GraphPool(), [(8, 8)])
     x = torch.rand(1, 3, 8, 8)
     with torch.no_grad():
         expected = module.forward(x) + 1

@@ -3,10 +3,11 @@ import copy
 import pytest
 import torch
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmengine.structures import InstanceData
 
 from mmfasternet.benchmark.detector import find_objects, random_batch
 from mmfasternet.deploy import to_deploy
-from mmfasternet.deploy.graphed_detector import GraphedBoxes, decode, knows_proposals, record_detector
+from mmfasternet.deploy.graphed_detector import GraphedBoxes, decode, is_known, record_detector
 from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import load_config
 from tests.conftest import ROOT, SHAPES_CONFIG, assert_same_objects, build
@@ -24,20 +25,28 @@ def batches_of(cfg, shapes, batch_size):
     return load_batches(cfg, sorted(map(str, (shapes / 'val').iterdir()))[:4], batch_size)
 
 
+def zero_padded(model, batch, size):
+    """The batch as floats that the preprocessor's normalisation turns into zeros outside of the image."""
+    pre, image = model.data_preprocessor, batch['inputs'][0]
+    whole = pre.mean.flip(0).expand(3, *size).clone() if pre._channel_conversion else pre.mean.expand(3, *size).clone()
+    whole[:, :image.shape[1], :image.shape[2]] = image
+    return {**batch, 'inputs': [whole]}
+
+
 @pytest.mark.parametrize('batch_size', [1, 2])
 def test_it_finds_what_the_detector_finds(trained, shapes, recorded, batch_size):  # noqa: F811
     cfg = load_config(str(SHAPES_CONFIG), ALL)
     deployed = to_deploy(build_model(cfg, str(trained / 'epoch_2.pth')))
     graphed = copy.deepcopy(deployed)
     record_detector(graphed)
-    assert knows_proposals(graphed) and isinstance(graphed.roi_head.predict_bbox, GraphedBoxes)
+    assert is_known(graphed) and isinstance(graphed.roi_head.predict_bbox, GraphedBoxes)
     for batch in batches_of(cfg, shapes, batch_size):
         for actual, expected in zip(predict(graphed, batch), predict(deployed, batch)):
             assert_same_objects(actual, expected)
-    assert len(recorded) == 5  # backbone, neck, proposals, boxes, masks: all images have one size
+    assert len(recorded) == 6  # normalisation, backbone, neck, proposals, boxes, masks: all images have one size
     again = copy.deepcopy(graphed)
     assert_same_objects(predict(again, batch)[0], predict(deployed, batch)[0])
-    assert len(recorded) == 5 and 'predict_bbox' not in to_deploy(graphed).roi_head.__dict__
+    assert len(recorded) == 6 and 'predict_bbox' not in to_deploy(graphed).roi_head.__dict__
 
 
 def test_other_sizes_scales_and_few_boxes(trained, recorded):  # noqa: F811
@@ -50,17 +59,13 @@ def test_other_sizes_scales_and_few_boxes(trained, recorded):  # noqa: F811
     for height, width in ((96, 128), (90, 121), (128, 96)):
         batch = random_batch((height, width))
         padding = (96, 128) if height <= 96 else (128, 96)
-        whole = random_batch(padding)
-        whole['inputs'][0].zero_()
-        whole['inputs'][0][:, :height, :width] = batch['inputs'][0]
-        for each in (batch, whole):
-            each['data_samples'][0].set_metainfo(dict(img_shape=(height, width), ori_shape=(2 * height, 3 * width),
-                                                      scale_factor=(1 / 3, 1 / 2)))
+        batch['data_samples'][0].set_metainfo(dict(img_shape=(height, width), ori_shape=(2 * height, 3 * width),
+                                                   scale_factor=(1 / 3, 1 / 2)))
         actual = predict(graphed, batch)[0]
         assert actual.masks.shape[1:] == (2 * height, 3 * width)
-        if (height, width) == padding:  # else the preprocessor would normalise the padding
-            assert_same_objects(actual, predict(deployed, batch)[0], pixels=3.)
-    assert len(recorded) == 10
+        expected = predict(deployed, batch if (height, width) == padding else zero_padded(deployed, batch, padding))[0]
+        assert_same_objects(actual, expected, pixels=3.)
+    assert len(recorded) == 12
 
 
 def test_an_rpn_that_proposes_nothing(trained, recorded):  # noqa: F811
@@ -69,6 +74,28 @@ def test_an_rpn_that_proposes_nothing(trained, recorded):  # noqa: F811
     record_detector(graphed)
     found = predict(graphed, random_batch((96, 128)))[0]
     assert len(found.labels) == 0 and found.masks.shape == (0, 96, 128)
+
+
+def test_many_candidates_and_few_objects_are_looked_at_by_mmdetection(trained, recorded, monkeypatch):  # noqa: F811
+    monkeypatch.setattr('mmfasternet.deploy.graphed_detector.CANDIDATES', 20)
+    cfg = load_config(str(SHAPES_CONFIG), {**ALL, 'model.test_cfg.rcnn.nms.iou_threshold': 0.3})
+    deployed = to_deploy(build_model(cfg, str(trained / 'epoch_2.pth')))
+    graphed = copy.deepcopy(deployed)
+    record_detector(graphed)
+    batch = random_batch((96, 128))
+    actual, expected = predict(graphed, batch)[0], predict(deployed, batch)[0]
+    assert len(actual.labels) > 20 or len(expected.labels) < 20
+    assert_same_objects(actual, expected)
+
+
+def test_proposals_may_come_with_the_data(trained, recorded):  # noqa: F811
+    cfg = load_config(str(SHAPES_CONFIG), ALL)
+    deployed = to_deploy(build_model(cfg, str(trained / 'epoch_2.pth')))
+    graphed = copy.deepcopy(deployed)
+    record_detector(graphed)
+    batch = random_batch((96, 128))
+    batch['data_samples'][0].proposals = InstanceData(bboxes=torch.tensor([[5., 5., 60., 70.], [20., 30., 90., 90.]]))
+    assert_same_objects(predict(graphed, batch)[0], predict(deployed, batch)[0])
 
 
 @pytest.mark.parametrize('name', ['faster_rcnn_fasternet_s_1x_coco', 'retinanet_fasternet_t2_1x_coco'])
@@ -87,7 +114,7 @@ def test_other_detectors(name, recorded):  # noqa: F811
         actual, expected = predict(graphed, batch)[0], predict(deployed, batch)[0]
         assert len(actual.labels) == len(expected.labels)
         torch.testing.assert_close(actual.scores, expected.scores, rtol=1e-3, atol=1e-4)
-    assert len(recorded) == (4 if name.startswith('faster_rcnn') else 3)
+    assert len(recorded) == (5 if name.startswith('faster_rcnn') else 4)
 
 
 @pytest.mark.parametrize('means, stds', [((0., 0., 0., 0.), (1., 1., 1., 1.)), ((0., .1, 0., -.1), (.1, .1, .2, .2))])
