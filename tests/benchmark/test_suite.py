@@ -115,7 +115,7 @@ def test_batches_on_a_gpu_are_timed_in_a_row():
                for size in (1, 32)]
     records = run_suite(entries, device, rounds=2)
     assert [record.runs for record in records] == [2, 2]
-    assert [size for size, _ in calls[-2 * (3 + 1 + 3 + 10):]] == 2 * ([1] * 4 + [32] * 13)
+    assert [size for size, _ in calls[-2 * (1 + 1 + 1 + 10):]] == 2 * ([1] * 2 + [32] * 11)
 
 
 def test_what_is_complete_is_not_even_built(tmp_path):
