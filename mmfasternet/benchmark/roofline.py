@@ -34,8 +34,8 @@ def least_times(cfg: Config, size: Tuple[int, int], dtype: torch.dtype, teraflop
         found: Dict[str, float] = defaultdict(float)
         part: List[str] = ['']
 
-        def visit(layer: nn.Module, inputs: Tuple[Tensor, ...], output: Tensor) -> None:
-            moved = (inputs[0].numel() + output.numel() + layer.weight.numel()) * dtype.itemsize  # type: ignore
+        def visit(layer: Any, inputs: Tuple[Tensor, ...], output: Tensor) -> None:
+            moved = (inputs[0].numel() + output.numel() + layer.weight.numel()) * dtype.itemsize
             found[part[0]] += max(2 * _multiply_adds(layer, inputs[0], output) / teraflops / 1e9,
                                   moved / gigabytes / 1e6)
 

@@ -41,7 +41,8 @@ class Array(np.ndarray):
         _, shape, dtype, fortran_order, data = state
         if type(dtype) is not DType or type(data) is not bytes:
             raise UnpicklingError('attribute numpy.ndarray.__setstate__')
-        super().__setstate__((1, shape, dtype.value, bool(fortran_order), data))
+        state = (1, shape, dtype.value, bool(fortran_order), data)
+        super().__setstate__(state)  # type: ignore[arg-type]  # numpy 2.5 refuses its own bool
 
     def __reduce__(self) -> Any:
         return np.asarray(self).view(np.ndarray).__reduce__()

@@ -70,7 +70,8 @@ def remove_recordings(model: nn.Module) -> None:
 
 def is_known(model: nn.Module) -> bool:
     """Whether a detector is one that is replayed as a whole."""
-    rpn, head = getattr(model, 'rpn_head', None), getattr(model, 'roi_head', None)
+    rpn: Any = getattr(model, 'rpn_head', None)
+    head: Any = getattr(model, 'roi_head', None)
     if not isinstance(model, TwoStageDetector) or type(rpn) is not RPNHead or type(head) is not StandardRoIHead:
         return False
     boxes = head.bbox_head

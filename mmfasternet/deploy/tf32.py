@@ -1,6 +1,6 @@
 """TF32: whether what PyTorch calls float32 is computed with fewer bits on a GPU."""
 
-from typing import Tuple
+from typing import Any, Tuple
 
 import torch
 
@@ -20,7 +20,7 @@ def _allowed(backend: object, operator: str) -> bool:
     try:
         return bool(backend.allow_tf32)  # type: ignore[attr-defined]
     except RuntimeError:
-        setting = getattr(backend, operator) if operator else backend
+        setting: Any = getattr(backend, operator) if operator else backend
         return setting.fp32_precision == 'tf32'
 
 
