@@ -53,8 +53,9 @@ SHORT = {
     'in1k': [f'{split}_dataloader.num_workers=1' for split in ('train', 'val', 'test')],
     'shapes': ['train_dataloader.batch_size=2', 'train_cfg.val_interval=1'],
 }
-#: Commands that take an hour, and where what they gave is kept; test_tools.py runs them on little.
+#: Commands that take an hour, and where what they gave is kept; test_tools.py and test_run_all.py run them on little.
 MEASURED = {
+    'benchmark_all.py': 'forms/report.md',
     'benchmark_detector.py --table4': 'table-4/report.md',
     'benchmark_classifier.py': 'table-3/report.md',
     'benchmark_operators.py': 'operators/table-1/report.md',

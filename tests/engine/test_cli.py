@@ -3,10 +3,17 @@ import errno
 import os
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmfasternet.engine.cli import add_run_options, one_line_errors
-from mmfasternet.errors import DataError
+from mmfasternet.engine.cli import (
+    add_benchmark_options,
+    add_graphs_option,
+    add_run_options,
+    one_line_errors,
+    set_up_device,
+)
+from mmfasternet.errors import DataError, UserError
 
 
 class Broken(Dataset):
@@ -52,3 +59,15 @@ def test_a_full_disk_is_one_line(capsys):
     assert capsys.readouterr().err == "error: 'scalars.json' can't be written: No space left on device. Make room\n"
     with pytest.raises(PermissionError), one_line_errors():
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), 'scalars.json')
+
+
+@pytest.mark.parametrize('tf32, expected', [('on', (True, True)), ('off', (False, False))])
+def test_a_benchmarks_device_is_set_up(tf32, expected):
+    parser = argparse.ArgumentParser()
+    add_benchmark_options(parser)
+    add_graphs_option(parser, 'graphs')
+    device = set_up_device(parser.parse_args(['--device', 'cpu', '--threads', '1', '--tf32', tf32]))
+    assert device.type == 'cpu' and torch.get_num_threads() == 1
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == expected
+    with pytest.raises(UserError, match='--cuda-graphs needs a GPU'):
+        set_up_device(parser.parse_args(['--device', 'cpu', '--cuda-graphs']))
