@@ -123,8 +123,9 @@ def test_skip_nan_reaches_the_training(run_tool, monkeypatch):
 
 def test_amp_without_a_gpu_is_one_line(run_tool, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    result = run_tool('train', SHAPES_CONFIG, '--amp')
-    assert result.code == 1 and result.err.startswith('error: --amp needs a GPU') and result.err.count('\n') == 1
+    for words in ([SHAPES_CONFIG, '--amp'], ['--amp', SHAPES_CONFIG]):  # the config is no type
+        result = run_tool('train', *words)
+        assert result.code == 1 and result.err.startswith('error: --amp needs a GPU') and result.err.count('\n') == 1
 
 
 @pytest.mark.parametrize('flags, amp', [([], None), (['--amp'], 'float16'), (['--amp', 'float16'], 'float16'),

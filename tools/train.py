@@ -1,13 +1,17 @@
 """Train a detector or a classifier by a config."""
 
+import sys
+
 from mmfasternet.engine.cli import add_run_options, make_parser, one_line_errors, set_local_rank, trusting
+
+AMP_TYPES = ('auto', 'float16', 'bfloat16')
 
 
 def parse_args():
     parser = make_parser(__doc__, 'python tools/train.py configs/mask_rcnn_fasternet_t0_shapes.py')
     parser.add_argument('config', help='config file')
     add_run_options(parser)
-    parser.add_argument('--amp', nargs='?', const='auto', choices=['auto', 'float16', 'bfloat16'],
+    parser.add_argument('--amp', nargs='?', choices=AMP_TYPES,
                         help='automatic mixed precision (needs a GPU), in this type (auto, or none named: bfloat16 '
                         'where the GPU computes in it, else float16)')
     parser.add_argument('--channels-last', action='store_true', help='weights and maps in channels-last format')
@@ -21,7 +25,10 @@ def parse_args():
                         help='leave out batches whose loss is NaN or infinite, up to ten in a row, instead of stopping')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help="continue from this checkpoint, or from the work folder's newest that is whole")
-    args = parser.parse_args()
+    # argparse would take what follows for its type, be it the config.
+    given = [f'{word}=auto' if word == '--amp' and following not in AMP_TYPES else word
+             for word, following in zip(sys.argv[1:], [*sys.argv[2:], ''])]
+    args = parser.parse_args(given)
     set_local_rank(args)
     return args
 

@@ -93,7 +93,9 @@ def _nvidia_smi(device: torch.device) -> Dict[str, str]:
     while time.perf_counter() < end:  # the clocks go up
         time_call(lambda: x @ x, device)
     try:
-        line = subprocess.run(['nvidia-smi', f'--id={device.index or 0}', f"--query-gpu={','.join(_NVIDIA_SMI)}",
+        # By its name: numbers there are not those of CUDA_VISIBLE_DEVICES.
+        gpu = f'GPU-{torch.cuda.get_device_properties(device).uuid}'
+        line = subprocess.run(['nvidia-smi', f'--id={gpu}', f"--query-gpu={','.join(_NVIDIA_SMI)}",
                                '--format=csv,noheader'], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
         return {}

@@ -1,6 +1,7 @@
 """All measurements of this project as steps, the most valuable first."""
 
 import functools
+import gc
 import json
 import time
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from mmfasternet.benchmark.machine import machine_facts
 from mmfasternet.benchmark.operators import operator_entries, partial_conv_entries
 from mmfasternet.benchmark.paper import TABLE_4
 from mmfasternet.benchmark.suite import Entry, Subject, replayed, run_suite
+from mmfasternet.benchmark.timing import LatencyRecord
 from mmfasternet.benchmark.training import training_entry
 from mmfasternet.deploy.tf32 import set_tf32
 from mmfasternet.engine.config import load_config
@@ -72,12 +74,13 @@ class Bench:
         """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
-    def suite(self, name: str, kind: str, entries: Sequence[Entry], rounds: int, least: float = 15.) -> None:
+    def suite(self, name: str, kind: str, entries: Sequence[Entry], rounds: int,
+              least: float = 15.) -> List[LatencyRecord]:
         """Measure a suite, if there are as many seconds as ``least``; a report of its kind is made of it later."""
         if self.left() < least:
             print(f'{name}: no time left')
             self.skipped.append(name)
-            return
+            return []
         start, folder = time.monotonic(), self.out / name
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / SUITE, json.dumps(dict(kind=kind, names=[e.name for e in entries])).encode())
@@ -89,6 +92,9 @@ class Bench:
                   f'{record.name:56} {record.median_ms:9.3f} ms  p10 {record.p10_ms:.3f}  p90 {record.p90_ms:.3f}  '
                   f'{record.memory_mb or 0:.0f} MB  {parts}')
         print(f'{name}: {len(records)} records in {time.monotonic() - start:.0f} s', flush=True)
+        gc.collect()  # graphs and what they replay hold each other
+        torch.cuda.empty_cache()
+        return records
 
 
 def _timed_build(entry: Entry) -> Subject:
@@ -177,14 +183,20 @@ def forms(bench: Bench) -> None:
     set_tf32('convolutions')
     entries = [_detector(bench, name, form, functools.partial(build, name))
                for name in (R50, S) for form in forms_of_two(bench)]
-    bench.suite('forms', 'forms', [replace(e, build=functools.partial(kept_build, e)) for e in entries], 15, 40.)
-    if bench.on_gpu and kept:
-        work = {name: gpu_work(subject.function).to_dict() for name, subject in kept.items()}
-        write_whole(bench.out / 'forms' / GPU_WORK, (json.dumps(work, indent=1) + '\n').encode())
-        for name, each in work.items():
-            print(f"{name}: GPU busy {each['busy_ms']:.2f} ms, {each['kernels']:.0f} kernels; longest:")
-            for kernel, ms, count in each['longest'][:8]:
-                print(f'    {ms:7.3f} ms {count:5.0f}  {kernel[:110]}')
+    records = bench.suite('forms', 'forms', [replace(e, build=functools.partial(kept_build, e)) for e in entries], 15,
+                          40.)
+    path = bench.out / 'forms' / GPU_WORK
+    work = json.loads(path.read_text()) if path.exists() else {}
+    for entry, record in zip(entries, records) if bench.on_gpu else ():
+        subject = None if record.error else kept.pop(entry.name, None)
+        if record.error or entry.name in work:
+            continue
+        each = gpu_work((subject or entry.build()).function).to_dict()
+        work[entry.name] = each
+        write_whole(path, (json.dumps(work, indent=1) + '\n').encode())
+        print(f"{entry.name}: GPU busy {each['busy_ms']:.2f} ms, {each['kernels']:.0f} kernels; longest:")
+        for kernel, ms, count in each['longest'][:8]:
+            print(f'    {ms:7.3f} ms {count:5.0f}  {kernel[:110]}')
 
 
 def training(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from mmfasternet.benchmark.plan import STEPS, Bench, Step
 from mmfasternet.errors import ArgumentError, UserError
@@ -55,7 +55,7 @@ def run_all(device: Optional[str],
         if name not in known:
             raise ArgumentError(f"no step is called '{name}': it must be one of {', '.join(known)}")
     (out / LOGS).mkdir(parents=True, exist_ok=True)
-    ended, method = _state(out, small), 'fork'
+    ended, method = _state(out, small)
     for step in STEPS:
         if (only and step.name not in only) or ended.get(step.name, '').startswith(DONE):
             continue
@@ -67,21 +67,23 @@ def run_all(device: Optional[str],
             ended[step.name] = _run(method, step, device, out, small, limit)
             if step is STEPS[0] and not ended[step.name].startswith(DONE):
                 method = 'spawn'
+                limit = min(limit, seconds - (time.monotonic() - start))
                 ended[step.name] = _run(method, step, device, out, small, limit)
         print(f'[{time.monotonic() - start:5.0f} s] {step.name}: {ended[step.name]}', flush=True)
-        content = dict(small=small, steps=ended)
+        content = dict(small=small, method=method, steps=ended)
         write_whole(out / STATE, (json.dumps(content, indent=1) + '\n').encode())
     return ended
 
 
-def _state(out: Path, small: bool) -> Dict[str, str]:
+def _state(out: Path, small: bool) -> Tuple[Dict[str, str], str]:
+    """How steps have ended, and how their processes start."""
     try:
         content = json.loads((out / STATE).read_text())
         if content['small'] != small:
             raise UserError(f"'{out}' holds a run of the other --size: name another folder by --out")
-        return content['steps']
+        return content['steps'], content['method']
     except FileNotFoundError:
-        return {}
+        return {}, 'fork'
     except (ValueError, KeyError, TypeError):
         raise UserError(f"'{out / STATE}' can't be read: remove it, or name another folder by --out") from None
 

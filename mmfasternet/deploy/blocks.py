@@ -27,9 +27,9 @@ class DeployedBlock(nn.Module):
       channels never stand in one tensor:
       :math:`h = W_b x_b + W_a \, \mathrm{conv}(x_a)`. In the channels-last
       memory format nothing is copied but the convolution's input. The fastest
-      form in eager PyTorch.
+      form in eager PyTorch on a CPU.
     - ``'linear'``: concatenation, and linear layers on channels-last maps;
-      nothing is written in place. The fastest form under ``torch.compile``.
+      nothing is written in place. For ``torch.compile``.
     - ``'conv'``: concatenation and convolutions, which ONNX Runtime and
       OpenVINO fuse best.
     - ``'gemm'``: concatenation, and matrix products on channels-last maps that

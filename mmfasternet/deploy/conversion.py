@@ -73,9 +73,9 @@ def to_deploy(model: nn.Module,
             Defaults to False.
         sizes: Heights and widths to compile or record for, and to pad images
             to. Defaults to none, any size.
-        graphs: On a GPU, replay the networks as CUDA graphs, and of a
-            two-stage detector all but non-maximum suppression; the next call
-            overwrites the maps of a bare backbone. See
+        graphs: On a GPU, replay the networks as CUDA graphs, or all of a
+            two-stage detector; the next call overwrites the maps of a bare
+            backbone, and the model must not be moved any more. See
             :func:`mmfasternet.deploy.graphed_detector.record_detector`.
             Defaults to False.
 
@@ -156,7 +156,7 @@ def _convolutions_have_more(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fastest_form(device: torch.device, dtype: torch.dtype) -> str:
-    """The form of :class:`DeployedBlock` that is fastest in eager mode on a device; compiled, ``'linear'`` is.
+    """The form of :class:`DeployedBlock` that is fastest on a device, not compiled; see :func:`compiled_form`.
 
     On a CPU it is ``'matmul'``, unless the library behind matrix products is
     much slower there than the one behind convolutions, as MKL's float32 is on

@@ -46,7 +46,8 @@ class Graph:
 
     The function must not wait for the GPU, and the sizes of its outputs must
     follow from those of its inputs. What it gives lies in memory that the
-    next call for the same shapes overwrites.
+    next call for the same shapes overwrites. Weights that it reads must stay
+    where they are.
 
     Args:
         function: Takes and gives tensors, or lists and tuples of them.
@@ -63,32 +64,34 @@ class Graph:
         """Give the function's outputs."""
         given = tensors_of(inputs)
         key = tuple((x.shape, x.dtype, x.stride(), x.data_ptr() if self.pool.owns(x) else None) for x in given)
-        if key not in self._recordings:
-            if len(self._recordings) >= MAX_RECORDINGS:
-                self.pool.disown(self._recordings.popitem(last=False)[1].outputs)
-            self._recordings[key] = self._recorded(inputs)
-        recording = self._recordings[key]
-        for place, x in zip(recording.inputs, given):
-            if place is not x:
-                place.copy_(x)
-        recording.replay()
+        with torch.cuda.device_of(given[0]):
+            if key not in self._recordings:
+                if len(self._recordings) >= MAX_RECORDINGS:
+                    self.pool.disown(self._recordings.popitem(last=False)[1].outputs)  # the one not used for longest
+                self._recordings[key] = self._recorded(inputs)
+            self._recordings.move_to_end(key)
+            recording = self._recordings[key]
+            for place, x in zip(recording.inputs, given):
+                if place is not x:
+                    place.copy_(x)
+            recording.replay()
         return recording.outputs
 
     def _recorded(self, inputs: Any) -> _Recording:
-        places = _mapped(inputs, lambda x: x if self.pool.owns(x) else x.clone())
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # a later call may be without inference mode
+            places = _mapped(inputs, lambda x: x if self.pool.owns(x) else x.clone())
             outputs, replay = record(lambda: self.function(*places), self.pool.handle)
         self.pool.own(outputs)
         return _Recording(tensors_of(places), outputs, replay)
 
 
 def record(function: Callable[[], Any], pool: Any = None) -> Tuple[Any, Callable[[], None]]:
-    """Record a function without arguments as a CUDA graph.
+    """Record a function without arguments as a CUDA graph, on the current device.
 
     Returns:
         Its outputs, and what computes them anew.
     """
-    stream = torch.cuda.Stream()
+    stream = _stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARMUP):
@@ -96,9 +99,15 @@ def record(function: Callable[[], Any], pool: Any = None) -> Tuple[Any, Callable
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     # Other threads, such as those of data loaders, go on meanwhile.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode='thread_local'):
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode='thread_local'):
         outputs = function()
     return outputs, graph.replay
+
+
+@functools.cache
+def _stream(device: int) -> Any:
+    """One for all recordings of a device: memory is shared within a stream."""
+    return torch.cuda.Stream(device)
 
 
 class GraphedCall:

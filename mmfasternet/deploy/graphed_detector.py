@@ -17,14 +17,14 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmfasternet.deploy.compiling import networks
-from mmfasternet.deploy.cuda_graphs import Graph, GraphPool, Size, padded_size, replay_calls
+from mmfasternet.deploy.cuda_graphs import MAX_RECORDINGS, Graph, GraphPool, Size, padded_size, replay_calls
 from mmfasternet.deploy.fixed_size import paste_masks, suppress
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.deploy.triton_kernels import TritonRoIExtractor
 
 #: Boxes of all classes that enter the last suppression, the likeliest first.
 CANDIDATES = 4096
-_EXTRACTORS = (DeployedRoIExtractor, TritonRoIExtractor)
+_MOST_OF_A_LEVEL = 10_000  # boxes of a level that enter the first one: the overlaps of all pairs are computed
 _LARGEST_SHIFT = 4.135166556742356  # log(1000 / 16), of a side: MMDetection's default
 
 
@@ -38,7 +38,9 @@ def record_detector(model: nn.Module, sizes: Sequence[Size] = ()) -> None:
     the CPU waits once, for the number of objects. Boxes are filled up to their
     limits by some that don't count. The results are the same.
 
-    A graph is recorded at the first call for each shape of a batch.
+    A graph is recorded at the first call for each shape of a batch. From then
+    on the model must not be moved, nor its weights exchanged, and a two-stage
+    one only predicts (``test_step``, or mode ``'predict'``).
 
     Args:
         model: A model in inference form, on a GPU.
@@ -74,15 +76,17 @@ def is_known(model: nn.Module) -> bool:
     head: Any = getattr(model, 'roi_head', None)
     if not isinstance(model, TwoStageDetector) or type(rpn) is not RPNHead or type(head) is not StandardRoIHead:
         return False
-    boxes = head.bbox_head
+    boxes, on_cpu = head.bbox_head, next(model.parameters()).device.type == 'cpu'
+    extractor = DeployedRoIExtractor if on_cpu else TritonRoIExtractor
     return (rpn.use_sigmoid_cls and _is_known_coder(rpn.bbox_coder) and _is_plain(rpn.test_cfg.nms)
-            and isinstance(head.bbox_roi_extractor, _EXTRACTORS)
+            and 0 < rpn.test_cfg.get('nms_pre', -1) <= _MOST_OF_A_LEVEL and rpn.test_cfg.max_per_img > 0
+            and isinstance(head.bbox_roi_extractor, extractor)
             and type(boxes).predict_by_feat is BBoxHead.predict_by_feat
             and type(boxes)._predict_by_feat_single is BBoxHead._predict_by_feat_single
             and boxes.with_reg and not boxes.custom_cls_channels and _is_known_coder(boxes.bbox_coder)
             and _is_plain(head.test_cfg.nms) and head.test_cfg.score_thr >= 0 and head.test_cfg.max_per_img > 0
             and (not head.with_mask or (type(head.mask_head) is FCNMaskHead and head.test_cfg.mask_thr_binary >= 0
-                                        and isinstance(head.mask_roi_extractor, _EXTRACTORS))))
+                                        and isinstance(head.mask_roi_extractor, extractor))))
 
 
 def is_known_preprocessor(module: Any) -> bool:
@@ -126,10 +130,8 @@ class GraphedPreprocessor(_InPlaceOf):
 
     def __init__(self, module: DetDataPreprocessor, pool: GraphPool, sizes: Sequence[Size]) -> None:
         super().__init__(module)
-        self.pool = pool
         self.sizes = sizes
         self.normalise = Graph(self._normalised, pool)
-        self._places: Dict[Tuple[int, ...], Tensor] = {}
 
     def __call__(self, data: Dict[str, Any], training: bool = False) -> Dict[str, Any]:
         """Images ``(N, 3, H, W)`` and their samples, as MMDetection gives them."""
@@ -145,17 +147,13 @@ class GraphedPreprocessor(_InPlaceOf):
             sample.set_metainfo(dict(batch_input_shape=batch, pad_shape=shape))
         if self.module.boxtype2tensor:
             samplelist_boxtype2tensor(samples)
-        place = self._place((len(images), 3, *padded_size(batch, self.sizes)))
+        # What lies outside of an image is set in the graph.
+        shape = (len(images), 3, *padded_size(batch, self.sizes))
+        place = torch.empty(shape, dtype=torch.uint8, device=self.module.device)
         for own, x in zip(place, images):
             own[:, :x.shape[1], :x.shape[2]].copy_(x, non_blocking=True)
         limits = _constant(tuple(tuple(x.shape[1:]) for x in images), place.device)
         return dict(inputs=self.normalise(place, limits), data_samples=samples)
-
-    def _place(self, shape: Tuple[int, ...]) -> Tensor:
-        if shape not in self._places:
-            self._places[shape] = torch.zeros(shape, dtype=torch.uint8, device=self.module.device)
-            self.pool.own(self._places[shape])
-        return self._places[shape]
 
     def _normalised(self, images: Tensor, limits: Tensor) -> Tensor:
         if self.module._channel_conversion:
@@ -211,6 +209,8 @@ class GraphedProposals(_InPlaceOf):
         """Anchors of each level; kept, since making them waits for the GPU."""
         sizes = tuple(tuple(x.shape[2:]) for x in maps)
         if sizes not in self._anchors:
+            if len(self._anchors) >= MAX_RECORDINGS:
+                self._anchors.pop(next(iter(self._anchors)))  # a recording keeps those that it reads
             self._anchors[sizes] = self.module.prior_generator.grid_priors(
                 sizes, dtype=torch.float32, device=maps[0].device)
         return self._anchors[sizes]

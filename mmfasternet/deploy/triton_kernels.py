@@ -1,5 +1,8 @@
 """RoIAlign, the pasting of masks and non-maximum suppression on a GPU, by kernels of Triton's."""
 
+import functools
+import os
+import shutil
 from typing import Optional, Sequence, Tuple
 
 import torch
@@ -7,6 +10,8 @@ from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+
+from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 
 try:
     import triton
@@ -21,9 +26,11 @@ _ROWS, _COLUMNS = 4, 128  # of a part of an image that is pasted at once
 _STRIPS = 8  # such parts, one below the other, in one program
 
 
+@functools.cache
 def available(device: torch.device) -> bool:
-    """Whether the kernels run on a device."""
-    return triton is not None and device.type == 'cuda' and torch.cuda.get_device_capability(device) >= _OLDEST
+    """Whether the kernels run on a device: Triton is there, and a C compiler, by which it makes their launchers."""
+    return (triton is not None and device.type == 'cuda' and torch.cuda.get_device_capability(device) >= _OLDEST
+            and any(map(shutil.which, (os.environ.get('CC', 'gcc'), 'gcc', 'clang', 'cc'))))
 
 
 if triton is not None:
@@ -322,10 +329,12 @@ def suppress(boxes: Tensor, groups: Tensor, valid: Tensor, threshold: float, lim
     overlaps = torch.empty(num_images, count, words, dtype=torch.int64, device=boxes.device)
     kept = torch.zeros(num_images, limit, dtype=torch.int64, device=boxes.device)
     numbers = torch.empty(num_images, dtype=torch.int64, device=boxes.device)
-    _overlap_kernel[(num_images, words, words)](boxes.contiguous(), groups.contiguous(), overlaps, count, words,
-                                                threshold, _BITS, num_warps=4)
-    _keep_kernel[(num_images, )](overlaps, valid.contiguous().view(torch.uint8), kept, numbers, count, words, limit,
-                                 _BITS, triton.next_power_of_2(words), num_warps=8)
+    with torch.cuda.device_of(boxes):
+        _overlap_kernel[(num_images, words, words)](
+            boxes.contiguous(), groups.contiguous(), overlaps, count, words, threshold, _BITS, num_warps=4)
+        _keep_kernel[(num_images, )](
+            overlaps, valid.contiguous().view(torch.uint8), kept, numbers, count, words, limit, _BITS,
+            triton.next_power_of_2(words), num_warps=8)
     return kept, numbers
 
 
@@ -346,10 +355,10 @@ class TritonRoIExtractor(SingleRoIExtractor):
     @classmethod
     def of(cls, module: nn.Module) -> Optional['TritonRoIExtractor']:
         """One that computes the output of a module; None if it can't."""
-        known = type(module) is SingleRoIExtractor and len(module.roi_layers) <= MAX_LEVELS and all(
+        known = type(module) in (SingleRoIExtractor, DeployedRoIExtractor) and all(
             type(layer) is RoIAlign and layer.pool_mode == 'avg' for layer in module.roi_layers)
-        alike = known and len({(layer.output_size, layer.sampling_ratio, layer.aligned)
-                               for layer in module.roi_layers}) == 1
+        alike = known and len(module.roi_layers) <= MAX_LEVELS and len(
+            {(layer.output_size, layer.sampling_ratio, layer.aligned) for layer in module.roi_layers}) == 1
         return cls(module) if alike else None
 
     def forward(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: Optional[float] = None) -> Tensor:

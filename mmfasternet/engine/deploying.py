@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
@@ -91,7 +92,8 @@ class DeployHook(Hook):
         runner.model = self.options.apply(runner.model, runner.cfg)
 
     def after_test_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
-        runner.model = self._model
+        runner.model, self._model = self._model, None
+        gc.collect()  # graphs and what they replay hold each other, and the GPU's memory
 
 
 def use_exported(cfg: Config, folder: str, options: DeployOptions) -> None:
@@ -124,7 +126,7 @@ def is_export(checkpoint: str) -> bool:
 
 
 def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
-    """Heights and widths, lying and standing, that hold all images of a config's test pipeline.
+    """Heights and widths, lying and standing, that hold all images of a config's test pipeline; and batches of both.
 
     They follow from its ``Resize`` with the aspect ratio kept, and the
     divisor that images are padded to.
@@ -138,7 +140,7 @@ def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
         raise UserError('--compile and --cuda-graphs on a GPU need one Resize with a scale in the test pipeline, for '
                         'the sizes of images')
     short, long = padded_size(sorted(scales[0]), cfg)
-    return [(short, long), (long, short)]
+    return [(short, long), (long, short), (long, long)]
 
 
 def padded_size(size: Sequence[int], cfg: Config) -> Tuple[int, int]:

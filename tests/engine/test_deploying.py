@@ -61,10 +61,10 @@ def test_the_hook_gives_the_model_back():
 
 def test_image_sizes_come_from_the_test_pipeline():
     cfg = load_config(str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py'))
-    assert image_sizes(cfg) == [(800, 1344), (1344, 800)]
+    assert image_sizes(cfg) == [(800, 1344), (1344, 800), (1344, 1344)]
     enable_tta(cfg)
     cfg.test_dataloader.dataset.pipeline = [dict(type='Resize', scale=(1333, 800), keep_ratio=True)]
-    assert image_sizes(cfg) == [(800, 1344), (1344, 800)]
+    assert image_sizes(cfg) == [(800, 1344), (1344, 800), (1344, 1344)]
     cfg.test_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile')]
     with pytest.raises(UserError, match='Resize'):
         image_sizes(cfg)
@@ -84,7 +84,8 @@ def test_graphs_are_for_the_sizes_that_are_given(monkeypatch):
     options(compile=True).apply(FasterNet('t0'), cfg)
     options(deploy=True).apply(FasterNet('t0'), cfg, [(800, 1280)])
     options(cuda_graphs=True).apply(FasterNet('t0'), cfg, [(800, 1280)])
-    assert [each['sizes'] for each in seen] == [[(800, 1280)], [(800, 1344), (1344, 800)], (), [(800, 1280)]]
+    test_sizes = [(800, 1344), (1344, 800), (1344, 1344)]
+    assert [each['sizes'] for each in seen] == [[(800, 1280)], test_sizes, (), [(800, 1280)]]
     assert [each['graphs'] for each in seen] == [False, False, False, True]
 
 
