@@ -275,7 +275,7 @@ class Step:
 
     Attributes:
         run: What it does.
-        most: Seconds that it may take.
+        most: Seconds that it may take on a GPU.
         least: Seconds that must be left for it to begin.
     """
     run: Callable[[Bench], None]

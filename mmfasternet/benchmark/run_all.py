@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Tuple
 
+import torch
+
 from mmfasternet.benchmark.plan import STEPS, Bench, Step
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.files import write_whole
@@ -26,8 +28,8 @@ def run_all(device: Optional[str],
             only: Sequence[str] = ()) -> Dict[str, str]:
     """Run the steps of :mod:`mmfasternet.benchmark.plan`.
 
-    Each runs in a process of its own, which is stopped at the step's limit; a
-    step that fails does not stop the others. Into the same folder, steps that
+    Each runs in a process of its own, which on a GPU is stopped at the step's
+    limit; a step that fails does not stop the others. Into the same folder, steps that
     have ended well are not run again, and suites go on from their records.
 
     The processes are forks of this one, so that libraries are imported once:
@@ -54,6 +56,8 @@ def run_all(device: Optional[str],
     for name in only:
         if name not in known:
             raise ArgumentError(f"no step is called '{name}': it must be one of {', '.join(known)}")
+    on_gpu = device.startswith('cuda') if device else torch.cuda.is_available()
+    limited = on_gpu and not small  # on a CPU the calls before the first that counts take minutes
     (out / LOGS).mkdir(parents=True, exist_ok=True)
     ended, method = _state(out, small)
     for step in STEPS:
@@ -63,7 +67,7 @@ def run_all(device: Optional[str],
         if left < (1 if small else step.least):
             ended[step.name] = 'no time left'
         else:
-            limit = left if small else min(step.most, left)
+            limit = min(step.most, left) if limited else left
             ended[step.name] = _run(method, step, device, out, small, limit)
             if step is STEPS[0] and not ended[step.name].startswith(DONE):
                 method = 'spawn'

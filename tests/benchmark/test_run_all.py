@@ -45,7 +45,7 @@ def steps(monkeypatch):
 
 
 def test_each_step_ends_for_itself_and_is_not_done_twice(steps, tmp_path):
-    ended = run_all('cpu', tmp_path, 60)
+    ended = run_all('cuda:0', tmp_path, 60)  # which none of them looks at
     assert list(ended) == ['good', 'bad', 'slow', 'partly', 'patient']
     assert ended['good'].startswith(DONE) and ended['bad'].startswith('failed with 1')
     assert ended['slow'].startswith('stopped at its limit') and ended['partly'].startswith('not all of it')
@@ -65,6 +65,15 @@ def test_a_first_step_that_fails_in_a_fork_gets_a_new_process(monkeypatch, tmp_p
 
 def not_in_a_fork(bench):
     assert multiprocessing.get_start_method() == 'spawn'  # which a process that was spawned takes for its own
+
+
+def test_a_cpu_has_no_limits_but_the_whole(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(module, '_run', lambda method, step, device, out, small, limit: given.append(limit) or DONE)
+    monkeypatch.setattr(module, 'STEPS', (Step(good, 60, 0), ))
+    for device in ('cuda:0', 'cpu'):
+        run_all(device, tmp_path / device, 1000)
+    assert given[0] == 60 and 990 < given[1] <= 1000
 
 
 def test_unknown_steps_and_folders_of_another_size(steps, tmp_path):
