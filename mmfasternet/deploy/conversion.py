@@ -221,7 +221,7 @@ def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_form
     for head in _heads(model):
         _replace_hook(head._forward_hooks, head.register_forward_hook, _Float32Output())
     for module in model.modules():
-        if isinstance(module, BaseRoIExtractor) and not isinstance(module, (DeployedRoIExtractor, TritonRoIExtractor)):
+        if isinstance(module, BaseRoIExtractor) and not isinstance(module, DeployedRoIExtractor):
             _replace_hook(module._forward_pre_hooks, module.register_forward_pre_hook, _Float32Maps())
             _replace_hook(module._forward_hooks, module.register_forward_hook, _OutputCast(dtype))
     feed_mmcv_contiguous(model)

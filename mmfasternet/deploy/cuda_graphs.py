@@ -138,11 +138,11 @@ def replay_calls(module: nn.Module, pool: GraphPool, sizes: Sequence[Size] = ())
 def padded(images: Tensor, sizes: Sequence[Size]) -> Tensor:
     """Images ``(N, C, H, W)``, padded to the first of some sizes that holds them."""
     height, width = images.shape[2:]
-    size = padded_size((height, width), sizes)
+    size = size_that_holds((height, width), sizes)
     return images if size == (height, width) else F.pad(images, (0, size[1] - width, 0, size[0] - height))
 
 
-def padded_size(size: Size, sizes: Sequence[Size]) -> Size:
+def size_that_holds(size: Size, sizes: Sequence[Size]) -> Size:
     """The first of some sizes that holds one; else that one itself."""
     return next((other for other in sizes if size[0] <= other[0] and size[1] <= other[1]), size)
 

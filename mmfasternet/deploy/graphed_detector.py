@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmfasternet.deploy.compiling import networks
-from mmfasternet.deploy.cuda_graphs import MAX_RECORDINGS, Graph, GraphPool, Size, padded_size, replay_calls
+from mmfasternet.deploy.cuda_graphs import MAX_RECORDINGS, Graph, GraphPool, Size, replay_calls, size_that_holds
 from mmfasternet.deploy.fixed_size import paste_masks, suppress
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.deploy.triton_kernels import TritonRoIExtractor
@@ -148,7 +148,7 @@ class GraphedPreprocessor(_InPlaceOf):
         if self.module.boxtype2tensor:
             samplelist_boxtype2tensor(samples)
         # What lies outside of an image is set in the graph.
-        shape = (len(images), 3, *padded_size(batch, self.sizes))
+        shape = (len(images), 3, *size_that_holds(batch, self.sizes))
         place = torch.empty(shape, dtype=torch.uint8, device=self.module.device)
         for own, x in zip(place, images):
             own[:, :x.shape[1], :x.shape[2]].copy_(x, non_blocking=True)

@@ -8,7 +8,6 @@ from typing import Optional, Sequence, Tuple
 import torch
 from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
@@ -338,19 +337,12 @@ def suppress(boxes: Tensor, groups: Tensor, valid: Tensor, threshold: float, lim
     return kept, numbers
 
 
-class TritonRoIExtractor(SingleRoIExtractor):
+class TritonRoIExtractor(DeployedRoIExtractor):
     """MMDetection's ``SingleRoIExtractor`` on a GPU, by :func:`roi_align_levels`: it does not wait for the GPU.
 
     Args:
         extractor: The extractor; see :meth:`of`.
     """
-
-    def __init__(self, extractor: SingleRoIExtractor) -> None:
-        BaseModule.__init__(self)
-        self.roi_layers = extractor.roi_layers
-        self.out_channels = extractor.out_channels
-        self.featmap_strides = extractor.featmap_strides
-        self.finest_scale = extractor.finest_scale
 
     @classmethod
     def of(cls, module: nn.Module) -> Optional['TritonRoIExtractor']:

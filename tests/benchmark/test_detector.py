@@ -9,10 +9,11 @@ from mmdet.models.roi_heads import StandardRoIHead
 from mmengine.config import Config
 from torch import nn
 
+from mmfasternet.benchmark.complexity import Complexity
 from mmfasternet.benchmark.detector import DetectorInput, detector_entry, detector_report, find_objects, random_batch
 from mmfasternet.benchmark.parts import DetectorParts
 from mmfasternet.benchmark.suite import run_suite
-from mmfasternet.benchmark.timing import LatencyRecord
+from mmfasternet.benchmark.timing import LatencyRecord, make_record
 from mmfasternet.deploy import to_deploy
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import load_config
@@ -156,3 +157,16 @@ def test_a_classifier_is_refused():
     cfg = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'))
     with pytest.raises(UserError, match='benchmark_classifier'):
         detector_entry(cfg, 'digits', CPU, DetectorInput())
+
+
+def test_forms_are_compared_with_their_like(monkeypatch):
+    monkeypatch.setattr('mmfasternet.benchmark.detector._count', lambda cfg, size: Complexity('total', 1, 1))
+    names = ['mask_rcnn_resnet50_1x_coco', 'mask_rcnn_fasternet_s_1x_coco']
+    times = {('eager', names[0]): 10, ('eager', names[1]): 9, ('deploy, CUDA graphs', names[0]): 5,
+             ('deploy, CUDA graphs', names[1]): 3}
+    records = [make_record([ms / 1e3], f'{name}, {form}', CPU, '800x1280', 1, form=form)
+               for (form, name), ms in times.items()]
+    rows = detector_report(records, [Config()] * 4, (800, 1280)).tables[0].rows
+    assert [row['ratio'] for row in rows] == pytest.approx([1, 0.9, 1, 0.6])
+    assert [row['speed-up'] for row in rows] == pytest.approx([1, 1, 2, 3])
+    assert rows[3]['paper: ratio'] == pytest.approx(35.1 / 54.9)  # Table 4
