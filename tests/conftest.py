@@ -145,7 +145,7 @@ def run_tool(monkeypatch, capsys):
 def trained(shapes, tmp_path_factory):
     """Work folder of a short training run of the shapes config: two epochs of two iterations."""
     from mmfasternet.engine.config import load_config
-    from mmfasternet.engine.runner import train
+    from mmfasternet.engine.train_test import train
     work_dir = tmp_path_factory.mktemp('work') / 'run'
     cfg = load_config(str(SHAPES_CONFIG), dict(option.split('=', 1) for option in data_options(shapes)), str(work_dir))
     cfg.merge_from_dict({

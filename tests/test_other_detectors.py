@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options
-from tests.engine.test_resuming import losses
+from tests.engine.hooks.test_resume import losses
 
 
 @pytest.mark.parametrize('name', ['faster_rcnn_fasternet_s_1x_coco', 'retinanet_fasternet_t2_1x_coco',

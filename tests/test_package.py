@@ -22,7 +22,7 @@ sys.modules['mmpretrain'] = None
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmdet.registry import MODELS
-import mmfasternet.engine.runner, mmfasternet.engine.inference, mmfasternet.benchmark.detector
+import mmfasternet.engine.train_test, mmfasternet.engine.inference, mmfasternet.benchmark.subjects.detectors
 init_default_scope('mmdet')
 print(type(MODELS.build(Config.fromfile('configs/mask_rcnn_fasternet_t0_shapes.py').model).backbone))
 """)

@@ -19,9 +19,10 @@ from mmengine.config import Config
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
-from mmfasternet.benchmark import operators, suite
+from mmfasternet.benchmark.harness import suite
+from mmfasternet.benchmark.subjects import operators
 from mmfasternet.checkpoints import TARGETS, convert, read_checkpoint
-from mmfasternet.engine.training import TrainingOptions
+from mmfasternet.engine.speedups import TrainingOptions
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options, randomize_norms
@@ -115,7 +116,7 @@ def test_auto_scale_lr_scales(run_tool, shapes, tmp_path):
 
 def test_skip_nan_reaches_the_training(run_tool, monkeypatch):
     given = []
-    monkeypatch.setattr('mmfasternet.engine.runner.train', lambda cfg, options, skip_nan: given.append(skip_nan))
+    monkeypatch.setattr('mmfasternet.engine.train_test.train', lambda cfg, options, skip_nan: given.append(skip_nan))
     for flags in ([], ['--skip-nan']):
         assert run_tool('train', SHAPES_CONFIG, *flags).code == 0
     assert given == [False, True]
@@ -133,7 +134,7 @@ def test_amp_without_a_gpu_is_one_line(run_tool, monkeypatch):
 def test_amp_reaches_the_training(run_tool, monkeypatch, flags, amp):
     given = []
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: False)
-    monkeypatch.setattr('mmfasternet.engine.runner.train', lambda cfg, options, skip_nan: given.append(options.amp))
+    monkeypatch.setattr('mmfasternet.engine.train_test.train', lambda cfg, options, skip_nan: given.append(options.amp))
     assert run_tool('train', SHAPES_CONFIG, *flags).code == 0 and given == [amp]
     assert run_tool('train', SHAPES_CONFIG, '--amp', 'float8').code == 2
 
@@ -260,7 +261,7 @@ def stopped_suites(monkeypatch):
         suites.append((entries, rounds))
         raise KeyboardInterrupt('stopped')
 
-    monkeypatch.setattr('mmfasternet.benchmark.suite.run_suite', run)
+    monkeypatch.setattr('mmfasternet.benchmark.harness.suite.run_suite', run)
     return suites
 
 

@@ -1,6 +1,6 @@
 """Fit PConv, DWConv and GConv to a ResNet-50's 3x3 convolutions (Table 2); count salient kernel positions (Fig. 6)."""
 
-from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
 
 
 def parse_args():
@@ -21,7 +21,7 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
-        from mmfasternet.analysis.report import analysis_report
+        from mmfasternet.benchmark.approximation.approximation_report import analysis_report
         from mmfasternet.engine.device import find_device
         from mmfasternet.engine.inference import find_images
         images = find_images(args.images, args.max_images, tree=True) if args.images else []

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from mmfasternet.engine.cli import make_parser, one_line_errors
+from mmfasternet.cli.options import make_parser, one_line_errors
 
 
 def parse_args():
@@ -26,8 +26,8 @@ def main():
     # Asking whether there is a GPU must not start it here: the steps run in forks of this process.
     os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
     with one_line_errors():
-        from mmfasternet.benchmark.run_all import run_all
-        from mmfasternet.benchmark.summary import summarize, write_reports
+        from mmfasternet.benchmark.plan.run_all import run_all
+        from mmfasternet.benchmark.plan.summary import summarize, write_reports
         out = Path(args.out)
         if not args.only_reports:
             run_all(args.device, out, args.minutes * 60, args.size == 'small', args.steps)

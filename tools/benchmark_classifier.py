@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import (
+from mmfasternet.cli.options import (
     add_benchmark_options,
     add_dtype_option,
     add_graphs_option,
@@ -31,8 +31,8 @@ def main():
     with one_line_errors():
         import torch
 
-        from mmfasternet.benchmark.classifier import classifier_entry, classifier_report, find_networks
-        from mmfasternet.benchmark.suite import replayed, run_suite
+        from mmfasternet.benchmark.harness.suite import replayed, run_suite
+        from mmfasternet.benchmark.subjects.classifiers import classifier_entry, classifier_report, find_networks
         device = set_up_device(args)
         networks = find_networks(args.networks)
         records = {}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import (
+from mmfasternet.cli.options import (
     add_benchmark_options,
     add_deploy_options,
     add_trust_option,
@@ -42,9 +42,9 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
-        from mmfasternet.benchmark.detector import DetectorInput, detector_entry, detector_report
+        from mmfasternet.benchmark.harness.suite import run_suite
         from mmfasternet.benchmark.paper import TABLE_4
-        from mmfasternet.benchmark.suite import run_suite
+        from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, detector_report
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.deploying import DeployOptions
         from mmfasternet.engine.inference import find_images

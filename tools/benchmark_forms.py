@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import DTYPES, add_device_options, add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.cli.options import DTYPES, add_device_options, add_trust_option, make_parser, one_line_errors, trusting
 
 
 def parse_args():
@@ -35,7 +35,7 @@ def main():
         import torch
         from rich.console import Console
 
-        from mmfasternet.benchmark.forms import measure_forms, results_table, write_results
+        from mmfasternet.benchmark.subjects.forms import measure_forms, results_table, write_results
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.device import set_threads
         set_threads(args.threads)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import (
+from mmfasternet.cli.options import (
     add_benchmark_options,
     add_dtype_option,
     add_graphs_option,
@@ -29,13 +29,13 @@ def main():
     with one_line_errors():
         import torch
 
-        from mmfasternet.benchmark.operators import (
+        from mmfasternet.benchmark.harness.suite import replayed, run_suite
+        from mmfasternet.benchmark.subjects.operators import (
             operator_entries,
             operator_report,
             partial_conv_entries,
             partial_conv_report,
         )
-        from mmfasternet.benchmark.suite import replayed, run_suite
         device, dtype = set_up_device(args), getattr(torch, args.dtype)
         batch = (1 if device.type == 'cpu' else 32) if args.batch is None else args.batch
         memory_format = torch.channels_last if args.channels_last else torch.contiguous_format

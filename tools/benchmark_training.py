@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import add_benchmark_options, make_parser, one_line_errors, set_up_device
+from mmfasternet.cli.options import add_benchmark_options, make_parser, one_line_errors, set_up_device
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 PAIR = [CONFIGS / 'mask_rcnn_fasternet_s_1x_coco.py', CONFIGS / 'comparison' / 'mask_rcnn_resnet50_1x_coco.py']
@@ -31,10 +31,10 @@ def main():
     with one_line_errors():
         import torch
 
-        from mmfasternet.benchmark.suite import run_suite
-        from mmfasternet.benchmark.training import loss_curve, training_entry, training_report
+        from mmfasternet.benchmark.harness.suite import run_suite
+        from mmfasternet.benchmark.subjects.training_steps import loss_curve, training_entry, training_report
         from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.training import TrainingOptions, native_amp_types
+        from mmfasternet.engine.speedups import TrainingOptions, native_amp_types
         from mmfasternet.errors import UserError
         device = set_up_device(args)
         if args.curve and device.type == 'cpu' and torch.cuda.is_available():

@@ -5,7 +5,7 @@ It is not needed for training, testing or prediction: they take all of them as t
 
 import sys
 
-from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
 
 _TARGETS = {
     'mmfasternet': 'a classifier or detector of this package',

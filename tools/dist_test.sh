@@ -7,7 +7,7 @@ config=${1:?usage: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of to
 checkpoint=${2:?usage: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of tools/test.py]}
 processes=${3:?usage: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of tools/test.py]}
 # exec: a signal to this script reaches the processes
-exec python -m mmfasternet.engine.launch \
+exec python -m mmfasternet.cli.launch \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${MASTER_PORT:-29500}" \
     "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

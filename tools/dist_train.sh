@@ -6,7 +6,7 @@ set -euo pipefail
 config=${1:?usage: tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]}
 processes=${2:?usage: tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]}
 # exec: a signal to this script reaches the processes
-exec python -m mmfasternet.engine.launch \
+exec python -m mmfasternet.cli.launch \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${MASTER_PORT:-29500}" \
     "$(dirname "$0")/train.py" "$config" --launcher pytorch "${@:3}"

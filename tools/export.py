@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
 
 
 def parse_args():
@@ -31,7 +31,7 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
-        from mmfasternet.deploy.export import export_model
+        from mmfasternet.deploy.export.exporting import export_model
         from mmfasternet.engine.building import build_model, real_images
         from mmfasternet.engine.config import load_config
         cfg = load_config(args.config)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfasternet.engine.cli import make_parser, one_line_errors
+from mmfasternet.cli.options import make_parser, one_line_errors
 
 
 def parse_args():

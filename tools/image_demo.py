@@ -1,6 +1,6 @@
 """Predict what is on an image or on all images of a folder: drawn pictures and one json file."""
 
-from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
 
 
 def parse_args():

@@ -1,6 +1,6 @@
 """Generate a small instance segmentation data set in COCO's format: coloured shapes that overlap on clutter."""
 
-from mmfasternet.engine.cli import make_parser, one_line_errors
+from mmfasternet.cli.options import make_parser, one_line_errors
 
 
 def parse_args():

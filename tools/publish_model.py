@@ -1,6 +1,6 @@
 """Make a checkpoint ready to publish: without the state of its training, and with the hash of the file in its name."""
 
-from mmfasternet.engine.cli import add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
 
 
 def parse_args():

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint: box and mask AP of a detector, top-1 and top-5 of a classifier."""
 
-from mmfasternet.engine.cli import (
+from mmfasternet.cli.options import (
     add_deploy_options,
     add_run_options,
     is_first_process,
@@ -30,10 +30,10 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
+        from mmfasternet.cli.metrics import print_metrics
         from mmfasternet.engine.config import enable_tta, load_config, set_show_dir
         from mmfasternet.engine.deploying import DeployOptions
-        from mmfasternet.engine.metrics import print_metrics
-        from mmfasternet.engine.runner import test
+        from mmfasternet.engine.train_test import test
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         if args.show_dir:
             set_show_dir(cfg, args.show_dir)

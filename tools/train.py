@@ -2,7 +2,7 @@
 
 import sys
 
-from mmfasternet.engine.cli import add_run_options, make_parser, one_line_errors, set_local_rank, trusting
+from mmfasternet.cli.options import add_run_options, make_parser, one_line_errors, set_local_rank, trusting
 
 AMP_TYPES = ('auto', 'float16', 'bfloat16')
 
@@ -37,9 +37,9 @@ def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
         from mmfasternet.engine.config import enable_auto_scale_lr, load_config
-        from mmfasternet.engine.runner import train
-        from mmfasternet.engine.seeding import make_deterministic
-        from mmfasternet.engine.training import TrainingOptions
+        from mmfasternet.engine.hooks.seed import make_deterministic
+        from mmfasternet.engine.speedups import TrainingOptions
+        from mmfasternet.engine.train_test import train
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         if args.auto_scale_lr:
             enable_auto_scale_lr(cfg)

@@ -1,3 +1,3 @@
-from .timing import LatencyRecord, measure, measure_interleaved
+from .harness.timing import LatencyRecord, measure, measure_interleaved
 
 __all__ = ['LatencyRecord', 'measure', 'measure_interleaved']

@@ -1,14 +1,11 @@
-"""Checkpoints: read safely, understood in all published layouts, converted.
+"""Checkpoints: read safely, understood in all published layouts, converted."""
 
-``models`` takes :func:`load_pretrained_backbone` from here; nothing here
-imports ``models``.
-"""
+from mmfasternet.models.weights.layouts import LAYOUTS, TARGETS, WeightsKind, convert, recognize
 
-from .layouts import LAYOUTS, TARGETS, WeightsKind, convert, recognize
-from .loading import check_fits, check_start, load_pretrained_backbone
-from .mmengine_loading import load_for_mmengine, safe_loading
+from .allowlist import trust_checkpoints
+from .initializer import check_fits, check_start, load_pretrained_backbone
+from .mmengine_bridge import load_for_mmengine, safe_loading
 from .reading import read_checkpoint
-from .safe_loading import trust_checkpoints
 from .writing import convert_checkpoint, publish_checkpoint
 
 __all__ = [

@@ -4,9 +4,9 @@ from typing import Any, Dict, Mapping, Optional
 
 from torch import Tensor
 
-from mmfasternet.checkpoints.fitting import listed
-from mmfasternet.checkpoints.layouts import recognize
 from mmfasternet.errors import CheckpointError
+from mmfasternet.models.weights.fitting import listed
+from mmfasternet.models.weights.layouts import recognize
 
 _PLACES = ('state_dict', 'model')
 # DistributedDataParallel and averaged models, compiled models, Lightning's modules with the network as ``model``.

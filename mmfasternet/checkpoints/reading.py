@@ -15,11 +15,11 @@ from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mmfasternet.checkpoints.allowlist import is_trusting, only_allowed_globals
 from mmfasternet.checkpoints.contents import state_dict_of
 from mmfasternet.checkpoints.download import local_path
-from mmfasternet.checkpoints.fitting import listed
-from mmfasternet.checkpoints.safe_loading import is_trusting, only_allowed_globals
 from mmfasternet.errors import CheckpointError
+from mmfasternet.models.weights.fitting import listed
 
 #: The entry of a ``.safetensors`` file's metadata with the names of the classes, a json list.
 CLASSES_ENTRY = 'mmfasternet.classes'

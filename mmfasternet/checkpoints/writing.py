@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from mmfasternet.checkpoints.allowlist import trust_checkpoints
 from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of, weights_of
-from mmfasternet.checkpoints.layouts import WeightsKind, convert, recognize
 from mmfasternet.checkpoints.reading import CLASSES_ENTRY, read_checkpoint
-from mmfasternet.checkpoints.safe_loading import trust_checkpoints
 from mmfasternet.errors import CheckpointError, UserError
 from mmfasternet.files import replacing
+from mmfasternet.models.weights.layouts import WeightsKind, convert, recognize
 
 
 def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tuple[WeightsKind, WeightsKind]:

@@ -1,4 +1,4 @@
-from .loading import LoadImageFromFile
+from .image_loading import LoadImageFromFile
 from .seeding import SeedAugmentations, SeededSampler
 
 __all__ = ['LoadImageFromFile', 'SeedAugmentations', 'SeededSampler']

@@ -1,5 +1,5 @@
-from .blocks import DeployedBlock
 from .conversion import to_deploy
-from .detector import DeployedDetector
+from .deployed_block import DeployedBlock
+from .export.exported_detector import DeployedDetector
 
 __all__ = ['DeployedBlock', 'DeployedDetector', 'to_deploy']

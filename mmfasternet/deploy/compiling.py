@@ -8,8 +8,8 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmfasternet.deploy.cuda_graphs import padded
 from mmfasternet.deploy.dense import dense_head
+from mmfasternet.deploy.gpu.cuda_graphs import padded
 from mmfasternet.errors import ArgumentError, UserError
 
 

@@ -15,14 +15,14 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from mmfasternet.deploy.blocks import DeployedBlock, check_form
 from mmfasternet.deploy.compiling import check_compilable, compile_networks, remove_compilation
+from mmfasternet.deploy.deployed_block import DeployedBlock, check_form
 from mmfasternet.deploy.folding import fold_norms, fold_output_norms
-from mmfasternet.deploy.graphed_detector import record_detector, remove_recordings
+from mmfasternet.deploy.gpu.graphed_detector import record_detector, remove_recordings
+from mmfasternet.deploy.gpu.triton_kernels import TritonRoIExtractor, available
 from mmfasternet.deploy.replacing import replace_modules
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.deploy.tf32 import tf32
-from mmfasternet.deploy.triton_kernels import TritonRoIExtractor, available
 from mmfasternet.errors import ArgumentError
 from mmfasternet.models.backbones.fasternet import FasterNetStage
 from mmfasternet.models.layers import FasterNetBlock
@@ -47,7 +47,7 @@ def to_deploy(model: nn.Module,
     - On a CPU, RoIAlign is a weighted sum over channels-last maps; see
       :func:`mmfasternet.deploy.roi_align.roi_align`. On a GPU with Triton it
       is one kernel for all levels; see
-      :func:`mmfasternet.deploy.triton_kernels.roi_align_levels`.
+      :func:`mmfasternet.deploy.gpu.triton_kernels.roi_align_levels`.
     - Weights and maps take the given type and memory format; scores, boxes
       and masks come out in float32, and RoIs stay in it. A bare backbone gives
       its maps in ``dtype``.
@@ -76,7 +76,7 @@ def to_deploy(model: nn.Module,
         graphs: On a GPU, replay the networks as CUDA graphs, or all of a
             two-stage detector; the next call overwrites the maps of a bare
             backbone, and the model must not be moved any more. See
-            :func:`mmfasternet.deploy.graphed_detector.record_detector`.
+            :func:`mmfasternet.deploy.gpu.graphed_detector.record_detector`.
             Defaults to False.
 
     Returns:

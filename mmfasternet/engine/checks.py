@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from mmfasternet.checkpoints import check_fits, check_start, read_checkpoint
+from mmfasternet.cli.options import is_first_process
 from mmfasternet.datasets.coco_file import check_coco_file
-from mmfasternet.engine.cli import is_first_process
 from mmfasternet.errors import DataError, UserError
 from mmfasternet.models import FasterNet
 

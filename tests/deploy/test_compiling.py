@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from mmfasternet.deploy import DeployedBlock, compiling, to_deploy
-from mmfasternet.deploy.graphed_detector import record_detector
+from mmfasternet.deploy.gpu.graphed_detector import record_detector
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, SHAPES_CONFIG, build, randomize_norms
-from tests.deploy.test_cuda_graphs import recorded  # noqa: F401, a fixture
+from tests.deploy.gpu.test_cuda_graphs import recorded  # noqa: F401, a fixture
 
 
 @pytest.mark.slow

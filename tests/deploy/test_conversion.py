@@ -6,8 +6,8 @@ from mmengine.model import BaseModel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfasternet.deploy import DeployedBlock, to_deploy
-from mmfasternet.deploy.blocks import FORMS
 from mmfasternet.deploy.conversion import compiled_form, fastest_form
+from mmfasternet.deploy.deployed_block import FORMS
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.deploy.tf32 import set_tf32
 from mmfasternet.engine.building import build_model, load_batches

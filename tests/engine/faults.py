@@ -14,7 +14,7 @@ import time
 from tests.conftest import ROOT
 
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['mmdet.apis', 'mmdet.models', 'mmdet.datasets', 'mmfasternet.engine.runner',
+CONTEXT.set_forkserver_preload(['mmdet.apis', 'mmdet.models', 'mmdet.datasets', 'mmfasternet.engine.train_test',
                                 'mmfasternet.models', 'mmfasternet.datasets'])
 
 

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmfasternet.checkpoints import read_checkpoint
 from tests.conftest import SHAPES_CONFIG, data_options
 from tests.engine.faults import Training
-from tests.engine.test_resuming import losses, shapes_config
+from tests.engine.hooks.test_resume import losses, shapes_config
 
 KILLS = 20
 ITERATIONS = 120

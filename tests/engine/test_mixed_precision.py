@@ -12,7 +12,7 @@ from torch import nn
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.mixed_precision import keep_float32
 from tests.conftest import SHAPES_CONFIG, build
-from tests.engine.test_training import losses_and_gradients
+from tests.engine.test_speedups import losses_and_gradients
 
 ROIS = torch.tensor([[0, 1001., 1003., 1041., 1057.], [0, 1.5, 2.5, 1301., 1207.]])
 

@@ -8,15 +8,15 @@ from mmcv.ops import sigmoid_focal_loss
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from torch import nn
 
-from mmfasternet.benchmark.training import training_entry
+from mmfasternet.benchmark.subjects.training_steps import training_entry
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.config import load_config
+from mmfasternet.engine.hooks.seed import make_deterministic
 from mmfasternet.engine.mixed_precision import keep_float32
-from mmfasternet.engine.runner import train
-from mmfasternet.engine.seeding import make_deterministic
-from mmfasternet.engine.training import TrainingOptions, native_amp_types
+from mmfasternet.engine.speedups import TrainingOptions, native_amp_types
+from mmfasternet.engine.train_test import train
 from tests.conftest import ROOT
-from tests.engine.test_resuming import losses, shapes_config
+from tests.engine.hooks.test_resume import losses, shapes_config
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
 AMP_TYPES = pytest.mark.parametrize('dtype', ['float16', pytest.param('bfloat16', marks=pytest.mark.skipif(

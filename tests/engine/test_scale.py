@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from mmfasternet.checkpoints import read_checkpoint
-from mmfasternet.engine import finite, runner
+from mmfasternet.engine import train_test
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.runner import train
+from mmfasternet.engine.hooks import finite_loss
+from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG
+from tests.engine.hooks.test_resume import losses, shapes_config
 from tests.engine.test_faults import write_config
-from tests.engine.test_resuming import losses, shapes_config
 from tests.test_tools import environment, free_port
 
 
@@ -38,15 +39,15 @@ def test_recomputed_blocks_train_alike(shapes, tmp_path):
 def test_synchronised_norms_of_several_processes_need_gpus():
     cfg = load_config(str(SHAPES_CONFIG), {'model.backbone.norm_cfg.type': 'SyncBN'})
     with pytest.raises(UserError, match='^SyncBN of several processes needs GPUs, .*Take BN'):
-        runner._init_cpu_processes(cfg)
+        train_test._init_cpu_processes(cfg)
 
 
 def test_all_processes_leave_a_batch_out_if_one_has_to(monkeypatch):
     """The loss here is finite, that of another process is not."""
-    monkeypatch.setattr(finite, 'get_world_size', lambda: 2)
-    monkeypatch.setattr(finite, 'all_reduce', lambda flag, operation: flag.fill_(1))
-    checked = finite._checking(lambda found: (torch.tensor(1.), dict(loss_cls=torch.tensor(1.))))
-    with pytest.raises(finite._LossNotFinite, match='a loss of another process'):
+    monkeypatch.setattr(finite_loss, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(finite_loss, 'all_reduce', lambda flag, operation: flag.fill_(1))
+    checked = finite_loss._checking(lambda found: (torch.tensor(1.), dict(loss_cls=torch.tensor(1.))))
+    with pytest.raises(finite_loss._LossNotFinite, match='a loss of another process'):
         checked({})
 
 

@@ -7,7 +7,6 @@ from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmfasternet.checkpoints import load_pretrained_backbone
 from mmfasternet.errors import ArgumentError
 from mmfasternet.models.layers import FasterNetBlock, PatchConv, build_norm
 from mmfasternet.registry import MODELS
@@ -200,7 +199,8 @@ class FasterNet(BaseModule):
         for config in pretrained:
             if not config.get('checkpoint'):
                 raise ArgumentError("init_cfg of type 'Pretrained' needs checkpoint, a path or URL")
-            load_pretrained_backbone(self, str(config['checkpoint']))
+            # By its name in the registry: models know nothing of files and downloads.
+            initialize(self, dict(config, type='mmfasternet.PretrainedFasterNet'))
 
     def train(self, mode: bool = True) -> 'FasterNet':
         """Set the mode, but for frozen stages and, with ``norm_eval``, batch norm; returns ``self``."""

@@ -1,0 +1,140 @@
+"""Runs the steps of the plan, each in a process with a limit, and goes on where an earlier run stopped."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import torch
+
+from mmfasternet.benchmark.plan.steps import STEPS, Bench, Step
+from mmfasternet.errors import ArgumentError, UserError
+from mmfasternet.files import write_whole
+
+STATE, LOGS, DONE = 'steps.json', 'logs', 'done'
+_NOT_ALL = 3  # exit status of a step that had no time for some of its suites
+
+
+def run_all(device: Optional[str],
+            out: Path,
+            seconds: float,
+            small: bool = False,
+            only: Sequence[str] = ()) -> Dict[str, str]:
+    """Run the steps of :mod:`mmfasternet.benchmark.plan.steps`.
+
+    Each runs in a process of its own, which on a GPU is stopped at the step's
+    limit; a step that fails does not stop the others. Into the same folder, steps that
+    have ended well are not run again, and suites go on from their records.
+
+    The processes are forks of this one, so that libraries are imported once:
+    it must not have used a GPU, nor computed by several threads. If the first
+    step fails, it is tried once more in a new process, and so are the others
+    then.
+
+    Args:
+        device: Such as ``'cuda:0'``. Defaults to None, the first GPU if any.
+        out: Folder for what is found.
+        seconds: For all steps.
+        small: Whether every step is only tried. Defaults to False.
+        only: Names of the steps to run. Defaults to all.
+
+    Returns:
+        How each step ended, by its name.
+
+    Raises:
+        ArgumentError: If a step is not known.
+        UserError: If the folder was measured into otherwise.
+    """
+    start = time.monotonic()
+    known = [step.name for step in STEPS]
+    for name in only:
+        if name not in known:
+            raise ArgumentError(f"no step is called '{name}': it must be one of {', '.join(known)}")
+    on_gpu = device.startswith('cuda') if device else torch.cuda.is_available()
+    limited = on_gpu and not small  # on a CPU the calls before the first that counts take minutes
+    (out / LOGS).mkdir(parents=True, exist_ok=True)
+    ended, method = _state(out, small)
+    for step in STEPS:
+        if (only and step.name not in only) or ended.get(step.name, '').startswith(DONE):
+            continue
+        left = seconds - (time.monotonic() - start)
+        if left < (1 if small else step.least):
+            ended[step.name] = 'no time left'
+        else:
+            limit = min(step.most, left) if limited else left
+            ended[step.name] = _run(method, step, device, out, small, limit)
+            if step is STEPS[0] and not ended[step.name].startswith(DONE):
+                method = 'spawn'
+                limit = min(limit, seconds - (time.monotonic() - start))
+                ended[step.name] = _run(method, step, device, out, small, limit)
+        print(f'[{time.monotonic() - start:5.0f} s] {step.name}: {ended[step.name]}', flush=True)
+        content = dict(small=small, method=method, steps=ended)
+        write_whole(out / STATE, (json.dumps(content, indent=1) + '\n').encode())
+    return ended
+
+
+def _state(out: Path, small: bool) -> Tuple[Dict[str, str], str]:
+    """How steps have ended, and how their processes start."""
+    try:
+        content = json.loads((out / STATE).read_text())
+        if content['small'] != small:
+            raise UserError(f"'{out}' holds a run of the other --size: name another folder by --out")
+        return content['steps'], content['method']
+    except FileNotFoundError:
+        return {}, 'fork'
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"'{out / STATE}' can't be read: remove it, or name another folder by --out") from None
+
+
+def _run(method: str, step: Step, device: Optional[str], out: Path, small: bool, limit: float) -> str:
+    """How a step ended that ran in a process of its own."""
+    start = time.monotonic()
+    process = multiprocessing.get_context(method).Process(  # type: ignore[attr-defined]
+        target=_in_process, args=(step, device, out, small, start + limit), name=step.name)
+    sys.stdout.flush()
+    process.start()
+    try:
+        process.join(limit)
+    finally:
+        late = process.is_alive()
+        _stop(process)
+    took = f'{time.monotonic() - start:.0f} s'
+    if late:
+        return f'stopped at its limit, {took}'
+    if process.exitcode == _NOT_ALL:
+        return f'not all of it, for want of time, in {took}'
+    if process.exitcode:
+        return f"failed with {process.exitcode} after {took}: see {out / LOGS / f'{step.name}.log'}"
+    return f'{DONE} in {took}'
+
+
+def _in_process(step: Step, device: Optional[str], out: Path, small: bool, deadline: float) -> None:
+    os.setpgid(0, 0)  # what it starts is stopped with it
+    with open(out / LOGS / f'{step.name}.log', 'a', buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        code = 1
+        try:
+            bench = Bench(device, out, small, deadline)
+            step.run(bench)
+            code = _NOT_ALL if bench.skipped else 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            log.flush()
+            os._exit(code)  # without the parent's clean-up
+
+
+def _stop(process: Any) -> None:
+    """Stop a process and what it has started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        process.join(3)

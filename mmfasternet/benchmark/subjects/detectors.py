@@ -1,0 +1,276 @@
+"""Latency of whole detectors and of their parts, from image tensor to boxes and masks."""
+
+import copy
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from mmdet.models.dense_heads import RPNHead
+from mmdet.models.detectors import TwoStageDetector
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from mmfasternet.benchmark.complexity import Complexity, count_as_table_4, count_complexity
+from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject
+from mmfasternet.benchmark.harness.timing import LatencyRecord, describe, failures, runs_of
+from mmfasternet.benchmark.paper import TABLE_4, DetectorRow
+from mmfasternet.benchmark.reporting.plots import stacked_bars
+from mmfasternet.benchmark.reporting.report import Report, Table
+from mmfasternet.benchmark.subjects.parts import PARTS, DetectorParts
+from mmfasternet.deploy.export.manifest import Manifest
+from mmfasternet.engine.building import Batch, build_model, load_batches
+from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.deploying import DeployOptions, is_export, use_exported
+from mmfasternet.errors import UserError
+
+_GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread most evenly
+
+
+@dataclass(frozen=True)
+class DetectorInput:
+    """What detectors are timed on.
+
+    Attributes:
+        size: Height and width of random images in pixels.
+        images: Image files instead, loaded and resized by each config's test
+            pipeline before the clock starts, and taken in turn.
+        batch_size: Images per call.
+    """
+    size: Tuple[int, int] = (800, 1280)
+    images: Optional[Sequence[str]] = None
+    batch_size: int = 1
+
+    def batches(self, cfg: Config) -> List[Batch]:
+        """The batches, by the test pipeline of a config.
+
+        Raises:
+            UserError: If there are fewer images than a batch has.
+        """
+        if not self.images:
+            return [random_batch(self.size, self.batch_size)]
+        if len(self.images) < self.batch_size:
+            raise UserError(f'--batch {self.batch_size} needs as many images, there are {len(self.images)}')
+        return load_batches(cfg, self.images, self.batch_size)
+
+
+def detector_entry(cfg: Config,
+                   name: str,
+                   device: torch.device,
+                   given: DetectorInput,
+                   checkpoint: Optional[str] = None,
+                   deploy: Optional[DeployOptions] = None,
+                   build_random: Optional[Callable[[], nn.Module]] = None) -> Entry:
+    """A detector as a line of a suite: normalisation, network and post-processing, and its parts.
+
+    How many objects it finds weighs on the latency of its heads. With random
+    weights a two-stage detector is made to find a hundred objects in any
+    image; trained weights and real images say more.
+
+    Args:
+        cfg: Config of the detector.
+        name: Its name.
+        device: Where it runs.
+        given: The images.
+        checkpoint: Its weights, or folder of an export. Defaults to None,
+            random weights.
+        deploy: Inference form of the model. Defaults to None, the model as it
+            is.
+        build_random: Gives the detector with random weights, where several
+            entries share one. Defaults to None: :func:`random_detector`.
+
+    Raises:
+        UserError: If the config is a classifier's, or an image or export can't
+            be read; when the entry is built, if its checkpoint can't be used.
+    """
+    if is_classifier(cfg):
+        raise UserError(f"'{cfg.filename}' is the config of a classifier: tools/benchmark_classifier.py is for these")
+    options = deploy or DeployOptions()
+    exported = checkpoint if checkpoint is not None and is_export(checkpoint) else None
+    form, memory_format = options.form, 'NHWC' if options.deploy else 'NCHW'
+    if exported:
+        file_format = Manifest.read(exported).format
+        form, memory_format = f'exported, {file_format}', 'NHWC' if file_format == 'openvino' else 'NCHW'
+    batches = given.batches(cfg)
+    conditions = Conditions(
+        sizes_of(batches), given.batch_size, getattr(torch, options.dtype), memory_format, form, checkpoint or 'random',
+        str(Path(given.images[0]).parent) if given.images else 'random')
+
+    def build() -> Subject:
+        if exported:
+            exported_cfg = copy.deepcopy(cfg)
+            use_exported(exported_cfg, exported, options)
+            model = build_model(exported_cfg, device=device)
+        else:
+            if checkpoint:
+                model = build_model(cfg, checkpoint, device)
+            else:
+                model = build_random() if build_random else random_detector(cfg, device)
+            model = options.apply(model, cfg, None if given.images else [given.size])
+        turns, parts = _Turns(batches), DetectorParts(model, device)
+        return Subject(lambda: model.test_step(turns.batch()), lambda: parts(lambda: model.test_step(turns.batch())),
+                       turns.advance, options.graphs)
+
+    return Entry(name, conditions, build)
+
+
+def random_detector(cfg: Config, device: torch.device) -> nn.Module:
+    """A detector with random weights that finds a hundred objects, if it is a two-stage one."""
+    torch.manual_seed(0)
+    model = build_model(cfg, None, device)
+    find_objects(model)
+    propose_alike(model)
+    return model
+
+
+def find_objects(model: nn.Module) -> None:
+    """Have a two-stage detector with random weights find objects, in place: else its mask head has nothing to do."""
+    if isinstance(model, TwoStageDetector) and hasattr(getattr(model.roi_head, 'bbox_head', None), 'fc_cls'):
+        nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.2)
+
+
+def propose_alike(model: nn.Module) -> None:
+    """Have an RPN with random weights propose the same boxes whatever network is below it, in place.
+
+    The time of the heads behind it depends on the sizes of the boxes, and
+    random weights of two networks prefer different ones. In training, the
+    gradients of its losses still reach the network.
+    """
+    head: Any = getattr(model, 'rpn_head', None)
+    if type(head) is RPNHead and head.use_sigmoid_cls:
+        train_cfg: Any = getattr(model, 'train_cfg', None) if model.training else None
+        proposal_cfg = (train_cfg or {}).get('rpn_proposal') or head.test_cfg
+        head.register_forward_hook(_AlikeProposals(proposal_cfg.nms_pre))
+
+
+class _AlikeProposals:
+    """Replaces the output of an RPN: anchors of all levels alike, spread over the image, unmoved.
+
+    Args:
+        count: Anchors of a level that are scored over 0.5, if there are so
+            many: those that the head keeps of it.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._kept: Dict[Tuple[Any, ...], Tensor] = {}  # made once, so that the clock of the RPN does not see it
+
+    @torch.compiler.disable  # what it keeps must not be in the memory of a CUDA graph
+    def __call__(self, module: nn.Module, inputs: Any,
+                 outputs: Tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tuple[List[Tensor], List[Tensor]]:
+        scores, deltas = outputs
+        return ([self._instead(score, 'scores', self._scored) for score in scores],
+                [self._instead(delta, 'deltas', torch.zeros_like) for delta in deltas])
+
+    def _instead(self, output: Tensor, kind: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+        constant = self._once(kind, output, make)
+        return output - output.detach() + constant if output.requires_grad else constant
+
+    def _once(self, kind: str, output: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        key = (kind, output.shape, output.dtype, output.device)
+        if key not in self._kept:
+            self._kept[key] = make(output)
+        return self._kept[key]
+
+    def _scored(self, scores: Tensor) -> Tensor:
+        number = scores[0].numel()
+        spread = torch.arange(number, device=scores.device, dtype=torch.float64) * _GOLDEN_RATIO % 1  # over (0, 1)
+        chosen = 1 + (spread - 1) * max(number / self.count, 1)  # so many are over 0
+        return (4 * chosen).clamp(min=-4).to(scores.dtype).reshape(scores[:1].shape).expand_as(scores)
+
+
+def random_batch(size: Tuple[int, int], batch_size: int = 1) -> Batch:
+    """A batch of random images of ``size``, height and width in pixels, as a detector's test pipeline gives it."""
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for _ in range(batch_size)]
+    samples = [DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.))) for _ in images]
+    return dict(inputs=images, data_samples=samples)
+
+
+def sizes_of(batches: Sequence[Batch]) -> str:
+    """The different sizes of the batches' images, such as ``'800x1280'``."""
+    shapes = (tuple(image.shape[1:]) for batch in batches for image in batch['inputs'])
+    return ' '.join(sorted({f'{h}x{w}' for h, w in shapes}))
+
+
+class _Turns:
+    """Batches in turn, the same one for all calls of a round."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = itertools.cycle(batches)
+        self.advance()
+
+    def advance(self) -> None:
+        self._batch = next(self._batches)
+
+    def batch(self) -> Batch:
+        """The batch of this round, with samples of its own: detectors write into them."""
+        return {**self._batch, 'data_samples': copy.deepcopy(self._batch['data_samples'])}
+
+
+def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config], size: Tuple[int, int]) -> Report:
+    """Tables and plot of measured detectors, with the paper's Table 4 beside those that are in it.
+
+    Args:
+        records: Their records.
+        configs: Their configs.
+        size: Height and width of the image that parameters and FLOPs are
+            counted for; in the convention of Table 4 where it is a Mask R-CNN.
+    """
+    counted = {id(cfg): _count(cfg, size) for cfg in configs}  # several records may be of one
+    rows = [_row(record, counted[id(cfg)], records) for record, cfg in zip(records, configs)]
+    columns = {'detector': '', 'parameters (M)': '.1f', 'FLOPs (G)': '.0f', 'median (ms)': '.1f', 'p10': '.1f',
+               'p90': '.1f', 'ratio': '.2f', 'images/s': '.2f', 'memory (MB)': '.0f'}
+    if any('speed-up' in row for row in rows):
+        columns['speed-up'] = '.2f'
+    if any('paper: ms' in row for row in rows):
+        columns.update({'paper: parameters': '.1f', 'paper: FLOPs': '.0f', 'paper: ms': '.1f', 'paper: ratio': '.2f'})
+    parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
+    medians = {record.name: record.part_medians_ms for record in records if not record.error}
+    part_rows = [{'detector': record.name, **medians[record.name], 'sum': sum(medians[record.name].values()),
+                  'sum / whole': record.parts_over_whole}
+                 for record in records if not record.error]
+    part_columns = {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / whole': '.3f'}
+    notes = [describe(records[0].conditions),
+             f'{runs_of(records).capitalize()}; ratio: latency over that of the first detector in the same form and '
+             f'type, such as {records[0].name}; speed-up: over the first form of the same detector. Parameters are '
+             f'those that train; FLOPs are for {size[0]} x {size[1]} pixels, of a Mask R-CNN as Table 4 of the paper '
+             f'counts them.',
+             'Parts are timed in calls of their own; sum / whole compares them with the call before, in the median of '
+             'all rounds.', *failures(records)]
+    if 'paper: ms' in columns:
+        notes.append('Paper: Table 4, latency on a 2080 Ti.')
+    tables = [Table('Detectors', columns, rows), Table('Parts, ms', part_columns, part_rows)]
+    return Report('Latency of detectors', tables, notes,
+                  {'Latency': stacked_bars(medians, 'ms, by the parts', f'From image to objects: {notes[0]}')})
+
+
+def _count(cfg: Config, size: Tuple[int, int]) -> Complexity:
+    return count_as_table_4(cfg, size) if cfg.model.type == 'MaskRCNN' else count_complexity(cfg, size)[-1]
+
+
+def _row(record: LatencyRecord, total: Complexity, records: Sequence[LatencyRecord]) -> Dict[str, Any]:
+    name = _detector_of(record)
+    like = [other for other in records if (other.form, other.dtype) == (record.form, record.dtype)]
+    forms = [other for other in records if _detector_of(other) == name]
+    row = {'detector': record.name, 'parameters (M)': total.parameters / 1e6, 'FLOPs (G)': total.multiply_adds / 1e9,
+           'median (ms)': record.median_ms, 'p10': record.p10_ms, 'p90': record.p90_ms,
+           'ratio': record.median_ms / like[0].median_ms, 'images/s': record.images_per_second,
+           'memory (MB)': record.memory_mb}
+    if len(forms) > 1:
+        row['speed-up'] = forms[0].median_ms / record.median_ms
+    paper: Callable[[str], Optional[DetectorRow]] = TABLE_4.get
+    published, reference = paper(name), paper(_detector_of(like[0]))
+    if published:
+        row.update({'paper: parameters': published.parameters, 'paper: FLOPs': published.flops,
+                    'paper: ms': published.latency})
+        if reference:
+            row['paper: ratio'] = published.latency / reference.latency
+    return row
+
+
+def _detector_of(record: LatencyRecord) -> str:
+    """The config's name: behind it a record may name its form."""
+    return record.name.partition(',')[0]

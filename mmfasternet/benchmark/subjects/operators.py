@@ -1,0 +1,462 @@
+"""Convolutions by themselves: Tables 1 and 9 of the paper, the memory access behind them, and ShuffleNetV2's rules."""
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject
+from mmfasternet.benchmark.harness.timing import LatencyRecord, describe, failures, runs_of
+from mmfasternet.benchmark.paper import TABLE_1, TABLE_1_SIZES, TABLE_9
+from mmfasternet.benchmark.reporting.plots import Point, roofline
+from mmfasternet.benchmark.reporting.report import Report, Table
+from mmfasternet.benchmark.subjects.published_blocks import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
+from mmfasternet.deploy import to_deploy
+from mmfasternet.deploy.conversion import fastest_form
+from mmfasternet.errors import UserError
+from mmfasternet.models import FasterNet, PartialConv
+
+LAYERS = 10  # of an operator, Tables 1 and 9
+GROUPS = 16  # of a group convolution, Table 1
+KERNEL = 3
+PARTIAL_RATIO = 1 / 4
+#: Of layers with equal work: output over input channels (rule 1), groups (2) and fragments (3); and their map's side.
+RATIOS = (1, 2, 6, 12)
+RULE_GROUPS = (1, 2, 4, 8)
+FRAGMENTS = (1, 2, 4)
+RULE_SIDE, RULE_CHANNELS, RULE_LAYERS = 56, 128, 10
+_NARROW = RULE_CHANNELS // 4  # of a bottleneck
+_PEAK, _BANDWIDTH = 'yardstick, convolution', 'yardstick, copy'
+_COPIED = 1 << 26  # numbers, 256 MB of float32, more than caches hold
+_SPLIT_CAT_NHWC = 'split_cat channels-last'
+_ARCHS = ('t0', 't1', 't2', 's', 'm', 'l')
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an operator does to one image.
+
+    Attributes:
+        multiply_adds: Multiply-adds of all its layers.
+        map_access: Numbers it reads and writes of feature maps.
+        weight_access: Numbers it reads of weights, once for a whole batch.
+    """
+    multiply_adds: int
+    map_access: int
+    weight_access: int
+
+    def __add__(self, other: 'Work') -> 'Work':
+        return Work(self.multiply_adds + other.multiply_adds, self.map_access + other.map_access,
+                    self.weight_access + other.weight_access)
+
+    def __mul__(self, count: int) -> 'Work':
+        return Work(count * self.multiply_adds, count * self.map_access, count * self.weight_access)
+
+    def bytes(self, batch_size: int, dtype: torch.dtype) -> int:
+        """Memory access for a batch."""
+        return (batch_size * self.map_access + self.weight_access) * dtype.itemsize
+
+    def intensity(self, batch_size: int, dtype: torch.dtype) -> float:
+        """Multiply-adds per byte of memory access."""
+        return batch_size * self.multiply_adds / self.bytes(batch_size, dtype)
+
+
+def work_of(operator: str, channels: int, side: int) -> Work:
+    """What ten layers of an operator of Table 1 do, by equations 2 to 5 of the paper.
+
+    Args:
+        operator: ``'Conv'``, ``'GConv'``, ``'DWConv'`` or ``'PConv'``.
+        channels: Channels of input and output.
+        side: Height and width of the maps in pixels.
+    """
+    convolved = int(channels * PARTIAL_RATIO) if operator == 'PConv' else channels
+    groups = dict(GConv=GROUPS, DWConv=channels).get(operator, 1)
+    return _convolution_work(side, convolved, convolved, groups, KERNEL) * LAYERS
+
+
+def _convolution_work(side: int, inputs: int, outputs: int, groups: int = 1, kernel: int = 1) -> Work:
+    weights = kernel**2 * inputs * outputs // groups
+    return Work(side**2 * weights, side**2 * (inputs + outputs), weights)
+
+
+@dataclass(frozen=True)
+class RuleLayer:
+    """A layer by which ShuffleNetV2 derives a rule; its map has ``RULE_SIDE`` squared pixels.
+
+    Attributes:
+        channels: Its channels, in words.
+        inputs: Channels of its input.
+        build: Builds one.
+        work: What one does.
+        pointwise: Whether all of its work is that of 1x1 convolutions.
+    """
+    channels: str
+    inputs: int
+    build: Callable[[], nn.Module]
+    work: Work
+    pointwise: bool = True
+
+
+def rule_layers() -> Dict[str, RuleLayer]:
+    """The layers that ShuffleNetV2's four rules compare; within each of the first three the work is equal, to 2 %.
+
+    Rule 1: as many channels come out as go in. Rule 2: groups. Rule 3: one
+    layer as several that follow each other, or whose outputs are added. Rule
+    4: a bottleneck of ResNet with and without activations and shortcut.
+    """
+    layers = {}
+    for ratio in RATIOS:
+        inputs = round(RULE_CHANNELS / math.sqrt(ratio))
+        layers[f'rule 1, 1:{ratio}'] = _pointwise(inputs, ratio * inputs)
+    for groups in RULE_GROUPS:
+        channels = round(RULE_CHANNELS * math.sqrt(groups) / groups) * groups
+        layers[f'rule 2, {groups} groups'] = _pointwise(channels, channels, groups)
+    for fragments in FRAGMENTS:
+        channels = round(RULE_CHANNELS / math.sqrt(fragments))
+        each = _pointwise(channels, channels)
+        if fragments == 1:
+            layers['rule 3, 1 fragment'] = each
+            continue
+        addition = Work(0, RULE_SIDE**2 * 3 * channels, 0)  # reads two maps, writes one
+        layers[f'rule 3, {fragments} in series'] = replace(
+            each, build=partial(_Fragments, channels, fragments, False), work=each.work * fragments)
+        layers[f'rule 3, {fragments} in parallel'] = replace(
+            each, build=partial(_Fragments, channels, fragments, True),
+            work=each.work * fragments + addition * (fragments - 1))
+    for activations in (True, False):
+        for shortcut in (True, False):
+            parts = [part for part, there in (('activations', activations), ('shortcut', shortcut)) if there]
+            layers[f"rule 4, {' and '.join(parts) or 'convolutions alone'}"] = RuleLayer(
+                f'{RULE_CHANNELS} -> {_NARROW} -> {_NARROW} -> {RULE_CHANNELS}', RULE_CHANNELS,
+                partial(_Bottleneck, activations, shortcut), _bottleneck_work(activations, shortcut), pointwise=False)
+    return layers
+
+
+def _pointwise(inputs: int, outputs: int, groups: int = 1) -> RuleLayer:
+    build = partial(nn.Conv2d, inputs, outputs, 1, groups=groups, bias=False)
+    return RuleLayer(f'{inputs} -> {outputs}', inputs, build, _convolution_work(RULE_SIDE, inputs, outputs, groups))
+
+
+def _bottleneck_work(activations: bool, shortcut: bool) -> Work:
+    work = (_convolution_work(RULE_SIDE, RULE_CHANNELS, _NARROW) + _convolution_work(RULE_SIDE, _NARROW, _NARROW, 1, 3)
+            + _convolution_work(RULE_SIDE, _NARROW, RULE_CHANNELS))
+    if activations:  # each reads and writes a map
+        work += Work(0, RULE_SIDE**2 * 2 * (2 * _NARROW + RULE_CHANNELS), 0)
+    return work + Work(0, RULE_SIDE**2 * 3 * RULE_CHANNELS, 0) if shortcut else work
+
+
+class _Fragments(nn.Module):
+    """1x1 convolutions that follow each other, or stand side by side with their outputs added."""
+
+    def __init__(self, channels: int, count: int, parallel: bool) -> None:
+        super().__init__()
+        self.parallel = parallel
+        self.layers = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.parallel:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+        first, *others = self.layers
+        total = first(x)
+        for layer in others:
+            total = total + layer(x)
+        return total
+
+
+class _Bottleneck(nn.Module):
+    """A bottleneck of ResNet without norms."""
+
+    def __init__(self, activations: bool, shortcut: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(RULE_CHANNELS, _NARROW, 1, bias=False),
+                                     nn.Conv2d(_NARROW, _NARROW, 3, padding=1, bias=False),
+                                     nn.Conv2d(_NARROW, RULE_CHANNELS, 1, bias=False)])
+        self.activation = nn.ReLU(inplace=True) if activations else nn.Identity()
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.layers
+        out = third(self.activation(second(self.activation(first(x)))))
+        return self.activation(out + x if self.shortcut else out)
+
+
+def least_access(work: Work) -> float:
+    """The least memory access, in numbers, of a 1x1 convolution with this work, which equal channels reach (rule 1)."""
+    pixels = RULE_SIDE**2
+    return 2 * math.sqrt(pixels * work.multiply_adds) + work.multiply_adds / pixels
+
+
+class SlicingPartialConv(nn.Module):
+    """Layers of partial convolution that write into one tensor.
+
+    Args:
+        layers: Layers of :class:`~mmfasternet.models.PartialConv`.
+        copies: How the input is spared: ``'none'`` is listing 1 of the paper,
+            which overwrites it; ``'all'`` copies it in each layer, the
+            published correction; ``'first'`` in the first one, whose copy
+            belongs to nobody else: our form.
+    """
+
+    def __init__(self, layers: Sequence[PartialConv], copies: str) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(layer.conv for layer in layers)
+        self.copies = copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to the same shape."""
+        for index, conv in enumerate(self.convs):
+            if self.copies == 'all' or (self.copies == 'first' and index == 0):
+                x = x.clone()
+            x[:, :conv.in_channels] = conv(x[:, :conv.in_channels])
+        return x
+
+
+def build_operator(operator: str, channels: int, side: int) -> nn.Module:
+    """Ten layers of an operator of Table 1; PConv in our form.
+
+    Args:
+        operator: ``'Conv'``, ``'GConv'``, ``'DWConv'`` or ``'PConv'``.
+        channels: Channels of input and output.
+        side: Height and width of the maps in pixels.
+    """
+    if operator == 'PConv':
+        return SlicingPartialConv(_partial_convs(channels, side), 'first')
+    groups = dict(GConv=GROUPS, DWConv=channels).get(operator, 1)
+    return nn.Sequential(*(nn.Conv2d(channels, channels, KERNEL, padding=1, groups=groups, bias=False)
+                           for _ in range(LAYERS)))
+
+
+def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dtype = torch.float32,
+                     memory_format: torch.memory_format = torch.contiguous_format) -> List[Entry]:
+    """Table 1, the rules of ShuffleNetV2, and two yardsticks: the fastest convolution and the fastest copy.
+
+    Args:
+        device: Where they run.
+        batch_size: Images per call. Defaults to 1.
+        dtype: Data type. Defaults to float32.
+        memory_format: Of the maps. Defaults to NCHW.
+    """
+    entries = []
+    for channels, side in TABLE_1_SIZES:
+        for operator in TABLE_1:
+            entries.append(_entry(_name(operator, channels, side), partial(build_operator, operator, channels, side),
+                                  (batch_size, channels, side, side), device, dtype, memory_format))
+    for name, layer in rule_layers().items():
+        entries.append(_entry(name, partial(_repeated, layer.build), (batch_size, layer.inputs, RULE_SIDE, RULE_SIDE),
+                              device, dtype, memory_format))
+    peak_batch = max(batch_size, 32) if device.type == 'cuda' else batch_size  # less does not fill a GPU
+    entries.append(_entry(_PEAK, lambda: nn.Conv2d(256, 256, 3, padding=1, bias=False), (peak_batch, 256, 56, 56),
+                          device, dtype, torch.channels_last))
+    return [*entries, Entry(_BANDWIDTH, Conditions('-', peak_batch), lambda: _copy(device))]
+
+
+def partial_conv_entries(device: torch.device, batch_size: int = 1, dtype: torch.dtype = torch.float32) -> List[Entry]:
+    """Table 9: ten layers of PConv and whole backbones, by split_cat, the published slicing, its correction, and ours.
+
+    In a backbone, ours is the inference form that is fastest on the device,
+    channels-last; split_cat is there in both memory formats.
+
+    Args:
+        device: Where they run.
+        batch_size: Images per call. Defaults to 1.
+        dtype: Data type. Defaults to float32.
+    """
+    entries = []
+    for channels, side in TABLE_1_SIZES:
+        for form, copies in (('split_cat', None), ('slicing', 'none'), ('clone', 'all'), ('ours', 'first')):
+            def build(c: int = channels, s: int = side, copies: Optional[str] = copies) -> nn.Module:
+                layers = _partial_convs(c, s)
+                return nn.Sequential(*layers) if copies is None else SlicingPartialConv(layers, copies)
+            entries.append(_entry(f'{_name("PConv", channels, side)}, {form}', build,
+                                  (batch_size, channels, side, side), device, dtype, torch.contiguous_format, form))
+    for arch in _ARCHS:
+        for form in ('split_cat', _SPLIT_CAT_NHWC, 'slicing', 'clone', 'ours'):
+            entries.append(_entry(
+                f'FasterNet-{arch.upper()}, {form}', partial(_backbone, arch, form, dtype, device),
+                (batch_size, 3, 224, 224), device, dtype,
+                torch.channels_last if form in (_SPLIT_CAT_NHWC, 'ours') else torch.contiguous_format,
+                f'ours, {fastest_form(device, dtype)}' if form == 'ours' else form))
+    return entries
+
+
+def _backbone(arch: str, form: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    torch.manual_seed(0)
+    backbone = FasterNet(arch, out_indices=(3, ), out_norm=False).eval().to(device)
+    if form == 'ours':
+        return to_deploy(backbone, inplace=True, dtype=dtype)
+    if form == _SPLIT_CAT_NHWC:
+        return to_deploy(backbone, inplace=True, form='conv', dtype=dtype)
+    blocks = dict(slicing=InPlaceSlicingBlock, clone=CloneSlicingBlock)
+    if form in blocks:
+        backbone = with_blocks(backbone, blocks[form])
+    return to_deploy(backbone, inplace=True, form='conv', memory_format=torch.contiguous_format, dtype=dtype)
+
+
+def _partial_convs(channels: int, side: int) -> List[PartialConv]:
+    layers = [PartialConv(channels, partial_ratio=PARTIAL_RATIO) for _ in range(LAYERS)]
+    for layer in layers:
+        layer.conv.weight.data = _lasting_weight(layer.conv_channels, side).clone()
+    return layers
+
+
+@functools.cache
+def _lasting_weight(channels: int, side: int) -> Tensor:
+    """A random weight by which maps keep their size over thousands of calls, as what overwrites its input needs it.
+
+    No weight is zero: on zeros a GPU's clock is higher. The convolution is a
+    symmetric matrix, divided by its largest eigenvalue.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(channels, channels, KERNEL, KERNEL, generator=generator)
+    weight += weight.transpose(0, 1).flip(2, 3)
+    x = torch.randn(1, channels, side, side, generator=generator)
+    for _ in range(300):
+        x = F.conv2d(x / x.norm(), weight, padding=KERNEL // 2)
+    return weight / x.norm()
+
+
+def _repeated(build: Callable[[], nn.Module]) -> nn.Module:
+    return _Repeated([build() for _ in range(RULE_LAYERS)])
+
+
+class _Repeated(nn.Module):
+    """Layers applied to the same input, since the output of some does not fit their input."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            output = layer(x)
+        return output
+
+
+def _entry(name: str, build: Callable[[], nn.Module], shape: Tuple[int, ...], device: torch.device, dtype: torch.dtype,
+           memory_format: torch.memory_format, form: str = 'eager') -> Entry:
+    def subject() -> Subject:
+        module = build().eval().to(device, dtype).to(memory_format=memory_format)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(*shape, generator=generator).to(device, dtype).contiguous(memory_format=memory_format)
+        return Subject(lambda: module(x))
+
+    layout = 'NHWC' if memory_format == torch.channels_last else 'NCHW'
+    return Entry(name, Conditions(f'{shape[2]}x{shape[3]}', shape[0], dtype, layout, form), subject)
+
+
+def _copy(device: torch.device) -> Subject:
+    source = torch.rand(_COPIED, device=device)
+    target = torch.empty_like(source)
+    return Subject(lambda: target.copy_(source))
+
+
+def _name(operator: str, channels: int, side: int) -> str:
+    return f'{operator} {channels}x{side}x{side}'
+
+
+def operator_report(records: Sequence[LatencyRecord]) -> Report:
+    """Table 1 and the rules, with the memory access that the models of both papers give, and a roofline plot.
+
+    Args:
+        records: Those of :func:`operator_entries`, or some of them and both
+            yardsticks.
+
+    Raises:
+        UserError: If a yardstick is missing.
+    """
+    found = {record.name: record for record in records}
+    missing = [name for name in (_PEAK, _BANDWIDTH) if name not in found]
+    if missing:
+        raise UserError(f'a table of operators needs its {missing[0]}, and there is no record of it: measure it again')
+    first, batch = records[0], records[0].batch_size
+    dtype = getattr(torch, first.dtype)
+    peak = found[_PEAK].batch_size * 256 * 256 * 9 * 56 * 56 / found[_PEAK].median_ms / 1e6
+    bandwidth = 2 * 4 * _COPIED / found[_BANDWIDTH].median_ms / 1e6
+    points: Dict[str, List[Point]] = {}
+    rows = []
+    for channels, side in TABLE_1_SIZES:
+        for operator, published in TABLE_1.items():
+            if _name(operator, channels, side) not in found:
+                continue
+            record, work = found[_name(operator, channels, side)], work_of(operator, channels, side)
+            paper = published[TABLE_1_SIZES.index((channels, side))]
+            row = _work_row(record, work, dtype, peak, bandwidth)
+            rows.append({'operator': operator, 'map': f'{channels}x{side}x{side}', **row,
+                         'paper: FLOPs (M)': paper.flops, 'paper: GPU images/s': paper.throughput,
+                         'paper: CPU ms': paper.cpu_latency, 'paper: CPU G/s': paper.flops / paper.cpu_latency})
+            if not record.error:
+                points.setdefault(operator, []).append((row['FLOPs / byte'], row['G/s'], f'{channels}'))
+    columns = {'operator': '', 'map': '', **_WORK_COLUMNS, 'paper: FLOPs (M)': '.1f', 'paper: GPU images/s': '.0f',
+               'paper: CPU ms': '.2f', 'paper: CPU G/s': '.1f'}
+    rules = []
+    for name, layer in rule_layers().items():
+        if name not in found:
+            continue
+        access = layer.work.map_access + layer.work.weight_access
+        rules.append({'layer': name, 'channels': layer.channels,
+                      'access / least': access / least_access(layer.work) if layer.pointwise else None,
+                      **_work_row(found[name], layer.work * RULE_LAYERS, dtype, peak, bandwidth)})
+    notes = [f'{_conditions(records)}: {runs_of(records)}, each of {LAYERS} layers.',
+             f'Yardsticks of the same run: a 3x3 convolution of 256 channels at batch {found[_PEAK].batch_size}, '
+             f'{peak:.1f} G multiply-adds per second; a copy of 256 MB, {bandwidth:.1f} GB/s.',
+             'FLOPs are multiply-adds. MB is the memory access of equations 2 to 5 of the paper, or of ShuffleNetV2, '
+             'for a batch: an activation reads and writes a map, an addition reads two and writes one. Bound is the '
+             'time that the yardsticks give for FLOPs or memory access, whichever is longer.',
+             'Paper: Table 1, a 2080 Ti at batch 32 and one thread of an i9-9900X at batch 1.', *failures(records)]
+    tables = [Table('Operators', columns, rows),
+              Table('Rules of ShuffleNetV2', {'layer': '', 'channels': '', **_WORK_COLUMNS, 'access / least': '.2f'},
+                    rules)]
+    plot = roofline(points, peak, bandwidth, f'Ten layers of each operator, batch {batch}, {first.device}')
+    return Report('Operators', tables, notes, {'Roofline': plot})
+
+
+_WORK_COLUMNS = {'FLOPs (M)': '.1f', 'MB': '.2f', 'FLOPs / byte': '.2f', 'ms': '.3f', 'images/s': '.0f', 'G/s': '.1f',
+                 'bound (ms)': '.3f', 'bound / ms': '.2f'}
+
+
+def _work_row(record: LatencyRecord, work: Work, dtype: torch.dtype, peak: float, bandwidth: float) -> Dict[str, Any]:
+    batch = record.batch_size
+    bound = max(batch * work.multiply_adds / peak, work.bytes(batch, dtype) / bandwidth) / 1e6
+    return {'FLOPs (M)': work.multiply_adds / 1e6, 'MB': work.bytes(batch, dtype) / 1e6,
+            'FLOPs / byte': work.intensity(batch, dtype), 'ms': record.median_ms, 'images/s': record.images_per_second,
+            'G/s': work.multiply_adds * record.images_per_second / 1e9, 'bound (ms)': bound,
+            'bound / ms': bound / record.median_ms}
+
+
+def _conditions(records: Sequence[LatencyRecord]) -> str:
+    sizes = dict.fromkeys(record.input_size for record in records if record.name != _BANDWIDTH)
+    return describe({**records[0].conditions, 'input_size': ', '.join(sizes), 'form': 'eager'})
+
+
+def partial_conv_report(records: Sequence[LatencyRecord]) -> Report:
+    """Table 9: what each form gains over split_cat.
+
+    Args:
+        records: Those of :func:`partial_conv_entries`.
+    """
+    found: Mapping[str, LatencyRecord] = {record.name: record for record in records}
+    forms = ('split_cat', _SPLIT_CAT_NHWC, 'slicing', 'clone', 'ours')
+    rows = []
+    for subject, paper in TABLE_9.items():
+        times = {form: found[f'{subject}, {form}'].median_ms if f'{subject}, {form}' in found else math.nan
+                 for form in forms}
+        rows.append({'network': subject, **{f'{form} (ms)': time for form, time in times.items()},
+                     **{f'{form} / split_cat': times['split_cat'] / times[form] for form in forms[1:]},
+                     'paper: slicing on GPU': paper[1] / paper[0], 'paper: slicing on CPU': paper[2] / paper[3]})
+    columns = {'network': '', **{f'{form} (ms)': '.2f' for form in forms},
+               **{f'{form} / split_cat': '.2f' for form in forms[1:]}, 'paper: slicing on GPU': '.2f',
+               'paper: slicing on CPU': '.2f'}
+    form = next((record.form for record in reversed(records) if record.form.startswith('ours')), 'ours')
+    notes = [f'{_conditions(records)}: {runs_of(records)}; norms folded; in the backbones ours is the form '
+             f"'{form.removeprefix('ours, ')}', channels-last.",
+             'A ratio is the speed over that of split_cat. The published slicing overwrites its input, which behind a '
+             "shortcut, in FasterNet, gives wrong outputs; clone corrects it by a copy in each layer. The paper's "
+             'ratios are those of Table 9.', *failures(records)]
+    return Report('Forms of partial convolution', [Table('Forms of partial convolution', columns, rows)], notes)

@@ -1,0 +1,212 @@
+"""Speed, memory and loss curve of training, plain and with what makes it faster."""
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import nn
+
+from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject
+from mmfasternet.benchmark.harness.timing import LatencyRecord, describe_machine, failures, runs_of
+from mmfasternet.benchmark.reporting.plots import curves
+from mmfasternet.benchmark.reporting.report import Report, Table
+from mmfasternet.benchmark.subjects.detectors import propose_alike, random_batch
+from mmfasternet.engine.building import Batch
+from mmfasternet.engine.config import is_classifier, leave_out_amp
+from mmfasternet.engine.speedups import TrainingOptions
+from mmfasternet.engine.train_test import train
+from mmfasternet.errors import UserError
+
+#: Objects in a random image: as many as in an image of COCO's training set on average, rounded.
+NUM_OBJECTS = 7
+#: The share of a curve, at its end, whose mean is compared.
+LAST_SHARE = 0.2
+_POSITIVE_IOU = 0.1
+
+
+def training_entry(cfg: Config,
+                   name: str,
+                   device: torch.device,
+                   options: TrainingOptions,
+                   size: Tuple[int, int] = (800, 1333),
+                   batch_size: int = 2) -> Entry:
+    """A detector's training step as a line of a suite: preprocessing, forward, backward, and the optimizer's step.
+
+    Weights are random ones, and the learning rate is 0, so that each step does
+    the same work. A two-stage detector's RPN proposes the same boxes whatever
+    the backbone. Few of them overlap an object enough, and its mask head would
+    have little to do: proposals with an IoU of 0.1 count as positive here,
+    which fills the share of a sample that may be positive.
+
+    Args:
+        cfg: Config of a detector; its batch size is not looked at.
+        name: Its name; ``options`` are named behind it.
+        device: Where it is trained.
+        options: What makes it faster.
+        size: Height and width of the images in pixels.
+            Defaults to (800, 1333).
+        batch_size: Images in a step. Defaults to 2.
+
+    Raises:
+        UserError: If the config is a classifier's, or the options don't go
+            with the device; when the entry is built, if its model can't be.
+    """
+    if is_classifier(cfg):
+        raise UserError(f"'{cfg.filename}' is the config of a classifier: the images and objects made here are for "
+                        f'detectors')
+    conditions = Conditions(f'{size[0]}x{size[1]}', batch_size, getattr(torch, options.amp or 'float32'),
+                            'NHWC' if options.channels_last else 'NCHW', options.form)
+
+    if options.amp and device.type == 'cpu':
+        raise UserError(f'automatic mixed precision in {options.amp} needs a GPU: leave it out of --forms')
+    own = copy.deepcopy(cfg)
+    leave_out_amp(own)
+    options.apply_to_config(own)
+    _find_positives(own.model)
+
+    def build() -> Subject:
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope(own.get('default_scope', 'mmdet')):
+            model = MODELS.build(copy.deepcopy(own.model)).to(device).train()
+            propose_alike(model)
+            options.apply_to_model(model)
+            optimizer = build_optim_wrapper(model, own.optim_wrapper)
+        for group in optimizer.param_groups:
+            group['lr'] = 0.
+        batch = random_training_batch(size, batch_size)
+        return Subject(lambda: _step(model, batch, optimizer))
+
+    return Entry(f'{name}, {options.form}', conditions, build)
+
+
+def random_training_batch(size: Tuple[int, int], batch_size: int = 2) -> Batch:
+    """A batch as a detector's training pipeline gives it: random images with boxes and masks of ellipses.
+
+    Args:
+        size: Height and width in pixels.
+        batch_size: Images.
+    """
+    batch = random_batch(size, batch_size)
+    rng = np.random.default_rng(0)
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    for sample in batch['data_samples']:
+        masks, boxes = [], []
+        for _ in range(NUM_OBJECTS):
+            h, w = rng.uniform(0.1, 0.6, 2) * size
+            y, x = rng.uniform(0, 1, 2) * (height - h, width - w)
+            masks.append(((rows - y) / h - 0.5)**2 + ((columns - x) / w - 0.5)**2 <= 0.25)
+            boxes.append((x, y, x + w, y + h))
+        sample.gt_instances = InstanceData(
+            bboxes=torch.tensor(boxes, dtype=torch.float32),
+            labels=torch.zeros(NUM_OBJECTS, dtype=torch.long),
+            masks=BitmapMasks(np.stack(masks).astype(np.uint8), height, width))
+    return batch
+
+
+def loss_curve(cfg: Config, options: TrainingOptions, steps: int, seed: int = 0) -> List[float]:
+    """The loss of each of the first steps of a training as ``tools/train.py`` does it, on the config's own data.
+
+    Args:
+        cfg: The config.
+        options: What makes it faster.
+        steps: Their number.
+        seed: Seed of weights and data. Defaults to 0.
+
+    Raises:
+        UserError: If the config can't be trained, or not for so long.
+    """
+    own = copy.deepcopy(cfg)
+    own.merge_from_dict(dict(val_cfg=None, val_dataloader=None, val_evaluator=None, log_level='ERROR',
+                             randomness=dict(seed=seed), default_hooks=dict(checkpoint=None)))
+    leave_out_amp(own)
+    if options.compile:
+        torch._dynamo.reset()  # what earlier trainings compiled counts against Dynamo's limit
+    recorder = _LossRecorder(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        # MMEngine keeps loggers and visualizers by name for the whole process, with the folder they write to.
+        own.merge_from_dict({'work_dir': folder, 'experiment_name': Path(folder).name,
+                             'visualizer.name': Path(folder).name})
+        try:
+            train(own, options, [recorder])
+        except _Enough:
+            return recorder.losses
+    raise UserError(f"'{cfg.filename}' trains for {len(recorder.losses)} steps, not for the {steps} of --curve")
+
+
+def training_report(records: Sequence[LatencyRecord],
+                    losses: Mapping[str, Mapping[str, Sequence[float]]]) -> Report:
+    """Tables and plots of training.
+
+    Args:
+        records: Records of :func:`training_entry`.
+        losses: Curves of :func:`loss_curve`, by what made them faster, by the
+            name of the model; the first one is what the others are compared
+            with.
+    """
+    rows = [{'training': record.name, 'images/s': record.images_per_second, 'ms per step': record.median_ms,
+             'p10': record.p10_ms, 'p90': record.p90_ms, 'speed-up': records[0].median_ms / record.median_ms,
+             'memory (MB)': record.memory_mb} for record in records]
+    columns = {'training': '', 'images/s': '.2f', 'ms per step': '.1f', 'p10': '.1f', 'p90': '.1f',
+               'speed-up': '.2f', 'memory (MB)': '.0f'}
+    first = records[0]
+    notes = [f'Batch {first.batch_size}, random images of {first.input_size} pixels with {NUM_OBJECTS} objects, random '
+             f'weights, {describe_machine(first.conditions)}',
+             f'{runs_of(records).capitalize()}; speed-up: over {first.name}. A step is preprocessing, forward, '
+             f'backward and the step of the optimizer; memory is what it takes on top of the weights and '
+             f"the optimizer's state.", *failures(records)]
+    tables, plots = [Table('Training', columns, rows)], {}
+    for name, by_form in losses.items():
+        tables.append(Table(f'Loss of {name}', {'training': '', 'steps': 'd', 'loss at the end': '.4f',
+                                                'difference (%)': '+.2f'}, _loss_rows(by_form)))
+        plots[f'Loss of {name}'] = curves(by_form, 'step', 'loss', f'Loss of {name}')
+    if losses:
+        notes.append(f'Losses: mean of the last {LAST_SHARE:.0%} of the steps, with the same seed; the line with '
+                     f'another seed says what difference means nothing.')
+    return Report('Training', tables, notes, plots)
+
+
+def _loss_rows(by_form: Mapping[str, Sequence[float]]) -> List[Dict[str, Any]]:
+    ends = {form: float(np.mean(losses[-max(round(len(losses) * LAST_SHARE), 1):]))
+            for form, losses in by_form.items()}
+    first = next(iter(ends.values()))
+    return [{'training': form, 'steps': len(by_form[form]), 'loss at the end': end,
+             'difference (%)': (end / first - 1) * 100} for form, end in ends.items()]
+
+
+def _find_positives(model: Dict[str, Any]) -> None:
+    rcnn = (model.get('train_cfg') or {}).get('rcnn')
+    for stage in rcnn if isinstance(rcnn, (list, tuple)) else [rcnn]:  # a cascade has several
+        if stage and 'pos_iou_thr' in (stage.get('assigner') or {}):
+            stage['assigner'].update(pos_iou_thr=_POSITIVE_IOU, neg_iou_thr=_POSITIVE_IOU, min_pos_iou=_POSITIVE_IOU)
+
+
+def _step(model: nn.Module, batch: Batch, optimizer: Any) -> None:
+    with torch.enable_grad():
+        model.train_step(batch, optimizer)  # the preprocessor makes samples of its own
+
+
+class _Enough(Exception):
+    """Ends a training at the step that was asked for: MMEngine's loops end with epochs."""
+
+
+class _LossRecorder(Hook):
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.losses: List[float] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.losses.append(outputs['loss'].item())
+        if len(self.losses) >= self.steps:
+            raise _Enough

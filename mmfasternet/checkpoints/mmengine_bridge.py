@@ -1,0 +1,115 @@
+"""Published weights of any layout, as MMEngine loads them."""
+
+import os
+from collections import OrderedDict
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional
+
+import torch
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
+
+from mmfasternet.checkpoints.allowlist import ALLOWED, LOCK, is_trusting
+from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of
+from mmfasternet.checkpoints.reading import read_checkpoint
+from mmfasternet.errors import CheckpointError
+from mmfasternet.models.weights.layouts import convert, recognize
+
+_FORCE, _FORCE_NOT = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+
+
+class _SafeLoading:
+    """What is changed in the process while anyone is within :func:`safe_loading`, and was before."""
+
+    users = 0
+    variables: Dict[str, Optional[str]]
+    globals: List[Any]
+    schemes: Dict[str, Any]
+
+    @classmethod
+    def enter(cls) -> None:
+        with LOCK:
+            cls.users += 1
+            if cls.users > 1:
+                return
+            cls.variables = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
+            if not is_trusting():
+                os.environ[_FORCE] = '1'
+            cls.globals = torch.serialization.get_safe_globals()
+            torch.serialization.add_safe_globals(list(ALLOWED))
+            cls.schemes = OrderedDict(CheckpointLoader._schemes)
+            # All of them: MMEngine's maintained release unpickles whatever safe loading refuses, and lists getattr.
+            CheckpointLoader.register_scheme(list(cls.schemes), load_from_mmfasternet, force=True)
+
+    @classmethod
+    def leave(cls) -> None:
+        with LOCK:
+            cls.users -= 1
+            if cls.users:
+                return
+            CheckpointLoader._schemes = cls.schemes
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(cls.globals)
+            for name, value in cls.variables.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+@contextmanager
+def safe_loading() -> Iterator[None]:
+    """Within it, MMEngine and what is built on it read checkpoints by :func:`load_for_mmengine`.
+
+    Any other ``torch.load`` of the process is a safe one, too, unless
+    :func:`~mmfasternet.checkpoints.trust_checkpoints` held when it began.
+    Several threads may be within it.
+    """
+    _SafeLoading.enter()
+    try:
+        yield
+    finally:
+        _SafeLoading.leave()
+
+
+def load_from_mmfasternet(path: str, map_location: Any = None) -> Dict[str, Any]:
+    """:func:`load_for_mmengine` by a name that makes a word in MMEngine's log."""
+    return load_for_mmengine(path, map_location)
+
+
+def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
+    """Read a checkpoint; FasterNet's weights get our names, whatever layout they are in.
+
+    This is what MMEngine's ``CheckpointLoader`` calls within
+    :func:`safe_loading`.
+
+    Args:
+        path: Path or URL.
+        map_location: As ``torch.load`` takes it. Defaults to ``'cpu'``.
+
+    Returns:
+        The content. FasterNet's weights are under ``state_dict``, the
+        backbone's behind ``backbone.``; class names are where MMDetection 3.x
+        looks for them. Other networks' checkpoints are left as they are.
+
+    Raises:
+        CheckpointError: If it can't be read, or its keys don't make a
+            FasterNet.
+    """
+    content = read_checkpoint(path, map_location)
+    if path.startswith('mmcls://'):  # these serve as backbones
+        content = mmengine_checkpoint._process_mmcls_checkpoint(content)
+    weights = state_dict_of(content, path)
+    kind = recognize(weights)
+    if kind is None:
+        return content
+    meta = dict(content['meta']) if isinstance(content.get('meta'), dict) else {}
+    dataset_meta = dataset_meta_of(content)
+    if dataset_meta:
+        meta['dataset_meta'] = dataset_meta
+    try:
+        converted = convert(weights, strict=kind.layout != 'mmfasternet')
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint '{path}' {error}") from None
+    if kind.layout == 'mmfasternet' and 'state_dict' in content:
+        return dict(content, state_dict=converted, meta=meta)
+    return dict(state_dict=converted, meta=meta)

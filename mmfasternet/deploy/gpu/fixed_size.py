@@ -1,0 +1,34 @@
+"""Post-processing with outputs of fixed sizes: by Triton on a GPU, by mmcv and MMDetection elsewhere."""
+
+from typing import Tuple
+
+from mmcv.ops import batched_nms
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+from torch import Tensor
+
+from mmfasternet.deploy.gpu import triton_kernels
+
+
+def suppress(boxes: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tuple[Tensor, Tensor]:
+    """Non-maximum suppression; see :func:`mmfasternet.deploy.gpu.triton_kernels.suppress`."""
+    if triton_kernels.available(boxes.device):
+        return triton_kernels.suppress(boxes, groups, valid, threshold, limit)
+    kept, numbers = groups.new_zeros(len(boxes), limit), groups.new_zeros(len(boxes))
+    for image, places in enumerate(mask.nonzero()[:, 0] for mask in valid):
+        if len(places):
+            order = -places.float()  # scores that fall from the first on
+            _, chosen = batched_nms(boxes[image, places], order, groups[image, places],
+                                    dict(type='nms', iou_threshold=threshold))
+            numbers[image] = len(chosen[:limit])
+            kept[image, :len(chosen[:limit])] = places[chosen[:limit]]
+    return kept, numbers
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
+    """Paste masks into an image; see :func:`mmfasternet.deploy.gpu.triton_kernels.paste_masks`."""
+    if triton_kernels.available(masks.device):
+        return triton_kernels.paste_masks(masks, boxes, height, width, threshold)
+    if not len(masks):
+        return masks.new_zeros(0, height, width, dtype=bool)
+    pasted, _ = _do_paste_mask(masks[:, None], boxes, height, width, skip_empty=False)
+    return pasted >= threshold

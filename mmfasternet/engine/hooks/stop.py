@@ -1,0 +1,117 @@
+"""Training that stops in order when it is asked to."""
+
+import functools
+import os
+import shlex
+import signal
+import sys
+import threading
+from typing import Any, Callable, List, Optional
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from mmfasternet.engine.hooks.checkpoint import save_stopped
+
+
+class TrainingStopped(Exception):
+    """The training was asked to stop, and its state is saved; the text says so and how to go on."""
+
+
+class StopHook(Hook):
+    """On SIGTERM, which schedulers send before they kill, saves after the iteration and stops.
+
+    With several processes all of them stop after the same iteration, if one
+    of them is asked to; they finish a validation first, and so does one
+    process with an ``EMAHook``.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: Any = None
+        self._trains = False
+
+    def before_run(self, runner: Runner) -> None:
+        for loop in (runner._train_loop, runner._val_loop):
+            if isinstance(getattr(loop, 'dataloader', None), DataLoader):
+                loop.dataloader.worker_init_fn = functools.partial(_shelter, loop.dataloader.worker_init_fn)
+
+    def before_train(self, runner: Runner) -> None:
+        self._trains = True
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers there only
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+
+    def after_train(self, runner: Runner) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Put back what SIGTERM did before."""
+        self._trains = False
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        # After the last one there is nothing to go on with.
+        if self._is_asked() and runner.iter + 1 < runner.max_iters:
+            self._stop(runner, runner.iter + 1)
+
+    def before_val(self, runner: Runner) -> None:
+        if self._trains and self._is_asked():
+            self._stop(runner, runner.iter)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        # An EMA is in the place of the weights now; and processes may have different numbers of images.
+        if self._trains and self._asked and get_world_size() == 1 and not any(
+                isinstance(hook, EMAHook) for hook in runner.hooks):
+            self._stop(runner, runner.iter)
+
+    def _stop(self, runner: Runner, iteration: int) -> None:
+        path = save_stopped(runner, runner.epoch, iteration)
+        raise TrainingStopped(f'stopped by SIGTERM after iteration {iteration} of {runner.max_iters}; {path} is saved. '
+                              f'To go on: {how_to_resume()}')
+
+    def _ask(self, *_: Any) -> None:
+        self._asked = True
+
+    def _is_asked(self) -> bool:
+        if get_world_size() == 1:
+            return self._asked
+        asked = torch.tensor(int(self._asked), device='cuda' if torch.cuda.is_available() else 'cpu')
+        all_reduce(asked, 'max')
+        return bool(asked)
+
+
+def how_to_resume() -> str:
+    """What to type to go on with the training that this command line started."""
+    if 'WORLD_SIZE' in os.environ or 'SLURM_PROCID' in os.environ:
+        return 'the same command with --resume'
+    arguments: List[str] = []
+    for argument in sys.argv:
+        is_named_checkpoint = arguments[-1:] == ['--resume'] and not argument.startswith('-')
+        if not is_named_checkpoint and not argument.startswith('--resume='):
+            arguments.append(argument)
+    return f'python {shlex.join([*(argument for argument in arguments if argument != "--resume"), "--resume"])}'
+
+
+def _shelter(inner: Optional[Callable[[int], None]], worker: int) -> None:
+    """Have a data loader's worker heed its own process's SIGTERM only.
+
+    Schedulers send theirs to all processes. A worker would end, and its
+    process, which was about to save, with an error for that.
+    """
+    if inner is not None:
+        inner(worker)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_heed, args=(os.getppid(), ), daemon=True).start()
+
+
+def _heed(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,0 +1,73 @@
+import argparse
+import errno
+import os
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmfasternet.cli.options import (
+    add_benchmark_options,
+    add_graphs_option,
+    add_run_options,
+    one_line_errors,
+    set_up_device,
+)
+from mmfasternet.errors import DataError, UserError
+
+
+class Broken(Dataset):
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise DataError("image 'a.jpg' is broken")
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_error_is_one_line_also_from_a_worker(capsys, workers):
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        next(iter(DataLoader(Broken(), num_workers=workers)))
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: image 'a.jpg' is broken\n"
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        raise ZeroDivisionError
+
+
+def test_options_keep_the_spaces_of_paths():
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    args = parser.parse_args(['--cfg-options', 'a.root=/my data/ü', 'b=[1, 2]', 'c=(x, 3)', 'd=1e-3'])
+    assert args.cfg_options == {'a.root': '/my data/ü', 'b': [1, 2], 'c': ('x', 3), 'd': 1e-3}
+
+
+def test_an_option_without_a_value_is_named(capsys):
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', 'a=1', 'b'])
+    assert "--cfg-options takes KEY=VALUE, and 'b' has no '='" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(capsys):
+    with pytest.raises(SystemExit), one_line_errors():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'scalars.json')
+    assert capsys.readouterr().err == "error: 'scalars.json' can't be written: No space left on device. Make room\n"
+    with pytest.raises(PermissionError), one_line_errors():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), 'scalars.json')
+
+
+@pytest.mark.parametrize('tf32, expected', [('on', (True, True)), ('off', (False, False))])
+def test_a_benchmarks_device_is_set_up(tf32, expected):
+    parser = argparse.ArgumentParser()
+    add_benchmark_options(parser)
+    add_graphs_option(parser, 'graphs')
+    device = set_up_device(parser.parse_args(['--device', 'cpu', '--threads', '1', '--tf32', tf32]))
+    assert device.type == 'cpu' and torch.get_num_threads() == 1
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == expected
+    with pytest.raises(UserError, match='--cuda-graphs needs a GPU'):
+        set_up_device(parser.parse_args(['--device', 'cpu', '--cuda-graphs']))

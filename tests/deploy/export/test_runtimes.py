@@ -1,0 +1,64 @@
+import builtins
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmfasternet.deploy.export.runtimes import OnnxRuntimeModel, OpenVinoModel, load_runtime
+from mmfasternet.errors import UserError
+
+
+def test_onnx_runtime_has_no_half_precision(tmp_path):
+    with pytest.raises(UserError, match='float32'):
+        load_runtime(tmp_path / 'model.onnx', torch.bfloat16)
+
+
+def test_openvino_refuses_a_type_that_the_processor_does_not_know(tmp_path, monkeypatch):
+    monkeypatch.setattr(OpenVinoModel, 'knows', staticmethod(lambda dtype: False))
+    with pytest.raises(UserError, match='torch.bfloat16 on this processor'):
+        load_runtime(tmp_path / 'model.xml', torch.bfloat16)
+
+
+@pytest.mark.parametrize('kind, name', [(OnnxRuntimeModel, 'model.onnx'), (OpenVinoModel, 'model.xml')])
+def test_a_broken_file_is_named_in_one_line(tmp_path, kind, name):
+    (tmp_path / name).write_text('not a model')
+    with pytest.raises(UserError, match=name) as caught:
+        kind(tmp_path / name)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('package, name', [('onnxruntime', 'model.onnx'), ('openvino', 'model.xml')])
+def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name):
+    original = builtins.__import__
+
+    def without(wanted, *args, **kwargs):
+        if wanted == package:
+            raise ImportError(wanted)
+        return original(wanted, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', without)
+    with pytest.raises(UserError, match=f'{package} is not installed: pip install'):
+        load_runtime(tmp_path / name)
+
+
+SIGNAL = """
+import gc, signal, subprocess, sys
+import openvino
+from mmfasternet.deploy.export.runtimes import OpenVinoModel
+x = openvino.opset13.parameter([1, 4], openvino.Type.f32)
+openvino.save_model(openvino.Model([openvino.opset13.relu(x)], [x]), sys.argv[1])
+first, second = OpenVinoModel(sys.argv[1]), OpenVinoModel(sys.argv[1])
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGCHLD, lambda *received: print('child ended'))
+subprocess.run(['true'])
+"""
+
+
+def test_signals_arrive_after_openvino_went(tmp_path):
+    """As a data loader's workers send them: with a core for each model this process died of a segmentation fault."""
+    result = subprocess.run([sys.executable, '-c', SIGNAL, tmp_path / 'model.xml'], capture_output=True, text=True)
+    assert result.returncode == 0 and 'child ended' in result.stdout
