@@ -10,7 +10,7 @@ _UNFINISHED = re.compile(r'\..+\.(\d+)\.unfinished')
 
 
 @contextmanager
-def replacing(path: Union[str, Path]) -> Iterator[Path]:
+def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     """Give a file beside ``path`` to write to, which takes its name once it is complete and on the disk.
 
     Whoever is stopped in between, by a full disk or by SIGKILL, leaves what
@@ -28,9 +28,9 @@ def replacing(path: Union[str, Path]) -> Iterator[Path]:
             unfinished.unlink()
 
 
-def write_whole(path: Union[str, Path], content: bytes) -> Path:
+def write_atomically(path: Union[str, Path], content: bytes) -> Path:
     """Write bytes to ``path``, whole or not at all; gives the path."""
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         unfinished.write_bytes(content)
     return Path(path)
 

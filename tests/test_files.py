@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from mmfasternet.files import remove_unfinished, replacing, write_whole
+from mmfasternet.files import atomic_path, remove_unfinished, write_atomically
 
 
 def test_a_file_takes_its_name_when_it_is_complete(tmp_path):
     path = tmp_path / 'file'
     path.write_text('before')
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         unfinished.write_text('after')
         assert path.read_text() == 'before' and unfinished.parent == tmp_path
     assert path.read_text() == 'after' and os.listdir(tmp_path) == ['file']
@@ -19,8 +19,8 @@ def test_a_file_takes_its_name_when_it_is_complete(tmp_path):
 
 def test_a_failure_leaves_what_was_there(tmp_path):
     path = tmp_path / 'file'
-    write_whole(path, b'before')
-    with pytest.raises(OSError, match='No space'), replacing(path) as unfinished:
+    write_atomically(path, b'before')
+    with pytest.raises(OSError, match='No space'), atomic_path(path) as unfinished:
         unfinished.write_text('aft')
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_bytes() == b'before' and os.listdir(tmp_path) == ['file']

@@ -161,20 +161,20 @@ def test_evaluation_and_prediction(run_tool, tree, tmp_path):
 
 
 def test_without_a_gpu_it_trains_without_amp(tmp_path, monkeypatch):
-    from mmfasternet.engine.config import enable_amp, leave_out_amp_without_gpu
+    from mmfasternet.engine.config import enable_amp, remove_amp_without_gpu
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     cfg = load_config(str(ROOT / 'configs' / 'fasternet_m_in1k.py'))
-    leave_out_amp_without_gpu(cfg)
+    remove_amp_without_gpu(cfg)
     assert cfg.optim_wrapper.type == 'OptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
     assert cfg.optim_wrapper.clip_grad.max_norm == 1
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     cfg = load_config(str(ROOT / 'configs' / 'fasternet_m_in1k.py'))
-    leave_out_amp_without_gpu(cfg)
+    remove_amp_without_gpu(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
     enable_amp(cfg, 'bfloat16')
     assert cfg.optim_wrapper.dtype == 'bfloat16' and cfg.optim_wrapper.loss_scale == dict(enabled=False)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    leave_out_amp_without_gpu(cfg)
+    remove_amp_without_gpu(cfg)
     assert set(cfg.optim_wrapper) & {'loss_scale', 'dtype'} == set() and cfg.optim_wrapper.type == 'OptimWrapper'
 
 

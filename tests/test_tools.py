@@ -22,7 +22,7 @@ from torchvision.models import resnet50
 from mmfasternet.benchmark.harness import suite
 from mmfasternet.benchmark.subjects import operators
 from mmfasternet.checkpoints import TARGETS, convert, read_checkpoint
-from mmfasternet.engine.speedups import TrainingOptions
+from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options, randomize_norms
@@ -310,8 +310,8 @@ def test_benchmark_training(run_tool, shapes, tmp_path):
 
 def test_train_in_channels_last(run_tool, shapes, tmp_path, monkeypatch):
     seen = []
-    original = TrainingOptions.apply_to_model
-    monkeypatch.setattr(TrainingOptions, 'apply_to_model',
+    original = SpeedUps.apply_to_model
+    monkeypatch.setattr(SpeedUps, 'apply_to_model',
                         lambda self, model: (original(self, model), seen.append(self.form)))
     result = run_tool('train', SHAPES_CONFIG, '--work-dir', tmp_path, '--channels-last', '--cfg-options',
                       *data_options(shapes), 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1')

@@ -34,14 +34,14 @@ def main():
         from mmfasternet.benchmark.harness.suite import run_suite
         from mmfasternet.benchmark.subjects.training_steps import loss_curve, training_entry, training_report
         from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.speedups import TrainingOptions, native_amp_types
+        from mmfasternet.engine.speedups import SpeedUps, native_amp_types
         from mmfasternet.errors import UserError
         device = set_up_device(args)
         if args.curve and device.type == 'cpu' and torch.cuda.is_available():
             raise UserError('--curve trains as tools/train.py does, on the GPU: for the CPU set CUDA_VISIBLE_DEVICES=')
         types = () if device.type == 'cpu' else native_amp_types()
         forms = args.forms or [*FORMS, *(form.format(dtype) for dtype in types for form in AMP_FORMS)]
-        options = [TrainingOptions.parse(form) for form in forms]
+        options = [SpeedUps.parse(form) for form in forms]
         configs = {Path(path).stem: load_config(str(path)) for path in args.configs}
         entries = [training_entry(cfg, name, device, each, tuple(args.size), args.batch)
                    for name, cfg in configs.items() for each in options]

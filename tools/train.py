@@ -38,7 +38,7 @@ def main():
     with one_line_errors(), trusting(args):
         from mmfasternet.engine.config import enable_auto_scale_lr, load_config
         from mmfasternet.engine.hooks.seed import make_deterministic
-        from mmfasternet.engine.speedups import TrainingOptions
+        from mmfasternet.engine.speedups import SpeedUps
         from mmfasternet.engine.train_test import train
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         if args.auto_scale_lr:
@@ -47,7 +47,7 @@ def main():
             cfg.resume = args.resume
         if args.deterministic:
             make_deterministic(cfg)
-        train(cfg, TrainingOptions.of(args), skip_nan=args.skip_nan)
+        train(cfg, SpeedUps.of(args), skip_nan=args.skip_nan)
 
 
 if __name__ == '__main__':

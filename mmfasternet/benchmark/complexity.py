@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmfasternet.deploy.conversion import leave_training
+from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.engine.config import is_classifier
 
 #: RoIs in the box and in the mask head of a two-stage detector (FasterNet, Table 4).
@@ -105,7 +105,7 @@ def build_for_counting(cfg: Config) -> nn.Module:
     """A config's model in eval mode, with random weights."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
-    leave_training(model)
+    set_eval_mode(model)
     return model
 
 

@@ -13,7 +13,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from tqdm import tqdm
 
 from mmfasternet.errors import CheckpointError
-from mmfasternet.files import replacing
+from mmfasternet.files import atomic_path
 
 _SECONDS = 60  # without an answer
 
@@ -94,7 +94,7 @@ def download(url: str) -> Path:
 
 
 def _fetch(url: str, path: Path) -> None:
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         with urllib.request.urlopen(url, timeout=_SECONDS) as response, unfinished.open('wb') as file:
             length = int(response.headers.get('Content-Length') or 0)
             with tqdm(desc=path.name, total=length or None, unit='B', unit_scale=True, disable=None) as progress:

@@ -14,7 +14,7 @@ from mmfasternet.checkpoints.allowlist import trust_checkpoints
 from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of, weights_of
 from mmfasternet.checkpoints.reading import CLASSES_ENTRY, read_checkpoint
 from mmfasternet.errors import CheckpointError, UserError
-from mmfasternet.files import replacing
+from mmfasternet.files import atomic_path
 from mmfasternet.models.weights.layouts import WeightsKind, convert, recognize
 
 
@@ -103,7 +103,7 @@ def _write(path: Path, content: Dict[str, Any], classes: Tuple[str, ...], named:
         if named:
             target = path.with_name(f'{path.stem}-{hashlib.sha256(data).hexdigest()[:8]}{path.suffix}')
             _check_target(str(target))
-        with replacing(target) as unfinished, trust_checkpoints(False):
+        with atomic_path(target) as unfinished, trust_checkpoints(False):
             unfinished.write_bytes(data)
             read_checkpoint(str(unfinished))  # what was trusted to get here may not be plain data
     except CheckpointError as error:

@@ -32,7 +32,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         """Load ``results['img_path']``; adds ``img``, ``img_shape`` and ``ori_shape``."""
         path = results['img_path']
         try:
-            _check_whole(path)
+            _check_complete(path)
             return super().transform(results)
         except MemoryError:
             raise
@@ -46,7 +46,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         raise DataError(f"image '{path}' {problem}. {remedy}, or remove it from the annotation file")
 
 
-def _check_whole(path: str) -> None:
+def _check_complete(path: str) -> None:
     """Raise if a local JPEG or PNG does not end as one and can't be decoded to its end."""
     if not os.path.isfile(path):
         return  # missing, or on a remote store: loading tells

@@ -1,5 +1,5 @@
 from .conversion import to_deploy
 from .deployed_block import DeployedBlock
-from .export.exported_detector import DeployedDetector
+from .export.exported_detector import ExportedDetector
 
-__all__ = ['DeployedBlock', 'DeployedDetector', 'to_deploy']
+__all__ = ['DeployedBlock', 'ExportedDetector', 'to_deploy']

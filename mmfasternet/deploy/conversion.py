@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from mmfasternet.deploy.compiling import check_compilable, compile_networks, remove_compilation
-from mmfasternet.deploy.deployed_block import DeployedBlock, check_form
+from mmfasternet.deploy.deployed_block import DeployedBlock, check_algorithm
 from mmfasternet.deploy.folding import fold_norms, fold_output_norms
 from mmfasternet.deploy.gpu.graphed_detector import record_detector, remove_recordings
 from mmfasternet.deploy.gpu.triton_kernels import TritonRoIExtractor, available
@@ -32,7 +32,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def to_deploy(model: nn.Module,
               inplace: bool = False,
-              form: str = 'auto',
+              algorithm: str = 'auto',
               dtype: torch.dtype = torch.float32,
               memory_format: torch.memory_format = torch.channels_last,
               compile: bool = False,
@@ -55,16 +55,16 @@ def to_deploy(model: nn.Module,
     What it returns is for inference: in eval mode, without gradients, and
     hooks on FasterNet's layers may see a map that the next block has written
     into.
-    Applied to its own result it changes form, type and memory format only.
+    Applied to its own result it changes algorithm, type and memory format only.
 
     Args:
         model: A backbone, a classifier of MMPretrain or a detector of
             MMDetection, with FasterNet or another backbone; on the device it
             will run on.
         inplace: Change the model itself instead of a copy. Defaults to False.
-        form: Form of the blocks, ``'matmul'``, ``'linear'``, ``'conv'`` or
+        algorithm: Algorithm of the blocks, ``'matmul'``, ``'linear'``, ``'conv'`` or
             ``'gemm'``.
-            Defaults to ``'auto'``, the fastest: see :func:`fastest_form`.
+            Defaults to ``'auto'``, the fastest: see :func:`fastest_algorithm`.
         dtype: float32, bfloat16 or float16. Defaults to float32.
         memory_format: ``torch.channels_last`` or ``torch.contiguous_format``.
             Defaults to ``torch.channels_last``.
@@ -83,7 +83,7 @@ def to_deploy(model: nn.Module,
         The model in its inference form.
 
     Raises:
-        ArgumentError: If form, dtype or memory format is none of the above,
+        ArgumentError: If algorithm, dtype or memory format is none of the above,
             the model has no networks that are known here to cast, compile or
             record, or graphs are asked for where there is no GPU.
         UserError: If there is no C++ compiler, which compiling for a CPU needs.
@@ -101,8 +101,8 @@ def to_deploy(model: nn.Module,
     if memory_format not in (torch.channels_last, torch.contiguous_format):
         raise ArgumentError('memory_format must be torch.channels_last or torch.contiguous_format, '
                             f'got {memory_format}')
-    if form != 'auto':
-        check_form(form)
+    if algorithm != 'auto':
+        check_algorithm(algorithm)
     if sizes and not (compile or graphs):
         raise ArgumentError('sizes are for compile=True and graphs=True')
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
@@ -115,19 +115,19 @@ def to_deploy(model: nn.Module,
     model = model if inplace else copy.deepcopy(model)
     remove_compilation(model)
     remove_recordings(model)
-    leave_training(model)
+    set_eval_mode(model)
     model.requires_grad_(False)
-    if form == 'auto':
-        form = compiled_form(device, dtype) if compile else fastest_form(device, dtype)
+    if algorithm == 'auto':
+        algorithm = compiled_algorithm(device, dtype) if compile else fastest_algorithm(device, dtype)
     _fold_output_norms(model)
     fold_norms(model)
-    _replace_blocks(model, form)
+    _replace_blocks(model, algorithm)
     if device.type == 'cpu':
         replace_modules(model, DeployedRoIExtractor.of)
     elif available(device):
         replace_modules(model, TritonRoIExtractor.of)
     _cast(model, dtype, memory_format)
-    leave_training(model)  # the layers that are new
+    set_eval_mode(model)  # the layers that are new
     if compile:
         compile_networks(model, sizes)
     if graphs:
@@ -135,14 +135,14 @@ def to_deploy(model: nn.Module,
     return model
 
 
-def leave_training(model: nn.Module) -> None:
+def set_eval_mode(model: nn.Module) -> None:
     """Set every module to eval mode, in place: the ``eval()`` of some backbones keeps parts in training mode."""
     for module in model.modules():
         module.training = False
 
 
-def compiled_form(device: torch.device, dtype: torch.dtype) -> str:
-    """The form of :class:`DeployedBlock` that is fastest under ``torch.compile``: ``'linear'``, or ``'conv'``.
+def compiled_algorithm(device: torch.device, dtype: torch.dtype) -> str:
+    """The algorithm of :class:`DeployedBlock` that is fastest under ``torch.compile``: ``'linear'``, or ``'conv'``.
 
     It is the latter for float32 on a GPU where convolutions may round to TF32
     and matrix products may not, as PyTorch's defaults have it.
@@ -155,8 +155,8 @@ def _convolutions_have_more(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == 'cuda' and dtype == torch.float32 and tf32() == (True, False)
 
 
-def fastest_form(device: torch.device, dtype: torch.dtype) -> str:
-    """The form of :class:`DeployedBlock` that is fastest on a device, not compiled; see :func:`compiled_form`.
+def fastest_algorithm(device: torch.device, dtype: torch.dtype) -> str:
+    """The algorithm of :class:`DeployedBlock` that is fastest on a device; compiled: :func:`compiled_algorithm`.
 
     On a CPU it is ``'matmul'``, unless the library behind matrix products is
     much slower there than the one behind convolutions, as MKL's float32 is on
@@ -200,12 +200,12 @@ def _fold_output_norms(model: nn.Module) -> None:
                 fold_output_norms(module.backbone, module.neck)
 
 
-def _replace_blocks(model: nn.Module, form: str) -> None:
+def _replace_blocks(model: nn.Module, algorithm: str) -> None:
     # Subclasses may compute something else.
-    replace_modules(model, lambda module: DeployedBlock(module, form) if type(module) is FasterNetBlock else None)
+    replace_modules(model, lambda module: DeployedBlock(module, algorithm) if type(module) is FasterNetBlock else None)
     for module in model.modules():
         if isinstance(module, DeployedBlock):
-            module.form, module.owns_input = form, False
+            module.algorithm, module.owns_input = algorithm, False
     for module in model.modules():
         if type(module) is FasterNetStage:
             for block in module.blocks:

@@ -12,13 +12,13 @@ from mmfasternet.errors import ArgumentError
 from mmfasternet.models.layers import FasterNetBlock
 
 #: Ways to compute a block; see :class:`DeployedBlock`.
-FORMS = ('matmul', 'linear', 'conv', 'gemm')
+ALGORITHMS = ('matmul', 'linear', 'conv', 'gemm')
 
 
 class DeployedBlock(nn.Module):
     r"""A FasterNet block with its norm and layer scale folded, for inference only.
 
-    All forms give the numbers of the block they are made from, in eval mode,
+    All algorithms give the numbers of the block they are made from, in eval mode,
     up to rounding:
 
     - ``'matmul'``: the pointwise convolutions are matrix products that
@@ -27,7 +27,7 @@ class DeployedBlock(nn.Module):
       channels never stand in one tensor:
       :math:`h = W_b x_b + W_a \, \mathrm{conv}(x_a)`. In the channels-last
       memory format nothing is copied but the convolution's input. The fastest
-      form in eager PyTorch on a CPU.
+      one in eager PyTorch on a CPU.
     - ``'linear'``: concatenation, and linear layers on channels-last maps;
       nothing is written in place. For ``torch.compile``.
     - ``'conv'``: concatenation and convolutions, which ONNX Runtime and
@@ -38,17 +38,17 @@ class DeployedBlock(nn.Module):
 
     Args:
         block: The block; its weights are copied.
-        form: One of the above. Defaults to ``'conv'``.
+        algorithm: One of the above. Defaults to ``'conv'``.
         owns_input: Let ``'matmul'`` and ``'gemm'`` add the residual to their
             input in place, because nobody else will read it. Defaults to False.
 
     Raises:
-        ValueError: If there is no such form.
+        ValueError: If there is no such algorithm.
     """
 
-    def __init__(self, block: FasterNetBlock, form: str = 'conv', owns_input: bool = False) -> None:
+    def __init__(self, block: FasterNetBlock, algorithm: str = 'conv', owns_input: bool = False) -> None:
         super().__init__()
-        self.form = check_form(form)
+        self.algorithm = check_algorithm(algorithm)
         self.owns_input = owns_input
         self.conv_channels = block.pconv.conv_channels
         self.pconv = copy.deepcopy(block.pconv.conv)
@@ -67,19 +67,19 @@ class DeployedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C, H, W)`` to the same shape."""
-        if self.form == 'matmul':
+        if self.algorithm == 'matmul':
             if x.is_contiguous(memory_format=torch.channels_last):
                 return self._matmul_channels_last(x)
             return self._matmul_channels_first(x.contiguous())
-        if self.form == 'linear':
+        if self.algorithm == 'linear':
             return self._linear(x)
-        if self.form == 'gemm':
+        if self.algorithm == 'gemm':
             return self._gemm(x)
         partial = torch.cat((self.pconv(x[:, :self.conv_channels]), x[:, self.conv_channels:]), dim=1)
         return x + self.conv2(self.act(self.norm(self.conv1(partial))))
 
     def extra_repr(self) -> str:
-        return f'form={self.form}, owns_input={self.owns_input}'
+        return f'algorithm={self.algorithm}, owns_input={self.owns_input}'
 
     def _weights(self) -> Tuple[Tensor, Tensor, Tensor]:
         """Both halves of the expansion, and the projection, as matrices ``(out, in)``."""
@@ -143,11 +143,11 @@ class DeployedBlock(nn.Module):
         return out.view(size).permute(0, 3, 1, 2)
 
 
-def check_form(form: str) -> str:
-    """Give ``form`` back, or raise ``ArgumentError`` if there is no such form."""
-    if form not in FORMS:
-        raise ArgumentError(f'form must be one of {FORMS}, got {form!r}')
-    return form
+def check_algorithm(algorithm: str) -> str:
+    """Give ``algorithm`` back, or raise ``ArgumentError`` if there is no such algorithm."""
+    if algorithm not in ALGORITHMS:
+        raise ArgumentError(f'algorithm must be one of {ALGORITHMS}, got {algorithm!r}')
+    return algorithm
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmfasternet.checkpoints import safe_loading
-from mmfasternet.deploy.conversion import leave_training
+from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.engine.checks import check_model
 from mmfasternet.engine.config import innermost_dataset
 from mmfasternet.engine.inference import IMAGE_SUFFIXES, find_images
@@ -40,7 +40,7 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
         if checkpoint:
             load_checkpoint(model, checkpoint, map_location='cpu')
     model.to(device or torch.device('cpu'))
-    leave_training(model)
+    set_eval_mode(model)
     return model
 
 

@@ -110,14 +110,14 @@ def enable_amp(cfg: Config, dtype: str) -> None:
         cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
-def leave_out_amp_without_gpu(cfg: Config) -> None:
+def remove_amp_without_gpu(cfg: Config) -> None:
     """Have a config with automatic mixed precision train without it where there is no GPU, and say so."""
-    if not torch.cuda.is_available() and leave_out_amp(cfg):
+    if not torch.cuda.is_available() and remove_amp(cfg):
         print_log("PyTorch sees no GPU: training without the config's automatic mixed precision", 'current',
                   logging.WARNING)
 
 
-def leave_out_amp(cfg: Config) -> bool:
+def remove_amp(cfg: Config) -> bool:
     """Have a config train without automatic mixed precision; gives whether it had any."""
     if (cfg.get('optim_wrapper') or {}).get('type') != 'AmpOptimWrapper':
         return False

@@ -110,14 +110,14 @@ def use_exported(cfg: Config, folder: str, options: DeployOptions) -> None:
                         f'inference form')
     if cfg.get('launcher', 'none') != 'none':
         raise UserError('exported files are run by one process: leave out --launcher')
-    cfg.model = deployed_cfg(cfg.model, folder, options.dtype)
+    cfg.model = exported_cfg(cfg.model, folder, options.dtype)
 
 
-def deployed_cfg(model: ConfigDict, folder: str, dtype: str) -> ConfigDict:
-    """Config of the :class:`DeployedDetector` of a detector; within test-time augmentation if the model has that."""
+def exported_cfg(model: ConfigDict, folder: str, dtype: str) -> ConfigDict:
+    """Config of the :class:`ExportedDetector` of a detector; within test-time augmentation if the model has that."""
     if 'module' in model:
-        return ConfigDict(**{**model, 'module': deployed_cfg(model.module, folder, dtype)})
-    return ConfigDict(type='mmfasternet.DeployedDetector', detector=model, exported=folder, dtype=dtype)
+        return ConfigDict(**{**model, 'module': exported_cfg(model.module, folder, dtype)})
+    return ConfigDict(type='mmfasternet.ExportedDetector', detector=model, exported=folder, dtype=dtype)
 
 
 def is_export(checkpoint: str) -> bool:

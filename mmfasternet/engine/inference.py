@@ -14,7 +14,7 @@ from mmfasternet.engine.checks import check_model, dataset_classes
 from mmfasternet.engine.config import is_classifier
 from mmfasternet.engine.device import find_device
 from mmfasternet.errors import DataError
-from mmfasternet.files import write_whole
+from mmfasternet.files import write_atomically
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
@@ -88,7 +88,7 @@ def predict(cfg: Config,
             ids = _read_ids(ann_file) if ann_file else None
             predictions = _detect(cfg, checkpoint, images, out_dir, device, score_thr, ids)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    write_whole(Path(out_dir) / 'predictions.json', json.dumps(predictions, indent=1).encode())
+    write_atomically(Path(out_dir) / 'predictions.json', json.dumps(predictions, indent=1).encode())
     return predictions
 
 

@@ -22,7 +22,7 @@ AMP_TYPES = ('float16', 'bfloat16')
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class SpeedUps:
     """How a model is trained.
 
     Attributes:
@@ -48,12 +48,12 @@ class TrainingOptions:
             object.__setattr__(self, 'channels_last', True)
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> 'TrainingOptions':
+    def of(cls, args: argparse.Namespace) -> 'SpeedUps':
         """Those of the command line."""
         return cls(args.amp, args.channels_last, args.compile)
 
     @classmethod
-    def parse(cls, form: str) -> 'TrainingOptions':
+    def parse(cls, form: str) -> 'SpeedUps':
         """Those of a text such as ``'plain'`` or ``'float16+channels-last'``; ``'amp'`` is the type that suits the GPU.
 
         Raises:
@@ -104,7 +104,7 @@ def native_amp_types() -> Tuple[str, ...]:
     return AMP_TYPES if torch.cuda.is_bf16_supported(including_emulation=False) else AMP_TYPES[:1]
 
 
-class TrainingHook(Hook):
+class SpeedUpHook(Hook):
     """Brings the model into the form it is trained in, once its weights are there.
 
     A config may name the type of automatic mixed precision by itself.
@@ -113,7 +113,7 @@ class TrainingHook(Hook):
         options: The form.
     """
 
-    def __init__(self, options: TrainingOptions) -> None:
+    def __init__(self, options: SpeedUps) -> None:
         self.options = options
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:

@@ -15,9 +15,9 @@ from mmengine.runner import Runner
 from mmfasternet.checkpoints import safe_loading
 from mmfasternet.datasets.naming import name_images_in_errors
 from mmfasternet.engine.checks import check_run
-from mmfasternet.engine.config import leave_out_amp_without_gpu, name_broken_images
+from mmfasternet.engine.config import name_broken_images, remove_amp_without_gpu
 from mmfasternet.engine.deploying import DeployHook, DeployOptions, is_export, use_exported
-from mmfasternet.engine.hooks.checkpoint import use_whole_checkpoints, whole_files
+from mmfasternet.engine.hooks.checkpoint import atomic_files, use_atomic_checkpoints
 from mmfasternet.engine.hooks.finite_loss import FiniteLossHook
 from mmfasternet.engine.hooks.resume import ResumeHook, set_resume, use_resumable_loop
 from mmfasternet.engine.hooks.seed import (
@@ -27,7 +27,7 @@ from mmfasternet.engine.hooks.seed import (
     seed_by_draw,
 )
 from mmfasternet.engine.hooks.stop import StopHook, TrainingStopped
-from mmfasternet.engine.speedups import TrainingHook, TrainingOptions
+from mmfasternet.engine.speedups import SpeedUpHook, SpeedUps
 from mmfasternet.errors import UserError
 
 
@@ -46,7 +46,7 @@ class _NameImagesHook(Hook):
 
 
 def train(cfg: Config,
-          options: Optional[TrainingOptions] = None,
+          options: Optional[SpeedUps] = None,
           hooks: Sequence[Hook] = (),
           skip_nan: bool = False) -> Runner:
     """Train by a config, with validation where it has one.
@@ -70,18 +70,18 @@ def train(cfg: Config,
             options don't go with this machine, a loss is NaN or infinite, or
             a checkpoint can't be written.
     """
-    options = options or TrainingOptions()
+    options = options or SpeedUps()
     options.apply_to_config(cfg)
     if cfg.get('resume'):
         set_resume(cfg, cfg.resume if isinstance(cfg.resume, str) else cfg.get('load_from') or 'auto')
-    use_whole_checkpoints(cfg)
+    use_atomic_checkpoints(cfg)
     use_resumable_loop(cfg)
-    with safe_loading(), whole_files(), restoring_determinism():
+    with safe_loading(), atomic_files(), restoring_determinism():
         runner = _build(cfg, ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
         if cfg.get('randomness', {}).get('deterministic') and torch.cuda.is_available():
             allow_what_has_no_deterministic_form()
         stop = StopHook()
-        for hook in (SeedHook(), ResumeHook(), TrainingHook(options), FiniteLossHook(skip_nan), *hooks, stop):
+        for hook in (SeedHook(), ResumeHook(), SpeedUpHook(options), FiniteLossHook(skip_nan), *hooks, stop):
             runner.register_hook(hook)
         try:
             runner.train()
@@ -89,7 +89,7 @@ def train(cfg: Config,
             runner.logger.info(str(stopped))
         finally:
             stop.release()
-    _leave_processes()
+    _destroy_process_group()
     return runner
 
 
@@ -126,7 +126,7 @@ def test(cfg: Config,
         if out:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
         metrics = runner.test()
-    _leave_processes()
+    _destroy_process_group()
     return metrics
 
 
@@ -136,7 +136,7 @@ def _build(cfg: Config, splits: tuple) -> Runner:
     name_broken_images(cfg)
     if 'train' in splits:
         seed_by_draw(cfg)
-    leave_out_amp_without_gpu(cfg)
+    remove_amp_without_gpu(cfg)
     check_run(cfg, splits)
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _init_cpu_processes(cfg)
@@ -165,7 +165,7 @@ def _init_cpu_processes(cfg: Config) -> None:
     cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
 
 
-def _leave_processes() -> None:
+def _destroy_process_group() -> None:
     """Leave the process group in order.
 
     gloo reports a work as done before its thread lets go of the tensors, which takes Python's lock: an interpreter that

@@ -6,8 +6,8 @@ from mmengine.model import BaseModel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfasternet.deploy import DeployedBlock, to_deploy
-from mmfasternet.deploy.conversion import compiled_form, fastest_form
-from mmfasternet.deploy.deployed_block import FORMS
+from mmfasternet.deploy.conversion import compiled_algorithm, fastest_algorithm
+from mmfasternet.deploy.deployed_block import ALGORITHMS
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.deploy.tf32 import set_tf32
 from mmfasternet.engine.building import build_model, load_batches
@@ -63,13 +63,13 @@ def test_inplace_changes_the_model_itself():
 def test_it_is_idempotent_and_changes_the_form():
     backbone = FasterNet('t0')
     randomize_norms(backbone)
-    once = to_deploy(backbone, form='matmul')
-    twice = to_deploy(once, form='matmul')
+    once = to_deploy(backbone, algorithm='matmul')
+    twice = to_deploy(once, algorithm='matmul')
     assert str(twice) == str(once)
     assert all(torch.equal(value, twice.state_dict()[name]) for name, value in once.state_dict().items())
     assert len(twice._forward_pre_hooks) == len(once._forward_pre_hooks) == 1
-    other = to_deploy(once, form='conv', dtype=torch.bfloat16)
-    assert {m.form for m in other.modules() if isinstance(m, DeployedBlock)} == {'conv'}
+    other = to_deploy(once, algorithm='conv', dtype=torch.bfloat16)
+    assert {m.algorithm for m in other.modules() if isinstance(m, DeployedBlock)} == {'conv'}
     with torch.no_grad():
         assert other(torch.randn(1, 3, 32, 32))[0].dtype == torch.bfloat16
 
@@ -77,23 +77,23 @@ def test_it_is_idempotent_and_changes_the_form():
 def test_blocks_write_into_maps_of_their_own_only():
     backbone = FasterNet('t0').eval()
     kept = []
-    deployed = to_deploy(backbone, form='matmul')
+    deployed = to_deploy(backbone, algorithm='matmul')
     assert all(m.owns_input for m in deployed.modules() if isinstance(m, DeployedBlock))
     x = torch.randn(1, 40, 8, 8)
     kept.append(x.clone())
     with torch.no_grad():
-        to_deploy(backbone.stages[0].blocks, form='matmul')(x)
-        to_deploy(deployed.stages[0].blocks, form='matmul')(x)
+        to_deploy(backbone.stages[0].blocks, algorithm='matmul')(x)
+        to_deploy(deployed.stages[0].blocks, algorithm='matmul')(x)
         first, second = deployed(torch.ones(1, 3, 64, 64)), deployed(torch.ones(1, 3, 64, 64))
     assert torch.equal(x, kept[0])
     assert all(torch.equal(one, other) for one, other in zip(first, second))
 
 
-@pytest.mark.parametrize('form', FORMS)
-def test_a_detector_predicts_the_same(detector, batches, form):
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
+def test_a_detector_predicts_the_same(detector, batches, algorithm):
     before = state(detector)
     expected = predict(detector, batches)
-    deployed = to_deploy(detector, form=form)
+    deployed = to_deploy(detector, algorithm=algorithm)
     assert not any(isinstance(module, _BatchNorm) for module in deployed.modules())
     assert isinstance(deployed.roi_head.mask_roi_extractor, DeployedRoIExtractor)
     assert_same(predict(deployed, batches), expected)
@@ -121,7 +121,7 @@ def test_a_detector_in_half_precision(detector, batches, dtype):
 def test_a_detector_deployed_twice_predicts_the_same(detector, batches):
     expected = predict(detector, batches)
     twice = to_deploy(to_deploy(detector, dtype=torch.bfloat16))
-    once = to_deploy(to_deploy(detector), form='conv')
+    once = to_deploy(to_deploy(detector), algorithm='conv')
     assert_same(predict(once, batches), expected)
     assert predict(twice, batches)[0].scores.dtype == torch.float32
 
@@ -226,7 +226,7 @@ def test_a_single_stage_detector():
 
 
 @pytest.mark.parametrize('options, text', [
-    (dict(form='magic'), "'magic'"),
+    (dict(algorithm='magic'), "'magic'"),
     (dict(dtype=torch.int8), 'torch.int8'),
     (dict(memory_format=torch.channels_last_3d), 'memory_format'),
     (dict(sizes=[(64, 64)]), 'compile=True'),
@@ -256,22 +256,22 @@ def test_half_precision_is_refused_for_heads_that_pass_maps_on(detector):
 
 
 def test_the_fastest_form_is_one_of_them():
-    assert fastest_form(torch.device('cpu'), torch.float32) in FORMS
+    assert fastest_algorithm(torch.device('cpu'), torch.float32) in ALGORITHMS
     gpu = torch.device('cuda')
     for setting, expected in (('convolutions', 'conv'), ('on', 'gemm'), ('off', 'gemm')):
         set_tf32(setting)
-        assert fastest_form(gpu, torch.float16) == 'gemm' and fastest_form(gpu, torch.float32) == expected
-        assert compiled_form(gpu, torch.float32) == ('conv' if setting == 'convolutions' else 'linear')
+        assert fastest_algorithm(gpu, torch.float16) == 'gemm' and fastest_algorithm(gpu, torch.float32) == expected
+        assert compiled_algorithm(gpu, torch.float32) == ('conv' if setting == 'convolutions' else 'linear')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-@pytest.mark.parametrize('form', FORMS)
-def test_forms_on_a_gpu(form):
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
+def test_algorithms_on_a_gpu(algorithm):
     backbone = FasterNet('t0').cuda().eval()
     randomize_norms(backbone)
     x = torch.randn(2, 3, 64, 64, device='cuda')
     with torch.no_grad():
-        for actual, wanted in zip(to_deploy(backbone, form=form)(x), backbone(x)):
+        for actual, wanted in zip(to_deploy(backbone, algorithm=algorithm)(x), backbone(x)):
             torch.testing.assert_close(actual, wanted, rtol=1e-3, atol=1e-3)
         compiled = to_deploy(backbone, compile=True, sizes=[(96, 96)], dtype=torch.float16)
         assert compiled(x)[0].shape[-2:] == (24, 24)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmfasternet.deploy import DeployedBlock, to_deploy
-from mmfasternet.deploy.deployed_block import FORMS
+from mmfasternet.deploy.deployed_block import ALGORITHMS
 from mmfasternet.models import FasterNet, FasterNetBlock
 from tests.conftest import randomize_norms
 
@@ -28,16 +28,16 @@ def test_every_form_of_every_variant_is_exact(arch):
     before = x.clone()
     with torch.no_grad():
         expected = backbone(x)
-        for form in FORMS:
+        for algorithm in ALGORITHMS:
             for memory_format in FORMATS:
-                deployed = to_deploy(backbone, form=form, memory_format=memory_format)
-                assert {m.form for m in deployed.modules() if isinstance(m, DeployedBlock)} == {form}
+                deployed = to_deploy(backbone, algorithm=algorithm, memory_format=memory_format)
+                assert {m.algorithm for m in deployed.modules() if isinstance(m, DeployedBlock)} == {algorithm}
                 outputs = deployed(x)
                 for actual, wanted in zip(outputs, expected):
                     torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
                 assert difference(outputs, expected) < 1e-5
                 assert torch.equal(x, before)
-            half = to_deploy(backbone, form=form, dtype=torch.bfloat16)(x)
+            half = to_deploy(backbone, algorithm=algorithm, dtype=torch.bfloat16)(x)
             assert half[0].dtype == torch.bfloat16 and 1e-4 < difference(half, expected) < 1e-2
             assert torch.equal(x, before)
 
@@ -49,7 +49,7 @@ def test_float16_is_closer_than_bfloat16():
         assert difference(to_deploy(backbone, dtype=torch.float16)(x), expected) < 2e-3
 
 
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
 @pytest.mark.parametrize('options', [
     dict(norm_cfg=dict(type='LN2d')),
     dict(norm_cfg=dict(type='GN', num_groups=4)),
@@ -60,14 +60,14 @@ def test_float16_is_closer_than_bfloat16():
     dict(act_cfg=dict(type='SiLU')),
     dict(pconv_mode='slicing'),
 ], ids=str)
-def test_options_of_the_block(form, options):
+def test_options_of_the_block(algorithm, options):
     block = FasterNetBlock(48, **{**dict(norm_cfg=BN, act_cfg=RELU), **options})
     randomize_norms(block)
     block.eval().requires_grad_(False)
     for memory_format in FORMATS:
         x = torch.randn(2, 48, 6, 5).contiguous(memory_format=memory_format)
         before = x.clone()
-        deployed = DeployedBlock(block, form)
+        deployed = DeployedBlock(block, algorithm)
         torch.testing.assert_close(deployed(x), block(x), rtol=1e-5, atol=1e-5)
         assert torch.equal(x, before)
 
@@ -85,14 +85,14 @@ def test_a_block_writes_only_into_an_input_it_owns():
         assert owned.data_ptr() == x.data_ptr()
 
 
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
 @pytest.mark.parametrize('shape', [(1, 16, 1, 1), (3, 16, 1, 7), (2, 16, 5, 1)])
-def test_maps_of_one_row_column_or_position(form, shape):
+def test_maps_of_one_row_column_or_position(algorithm, shape):
     block = FasterNetBlock(16, BN, RELU).eval().requires_grad_(False)
     x = torch.randn(shape)
-    torch.testing.assert_close(DeployedBlock(block, form)(x), block(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(DeployedBlock(block, algorithm)(x), block(x), rtol=1e-5, atol=1e-5)
     strided = torch.randn(shape[0], 32, *shape[2:])[:, ::2]
-    torch.testing.assert_close(DeployedBlock(block, form)(strided), block(strided), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(DeployedBlock(block, algorithm)(strided), block(strided), rtol=1e-5, atol=1e-5)
 
 
 def test_an_unknown_form_is_refused():

@@ -104,8 +104,8 @@ def test_exports_are_for_detectors_and_not_compiled_again(tmp_path):
     detector = cfg.model
     use_exported(cfg, 'folder', options(dtype='bfloat16'))
     assert cfg.model == ConfigDict(
-        type='mmfasternet.DeployedDetector', detector=detector, exported='folder', dtype='bfloat16')
+        type='mmfasternet.ExportedDetector', detector=detector, exported='folder', dtype='bfloat16')
     cfg = load_config(str(SHAPES_CONFIG))
     enable_tta(cfg)
     use_exported(cfg, 'folder', options())
-    assert cfg.model.type == 'mmfasternet.InstanceTTAModel' and cfg.model.module.type == 'mmfasternet.DeployedDetector'
+    assert cfg.model.type == 'mmfasternet.InstanceTTAModel' and cfg.model.module.type == 'mmfasternet.ExportedDetector'

@@ -13,7 +13,7 @@ from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.hooks.seed import make_deterministic
 from mmfasternet.engine.mixed_precision import keep_float32
-from mmfasternet.engine.speedups import TrainingOptions, native_amp_types
+from mmfasternet.engine.speedups import SpeedUps, native_amp_types
 from mmfasternet.engine.train_test import train
 from tests.conftest import ROOT
 from tests.engine.hooks.test_resume import losses, shapes_config
@@ -28,7 +28,7 @@ def trained(shapes, work_dir, form='plain', deterministic=False, **options):
     cfg = shapes_config(shapes, work_dir, **{'train_cfg.max_epochs': 1, **options})
     if deterministic:
         make_deterministic(cfg)
-    runner = train(cfg, TrainingOptions.parse(form))
+    runner = train(cfg, SpeedUps.parse(form))
     found = losses(work_dir)
     assert len(found) == 4 * cfg.train_cfg.max_epochs and all(map(math.isfinite, found.values()))
     return runner, found
@@ -65,7 +65,7 @@ def test_a_training_may_go_on_in_another_type(shapes, tmp_path):
                                   'rtmdet-ins_fasternet_t0_300e_coco'])
 def test_detectors_take_a_step_in_mixed_precision(name, dtype):
     cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), {'model.backbone.init_cfg': None})
-    step = training_entry(cfg, name, torch.device('cuda'), TrainingOptions(amp=dtype), (128, 160)).build().function
+    step = training_entry(cfg, name, torch.device('cuda'), SpeedUps(amp=dtype), (128, 160)).build().function
     step()
     step()
 

@@ -8,7 +8,7 @@ from mmengine.model import MMDistributedDataParallel
 
 from mmfasternet.benchmark.subjects.training_steps import random_training_batch
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.speedups import TrainingHook, TrainingOptions, native_amp_types
+from mmfasternet.engine.speedups import SpeedUpHook, SpeedUps, native_amp_types
 from mmfasternet.errors import ArgumentError, UserError
 from tests.conftest import SHAPES_CONFIG, build
 
@@ -31,31 +31,31 @@ def losses_and_gradients(model):
 @pytest.mark.parametrize('form', ['plain', 'float16', 'bfloat16', 'channels-last', 'channels-last+compile',
                                   'float16+channels-last', 'bfloat16+channels-last+compile'])
 def test_forms_have_names(form):
-    assert TrainingOptions.parse(form).form == form
+    assert SpeedUps.parse(form).form == form
 
 
 def test_options_of_the_command_line():
     args = SimpleNamespace(amp=None, channels_last=False, compile=True)  # which implies the other
-    assert TrainingOptions.of(args) == TrainingOptions(channels_last=True, compile=True)
+    assert SpeedUps.of(args) == SpeedUps(channels_last=True, compile=True)
 
 
 @pytest.mark.parametrize('form', ['fast', 'amp+', 'plain+amp', '', 'float16+bfloat16', 'amp+amp', 'auto'])
 def test_unknown_forms(form):
     with pytest.raises(ArgumentError, match='float16 or bfloat16, channels-last and compile'):
-        TrainingOptions.parse(form)
+        SpeedUps.parse(form)
 
 
 @pytest.mark.parametrize('native, dtype', [(True, 'bfloat16'), (False, 'float16')])
 def test_the_type_is_the_one_that_the_gpu_computes_in(monkeypatch, native, dtype):
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: native or including_emulation)
-    assert TrainingOptions.parse('amp+channels-last').form == f'{dtype}+channels-last'
-    assert TrainingOptions(amp='auto') == TrainingOptions(amp=dtype)
+    assert SpeedUps.parse('amp+channels-last').form == f'{dtype}+channels-last'
+    assert SpeedUps(amp='auto') == SpeedUps(amp=dtype)
     assert native_amp_types()[-1] == dtype
 
 
 def test_other_types_are_refused():
     with pytest.raises(ArgumentError, match="float16 or bfloat16, got 'float8'"):
-        TrainingOptions(amp='float8')
+        SpeedUps(amp='float8')
 
 
 def extractor_hooks(model):
@@ -68,12 +68,12 @@ def extractor_hooks(model):
 def test_rois_stay_in_float32_in_bfloat16_whoever_asked_for_it(model, amp, of_config, kept):
     own = copy.deepcopy(model)
     runner = SimpleNamespace(model=own, optim_wrapper=SimpleNamespace(cast_dtype=of_config))
-    TrainingHook(TrainingOptions(amp=amp)).before_train(runner)
+    SpeedUpHook(SpeedUps(amp=amp)).before_train(runner)
     assert len(extractor_hooks(own)) == (2 if kept else 0)  # of boxes and of masks
 
 
 def test_a_training_without_a_loss_scale_can_go_on_with_one():
-    hook, without, scale = TrainingHook(TrainingOptions()), dict(state={}, loss_scaler={}), dict(scale=512.)
+    hook, without, scale = SpeedUpHook(SpeedUps()), dict(state={}, loss_scaler={}), dict(scale=512.)
     hook.after_load_checkpoint(None, dict(optimizer=without))
     assert without == dict(state={})
     kept = dict(optimizer=dict(loss_scaler=scale))
@@ -85,7 +85,7 @@ def test_a_training_without_a_loss_scale_can_go_on_with_one():
 @pytest.mark.parametrize('form', ['channels-last', pytest.param('channels-last+compile', marks=pytest.mark.slow)])
 def test_losses_and_gradients_stay_what_they_are(model, form):
     plain, faster = copy.deepcopy(model), copy.deepcopy(model)
-    TrainingOptions.parse(form).apply_to_model(faster)
+    SpeedUps.parse(form).apply_to_model(faster)
     assert list(faster.state_dict()) == list(plain.state_dict())
     weight = faster.neck.fpn_convs[0].conv.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
@@ -105,7 +105,7 @@ def test_the_hook_reaches_into_wrapped_models(model, monkeypatch):
     wrapped = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
     torch.nn.Module.__init__(wrapped)
     wrapped.module = inner
-    TrainingHook(TrainingOptions(channels_last=True)).before_train(SimpleNamespace(model=wrapped, optim_wrapper=None))
+    SpeedUpHook(SpeedUps(channels_last=True)).before_train(SimpleNamespace(model=wrapped, optim_wrapper=None))
     assert inner.neck.fpn_convs[0].conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -113,4 +113,4 @@ def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr('shutil.which', lambda name: None)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     with pytest.raises(UserError, match=r'install g\+\+, or leave out --compile'):
-        TrainingOptions(compile=True).apply_to_config(load_config(str(SHAPES_CONFIG)))
+        SpeedUps(compile=True).apply_to_config(load_config(str(SHAPES_CONFIG)))

@@ -24,7 +24,7 @@ from mmfasternet.benchmark.harness.timing import (
 )
 from mmfasternet.deploy.gpu.cuda_graphs import record
 from mmfasternet.errors import ArgumentError, UserError
-from mmfasternet.files import write_whole
+from mmfasternet.files import write_atomically
 
 _IN_A_ROW = 10  # batches on a GPU, for their throughput: else small networks wait for the CPU
 CUDA_GRAPHS = 'CUDA graphs'  # in the form of a record
@@ -172,7 +172,7 @@ def write_record(record: LatencyRecord, folder: Union[str, Path]) -> None:
     """Write ``NAME.json``, whole or not at all."""
     path = _path(folder, record.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(record.to_dict(), indent=1) + '\n').encode())
+    write_atomically(path, (json.dumps(record.to_dict(), indent=1) + '\n').encode())
 
 
 def read_record(folder: Union[str, Path], name: str) -> Optional[LatencyRecord]:

@@ -100,7 +100,7 @@ class LatencyRecord:
         return {part: float(np.median(times)) for part, times in self.parts_ms.items()}
 
     @property
-    def parts_over_whole(self) -> float:
+    def parts_over_total(self) -> float:
         """Sum of the parts over the whole of the same round, the median of all rounds; NaN without parts."""
         sums = np.sum(list(self.parts_ms.values()), axis=0)
         if not self.parts_ms or not self.times_ms:

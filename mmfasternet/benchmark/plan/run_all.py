@@ -15,7 +15,7 @@ import torch
 
 from mmfasternet.benchmark.plan.steps import STEPS, Bench, Step
 from mmfasternet.errors import ArgumentError, UserError
-from mmfasternet.files import write_whole
+from mmfasternet.files import write_atomically
 
 STATE, LOGS, DONE = 'steps.json', 'logs', 'done'
 _NOT_ALL = 3  # exit status of a step that had no time for some of its suites
@@ -75,7 +75,7 @@ def run_all(device: Optional[str],
                 ended[step.name] = _run(method, step, device, out, small, limit)
         print(f'[{time.monotonic() - start:5.0f} s] {step.name}: {ended[step.name]}', flush=True)
         content = dict(small=small, method=method, steps=ended)
-        write_whole(out / STATE, (json.dumps(content, indent=1) + '\n').encode())
+        write_atomically(out / STATE, (json.dumps(content, indent=1) + '\n').encode())
     return ended
 
 

@@ -28,8 +28,8 @@ from mmfasternet.deploy.tf32 import set_tf32
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.device import find_device
-from mmfasternet.engine.speedups import TrainingOptions, native_amp_types
-from mmfasternet.files import write_whole
+from mmfasternet.engine.speedups import SpeedUps, native_amp_types
+from mmfasternet.files import write_atomically
 
 FACTS, SUITE, GPU_WORK = 'facts.json', 'suite.json', 'gpu-work.json'
 S, T0, R50 = 'mask_rcnn_fasternet_s_1x_coco', 'mask_rcnn_fasternet_t0_1x_coco', 'mask_rcnn_resnet50_1x_coco'
@@ -83,7 +83,7 @@ class Bench:
             return []
         start, folder = time.monotonic(), self.out / name
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / SUITE, json.dumps(dict(kind=kind, names=[e.name for e in entries])).encode())
+        write_atomically(folder / SUITE, json.dumps(dict(kind=kind, names=[e.name for e in entries])).encode())
         entries = [replace(entry, build=functools.partial(_timed_build, entry)) for entry in entries]
         records = run_suite(entries, self.target, 1 if self.small else rounds, out=folder)
         for record in records:
@@ -128,7 +128,7 @@ def detector_configs(small: bool = False) -> Dict[str, Config]:
 def facts(bench: Bench) -> None:
     """The machine and its ceilings."""
     found = machine_facts(bench.target, bench.small)
-    write_whole(bench.out / FACTS, (json.dumps(found, indent=1) + '\n').encode())
+    write_atomically(bench.out / FACTS, (json.dumps(found, indent=1) + '\n').encode())
     for name, value in found.items():
         print(f'{name}: {value}')
 
@@ -193,7 +193,7 @@ def forms(bench: Bench) -> None:
             continue
         each = gpu_work((subject or entry.build()).function).to_dict()
         work[entry.name] = each
-        write_whole(path, (json.dumps(work, indent=1) + '\n').encode())
+        write_atomically(path, (json.dumps(work, indent=1) + '\n').encode())
         print(f"{entry.name}: GPU busy {each['busy_ms']:.2f} ms, {each['kernels']:.0f} kernels; longest:")
         for kernel, ms, count in each['longest'][:8]:
             print(f'    {ms:7.3f} ms {count:5.0f}  {kernel[:110]}')
@@ -208,7 +208,7 @@ def training(bench: Bench) -> None:
     set_tf32('convolutions')
     for batch in batches:
         entries = [training_entry(detector_configs(bench.small)[model], model, bench.target,
-                                  TrainingOptions.parse(name), size, batch) for name in names for model in (S, R50)]
+                                  SpeedUps.parse(name), size, batch) for name in names for model in (S, R50)]
         bench.suite(f'training/batch-{batch}', 'training', entries, 5, 25.)
 
 
@@ -217,7 +217,7 @@ def training_compiled(bench: Bench) -> None:
     size, batch = ((96, 160), 1) if bench.small else ((800, 1333), 16 if bench.on_gpu else 1)
     half = native_amp_types()[-1] + '+' if bench.on_gpu else ''
     entries = [training_entry(detector_configs(bench.small)[model], model, bench.target,
-                              TrainingOptions.parse(f'{half}channels-last{more}'), size, batch)
+                              SpeedUps.parse(f'{half}channels-last{more}'), size, batch)
                for more in ('', '+compile') for model in (S, R50)]
     bench.suite('training/compiled', 'training', entries, 5, 60.)
 

@@ -13,7 +13,7 @@ import rich.table
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from mmfasternet.files import write_whole
+from mmfasternet.files import write_atomically
 
 Row = Mapping[str, Any]
 
@@ -131,7 +131,7 @@ class Report:
         contents.update({f'{_file_name(table.name)}.csv': table.csv().encode() for table in self.tables})
         contents.update({f'{_file_name(name)}.png': _png(figure) for name, figure in self.plots.items()})
         Path(folder).mkdir(parents=True, exist_ok=True)
-        return [write_whole(Path(folder) / name, content) for name, content in contents.items()]
+        return [write_atomically(Path(folder) / name, content) for name, content in contents.items()]
 
     def _markdown(self) -> str:
         parts = [f'# {self.title}\n', *(f'{line}\n' for line in self.notes), *(t.markdown() for t in self.tables),
@@ -145,7 +145,7 @@ class Report:
 
 def write_page(title: str, reports: Sequence[Report], path: Path) -> Path:
     """Write several reports as one HTML page."""
-    return write_whole(path, _page(title, reports))
+    return write_atomically(path, _page(title, reports))
 
 
 def _page(title: str, reports: Sequence[Report]) -> bytes:

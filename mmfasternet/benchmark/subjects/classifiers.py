@@ -15,7 +15,7 @@ from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.cycle_mlp import CycleFC
 from mmfasternet.benchmark.subjects.networks import NETWORKS, Network
 from mmfasternet.deploy import to_deploy
-from mmfasternet.deploy.conversion import leave_training
+from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.deploy.folding import fold_norms, folded_behind
 from mmfasternet.errors import ArgumentError
 
@@ -60,13 +60,13 @@ def build_folded(network: Network, deploy: bool = False, dtype: torch.dtype = to
                  device: Union[str, torch.device] = 'cpu') -> nn.Module:
     """Build a classifier in eval mode with its batch norms folded into the convolutions before them."""
     model = network.build().to(device)  # first: the inference form is another one on a GPU
-    leave_training(model)
+    set_eval_mode(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if network.family == 'FasterNet':
         if deploy:
             return to_deploy(model, inplace=True, dtype=dtype)
-        return to_deploy(model, inplace=True, form='conv', memory_format=torch.contiguous_format, dtype=dtype)
+        return to_deploy(model, inplace=True, algorithm='conv', memory_format=torch.contiguous_format, dtype=dtype)
     fold_norms(model)
     _fold_timms_norms(model)
     return model.to(dtype)
@@ -92,7 +92,7 @@ def count_as_table_3(network: Network) -> Complexity:
         network: The classifier, at its own image size.
     """
     model = network.build()
-    leave_training(model)
+    set_eval_mode(model)
     images = torch.rand(1, 3, network.size, network.size)
     unseen = 0
 

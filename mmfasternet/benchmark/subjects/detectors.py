@@ -230,7 +230,7 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
     parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
     medians = {record.name: record.part_medians_ms for record in records if not record.error}
     part_rows = [{'detector': record.name, **medians[record.name], 'sum': sum(medians[record.name].values()),
-                  'sum / whole': record.parts_over_whole}
+                  'sum / whole': record.parts_over_total}
                  for record in records if not record.error]
     part_columns = {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / whole': '.3f'}
     notes = [describe(records[0].conditions),

@@ -21,8 +21,8 @@ from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject, room
 from mmfasternet.benchmark.harness.timing import LatencyRecord, make_record, measure_interleaved
 from mmfasternet.benchmark.subjects.detectors import find_objects, propose_alike, random_batch, sizes_of
 from mmfasternet.benchmark.subjects.published_blocks import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
-from mmfasternet.deploy import DeployedDetector, to_deploy
-from mmfasternet.deploy.deployed_block import FORMS
+from mmfasternet.deploy import ExportedDetector, to_deploy
+from mmfasternet.deploy.deployed_block import ALGORITHMS
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.runtimes import SUFFIXES, OpenVinoModel, load_runtime
 from mmfasternet.engine.building import build_model, load_batches
@@ -31,7 +31,7 @@ from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.device import find_device
 from mmfasternet.engine.inference import find_images
 from mmfasternet.errors import UserError
-from mmfasternet.files import write_whole
+from mmfasternet.files import write_atomically
 from mmfasternet.models import FasterNet
 
 _NHWC, _NCHW = torch.channels_last, torch.contiguous_format
@@ -225,7 +225,7 @@ def backbone_form_entries(arch: str, device: torch.device, size: Tuple[int, int]
         return Subject(lambda: model(images))
 
     layouts = {'NCHW': _NCHW, 'NHWC': _NHWC}
-    chosen = [('conv', 'NCHW'), *((form, 'NHWC') for form in FORMS)]
+    chosen = [('conv', 'NCHW'), *((form, 'NHWC') for form in ALGORITHMS)]
     return [Entry(f"{form}, {layout}, {str(dtype).removeprefix('torch.')}",
                   Conditions(f'{size[0]}x{size[1]}', batch_size, dtype, layout, form),
                   functools.partial(subject, form, dtype, layouts[layout]))
@@ -253,7 +253,7 @@ def write_results(results: Sequence[FormResult], path: Path) -> None:
     """Write results, with all their conditions, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = [{**vars(result), 'record': result.record.to_dict()} for result in results]
-    write_whole(path, (json.dumps(content, indent=1) + '\n').encode())
+    write_atomically(path, (json.dumps(content, indent=1) + '\n').encode())
 
 
 class _Turns:
@@ -275,12 +275,12 @@ def _backbone_cases(backbone: nn.Module, images: Tensor, dtypes: Sequence[torch.
                     folder: Path) -> List[_Case]:
     def case(form: str, dtype: torch.dtype, memory_format: torch.memory_format, **options: Any) -> _Case:
         label = options.pop('label', form)
-        model = to_deploy(backbone, form=form, dtype=dtype, memory_format=memory_format, **options)
+        model = to_deploy(backbone, algorithm=form, dtype=dtype, memory_format=memory_format, **options)
         x = images.to(dtype=dtype, memory_format=memory_format)
         return _Case(label, lambda: model(x), dtype, memory_format)
 
     def published(block_class: type, label: str) -> _Case:
-        model = to_deploy(with_blocks(backbone, block_class), inplace=True, form='conv', memory_format=_NCHW)
+        model = to_deploy(with_blocks(backbone, block_class), inplace=True, algorithm='conv', memory_format=_NCHW)
         return _Case(label, lambda: model(images))
 
     cases = [
@@ -335,7 +335,7 @@ def _exported_models(cfg: Config, model: nn.Module, dtypes: Sequence[torch.dtype
         exported = str(folder / file_format)
         export_model(model, exported, file_format, parts=isinstance(model, TwoStageDetector), model_cfg=cfg.model)
         for dtype in _runtime_dtypes(file_format, dtypes):
-            detector = DeployedDetector(cfg.model, exported, str(dtype).removeprefix('torch.'))
+            detector = ExportedDetector(cfg.model, exported, str(dtype).removeprefix('torch.'))
             models.append((label, detector, dtype, _NHWC if file_format == 'openvino' else _NCHW))
     return models
 

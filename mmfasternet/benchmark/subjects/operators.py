@@ -17,7 +17,7 @@ from mmfasternet.benchmark.reporting.plots import Point, roofline
 from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.published_blocks import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
 from mmfasternet.deploy import to_deploy
-from mmfasternet.deploy.conversion import fastest_form
+from mmfasternet.deploy.conversion import fastest_algorithm
 from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet, PartialConv
 
@@ -282,7 +282,7 @@ def partial_conv_entries(device: torch.device, batch_size: int = 1, dtype: torch
                 f'FasterNet-{arch.upper()}, {form}', partial(_backbone, arch, form, dtype, device),
                 (batch_size, 3, 224, 224), device, dtype,
                 torch.channels_last if form in (_SPLIT_CAT_NHWC, 'ours') else torch.contiguous_format,
-                f'ours, {fastest_form(device, dtype)}' if form == 'ours' else form))
+                f'ours, {fastest_algorithm(device, dtype)}' if form == 'ours' else form))
     return entries
 
 
@@ -292,11 +292,11 @@ def _backbone(arch: str, form: str, dtype: torch.dtype, device: torch.device) ->
     if form == 'ours':
         return to_deploy(backbone, inplace=True, dtype=dtype)
     if form == _SPLIT_CAT_NHWC:
-        return to_deploy(backbone, inplace=True, form='conv', dtype=dtype)
+        return to_deploy(backbone, inplace=True, algorithm='conv', dtype=dtype)
     blocks = dict(slicing=InPlaceSlicingBlock, clone=CloneSlicingBlock)
     if form in blocks:
         backbone = with_blocks(backbone, blocks[form])
-    return to_deploy(backbone, inplace=True, form='conv', memory_format=torch.contiguous_format, dtype=dtype)
+    return to_deploy(backbone, inplace=True, algorithm='conv', memory_format=torch.contiguous_format, dtype=dtype)
 
 
 def _partial_convs(channels: int, side: int) -> List[PartialConv]:

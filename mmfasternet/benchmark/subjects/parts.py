@@ -9,7 +9,7 @@ from mmdet.models.detectors import TwoStageDetector
 from torch import nn
 
 from mmfasternet.deploy.dense import each_module
-from mmfasternet.deploy.export.exported_detector import DeployedDetector
+from mmfasternet.deploy.export.exported_detector import ExportedDetector
 from mmfasternet.deploy.gpu.graphed_detector import GraphedBoxes, GraphedMasks
 
 #: In the order of the computation.
@@ -126,7 +126,7 @@ class _TimedModule(nn.Module):
 
 def _boundaries(detector: nn.Module) -> List[Tuple[Any, str, str]]:
     """Modules, their children or methods, and the part that these are."""
-    if isinstance(detector, DeployedDetector):
+    if isinstance(detector, ExportedDetector):
         return _boundaries(detector.detector)
     found = [(detector, 'data_preprocessor', 'preprocess'), (detector, 'backbone', 'backbone')]
     if getattr(detector, 'neck', None) is not None:

@@ -22,8 +22,8 @@ from mmfasternet.benchmark.reporting.plots import curves
 from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.detectors import propose_alike, random_batch
 from mmfasternet.engine.building import Batch
-from mmfasternet.engine.config import is_classifier, leave_out_amp
-from mmfasternet.engine.speedups import TrainingOptions
+from mmfasternet.engine.config import is_classifier, remove_amp
+from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError
 
@@ -37,7 +37,7 @@ _POSITIVE_IOU = 0.1
 def training_entry(cfg: Config,
                    name: str,
                    device: torch.device,
-                   options: TrainingOptions,
+                   options: SpeedUps,
                    size: Tuple[int, int] = (800, 1333),
                    batch_size: int = 2) -> Entry:
     """A detector's training step as a line of a suite: preprocessing, forward, backward, and the optimizer's step.
@@ -70,7 +70,7 @@ def training_entry(cfg: Config,
     if options.amp and device.type == 'cpu':
         raise UserError(f'automatic mixed precision in {options.amp} needs a GPU: leave it out of --forms')
     own = copy.deepcopy(cfg)
-    leave_out_amp(own)
+    remove_amp(own)
     options.apply_to_config(own)
     _find_positives(own.model)
 
@@ -114,7 +114,7 @@ def random_training_batch(size: Tuple[int, int], batch_size: int = 2) -> Batch:
     return batch
 
 
-def loss_curve(cfg: Config, options: TrainingOptions, steps: int, seed: int = 0) -> List[float]:
+def loss_curve(cfg: Config, options: SpeedUps, steps: int, seed: int = 0) -> List[float]:
     """The loss of each of the first steps of a training as ``tools/train.py`` does it, on the config's own data.
 
     Args:
@@ -129,7 +129,7 @@ def loss_curve(cfg: Config, options: TrainingOptions, steps: int, seed: int = 0)
     own = copy.deepcopy(cfg)
     own.merge_from_dict(dict(val_cfg=None, val_dataloader=None, val_evaluator=None, log_level='ERROR',
                              randomness=dict(seed=seed), default_hooks=dict(checkpoint=None)))
-    leave_out_amp(own)
+    remove_amp(own)
     if options.compile:
         torch._dynamo.reset()  # what earlier trainings compiled counts against Dynamo's limit
     recorder = _LossRecorder(steps)

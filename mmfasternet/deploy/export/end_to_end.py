@@ -22,7 +22,7 @@ Size = Tuple[int, int]
 _BOX_HEADS = (ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
 
 
-class WholeDetector(nn.Module):
+class EndToEndDetector(nn.Module):
     """A detector from a normalised image to its objects; only pasting the masks into the image is left.
 
     It restates what MMDetection does between the networks: selection of

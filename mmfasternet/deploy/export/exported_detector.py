@@ -21,7 +21,7 @@ Run = Callable[..., List[Tensor]]
 
 
 @MODELS.register_module()
-class DeployedDetector(BaseModel):
+class ExportedDetector(BaseModel):
     """A detector that runs exported files, with MMDetection's own post-processing between them.
 
     It stands wherever the detector does: it has the same ``test_step``.
@@ -74,7 +74,7 @@ class DeployedDetector(BaseModel):
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'predict') -> Any:
         """Predict; the other modes of MMEngine's models need the networks in PyTorch."""
         if mode != 'predict':
-            raise ArgumentError(f"a DeployedDetector is for mode 'predict' only, not for '{mode}'")
+            raise ArgumentError(f"a ExportedDetector is for mode 'predict' only, not for '{mode}'")
         return self.detector(inputs, data_samples, mode=mode)
 
     def _load(self, name: str) -> Run:

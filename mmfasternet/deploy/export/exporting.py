@@ -17,9 +17,9 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from mmfasternet.deploy.conversion import leave_training, to_deploy
+from mmfasternet.deploy.conversion import set_eval_mode, to_deploy
 from mmfasternet.deploy.dense import DensePart, each_module
-from mmfasternet.deploy.export.end_to_end import WholeDetector
+from mmfasternet.deploy.export.end_to_end import EndToEndDetector
 from mmfasternet.deploy.export.manifest import Manifest, Part
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime, require
 from mmfasternet.errors import ArgumentError, UserError
@@ -85,11 +85,11 @@ def export_model(model: nn.Module,
             they are.
         file_format: ``'onnx'`` or ``'openvino'``. Defaults to ``'onnx'``.
         parts: Write the box and the mask head of a two-stage detector as well,
-            so that :class:`DeployedDetector` needs no weights. Defaults to
+            so that :class:`ExportedDetector` needs no weights. Defaults to
             False.
         whole: Write a Faster or Mask R-CNN as one ONNX file instead, from an
             image to boxes, scores, labels and masks of 28 x 28; see
-            :class:`~mmfasternet.deploy.export.end_to_end.WholeDetector`.
+            :class:`~mmfasternet.deploy.export.end_to_end.EndToEndDetector`.
             Defaults to False.
         images: Normalised real images ``(N, 3, H, W)`` to check on, beside
             random ones. Defaults to none.
@@ -115,8 +115,8 @@ def export_model(model: nn.Module,
     for package in _PACKAGES[file_format]:
         require(package)
     original = copy.deepcopy(model).cpu().float()
-    leave_training(original)
-    deployed = to_deploy(original, form='conv', memory_format=torch.contiguous_format)
+    set_eval_mode(original)
+    deployed = to_deploy(original, algorithm='conv', memory_format=torch.contiguous_format)
     nearest = next(folder for folder in out.absolute().parents if folder.is_dir())
     with tempfile.TemporaryDirectory(dir=nearest, prefix=f'.{out.name}-') as temporary, torch.no_grad():
         folder = Path(temporary) / out.name
@@ -138,7 +138,7 @@ def export_model(model: nn.Module,
 def _targets(model: nn.Module, parts: bool, whole: bool) -> List[_Target]:
     """What is exported of a model."""
     if whole:
-        return [_Target('detector', WholeDetector(model), 'images', {2: 'height', 3: 'width'},
+        return [_Target('detector', EndToEndDetector(model), 'images', {2: 'height', 3: 'width'},
                         [(1, 3, 160, 192), (1, 3, 96, 130)])]
     heads = _roi_heads(model) if parts else []
     if isinstance(model, BaseDetector):

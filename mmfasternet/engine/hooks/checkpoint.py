@@ -12,7 +12,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 
 from mmfasternet.errors import UserError
-from mmfasternet.files import remove_unfinished, write_whole
+from mmfasternet.files import remove_unfinished, write_atomically
 from mmfasternet.registry import HOOKS
 
 #: The file of a training that was stopped between two regular checkpoints.
@@ -21,7 +21,7 @@ STOPPED = 'stopped.pth'
 POINTER = 'last_checkpoint'
 
 
-class WholeFilesBackend(LocalBackend):
+class AtomicBackend(LocalBackend):
     """MMEngine's local files, written whole or not at all."""
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
@@ -32,16 +32,16 @@ class WholeFilesBackend(LocalBackend):
         """
         try:
             Path(filepath).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(filepath, obj)
+            write_atomically(filepath, obj)
         except OSError as error:
             raise UserError(f"'{filepath}' can't be written: {error.strerror or error}. What was there before is left "
                             f'as it is: make room, then go on with --resume') from None
 
 
 @contextmanager
-def whole_files() -> Iterator[None]:
-    """Within it, MMEngine writes local files, checkpoints among them, by :class:`WholeFilesBackend`."""
-    register_backend('local', WholeFilesBackend, force=True, prefixes='')
+def atomic_files() -> Iterator[None]:
+    """Within it, MMEngine writes local files, checkpoints among them, by :class:`AtomicBackend`."""
+    register_backend('local', AtomicBackend, force=True, prefixes='')
     try:
         yield
     finally:
@@ -105,7 +105,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                 (backend.rmtree if backend.isdir(path) else backend.remove)(path)
 
 
-def use_whole_checkpoints(cfg: Any) -> None:
+def use_atomic_checkpoints(cfg: Any) -> None:
     """Have a config save by :class:`CheckpointHook`."""
     hooks = dict(cfg.get('default_hooks') or {})
     hook = hooks.get('checkpoint', dict(interval=1))
@@ -133,7 +133,7 @@ def save_stopped(runner: Runner, epoch: int, iteration: int) -> str:
         folder, STOPPED, meta=dict(epoch=epoch, iter=iteration), backend_args=hook.backend_args if hook else None)
     path = os.path.join(folder, STOPPED)
     if is_main_process():
-        write_whole(Path(runner.work_dir) / POINTER, path.encode())
+        write_atomically(Path(runner.work_dir) / POINTER, path.encode())
     barrier()  # who launched the processes may end all as soon as one does
     return path
 

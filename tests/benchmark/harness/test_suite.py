@@ -103,8 +103,8 @@ def test_parts_are_compared_with_the_whole_of_their_round():
     """Not their median with its: a machine that slows down slows both."""
     parts = {'first': (10., 20., 39.), 'second': (10., 20., 40.)}
     record = replace(make_record([], 'a', CPU, '8x8', 1), times_ms=(20., 20., 40., 40., 80., 80.), parts_ms=parts)
-    assert record.parts_over_whole == 1.
-    assert math.isnan(make_record([0.1], 'a', CPU, '8x8', 1).parts_over_whole)
+    assert record.parts_over_total == 1.
+    assert math.isnan(make_record([0.1], 'a', CPU, '8x8', 1).parts_over_total)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

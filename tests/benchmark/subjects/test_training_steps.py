@@ -13,7 +13,7 @@ from mmfasternet.benchmark.subjects.training_steps import (
     training_report,
 )
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.speedups import TrainingOptions
+from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 
@@ -44,7 +44,7 @@ def test_a_step_is_a_whole_one_and_leaves_the_weights(cfg, monkeypatch):
         return built[1]
 
     monkeypatch.setattr('mmfasternet.benchmark.subjects.training_steps.build_optim_wrapper', look)
-    entry = training_entry(cfg, 'shapes', CPU, TrainingOptions(channels_last=True), (128, 160), 2)
+    entry = training_entry(cfg, 'shapes', CPU, SpeedUps(channels_last=True), (128, 160), 2)
     assert entry.name == 'shapes, channels-last'
     assert (entry.conditions.memory_format, entry.conditions.form) == ('NHWC', 'channels-last')
     subject = entry.build()
@@ -67,7 +67,7 @@ def test_a_step_is_a_whole_one_and_leaves_the_weights(cfg, monkeypatch):
 
 
 def test_forms_are_measured_side_by_side(cfg):
-    entries = [training_entry(cfg, 'shapes', CPU, TrainingOptions.parse(form), (64, 96), 1)
+    entries = [training_entry(cfg, 'shapes', CPU, SpeedUps.parse(form), (64, 96), 1)
                for form in ('plain', 'channels-last')]
     records = run_suite(entries, CPU, rounds=2)
     assert [record.form for record in records] == ['plain', 'channels-last']
@@ -76,14 +76,14 @@ def test_forms_are_measured_side_by_side(cfg):
 
 def test_amp_is_for_gpus(cfg):
     with pytest.raises(UserError, match='mixed precision in bfloat16 needs a GPU'):
-        training_entry(cfg, 'shapes', CPU, TrainingOptions(amp='bfloat16'))
+        training_entry(cfg, 'shapes', CPU, SpeedUps(amp='bfloat16'))
 
 
 @pytest.mark.parametrize('form, dtype', [('float16', torch.float16), ('bfloat16+channels-last', torch.bfloat16),
                                          ('channels-last', torch.float32)])
 def test_conditions_name_the_type(cfg, monkeypatch, form, dtype):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    entry = training_entry(cfg, 'shapes', torch.device('cuda'), TrainingOptions.parse(form))
+    entry = training_entry(cfg, 'shapes', torch.device('cuda'), SpeedUps.parse(form))
     assert (entry.conditions.dtype, entry.conditions.form) == (dtype, form)
 
 
@@ -92,29 +92,29 @@ def test_the_model_is_built_once(cfg, monkeypatch):
     original = MODELS.build
     monkeypatch.setattr(MODELS, 'build', lambda model, *args, **kwargs: built.append(model.get('type')) or original(
         model, *args, **kwargs))
-    training_entry(cfg, 'shapes', CPU, TrainingOptions(), (64, 96), 1).build()
+    training_entry(cfg, 'shapes', CPU, SpeedUps(), (64, 96), 1).build()
     assert built.count('MaskRCNN') == 1
     cfg.model.backbone.arch = 't9'
     with pytest.raises(UserError, match='t9'):
-        training_entry(cfg, 'shapes', CPU, TrainingOptions()).build()
+        training_entry(cfg, 'shapes', CPU, SpeedUps()).build()
 
 
 def test_a_classifier_is_refused():
     cfg = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'))
     with pytest.raises(UserError, match='classifier'):
-        training_entry(cfg, 'digits', CPU, TrainingOptions())
+        training_entry(cfg, 'digits', CPU, SpeedUps())
 
 
 def test_curves_are_those_of_the_trainings(cfg):
     cfg.train_dataloader.batch_size = 4
-    plain, again = loss_curve(cfg, TrainingOptions(), 3), loss_curve(cfg, TrainingOptions(), 3)
-    other = loss_curve(cfg, TrainingOptions(channels_last=True), 3)
+    plain, again = loss_curve(cfg, SpeedUps(), 3), loss_curve(cfg, SpeedUps(), 3)
+    other = loss_curve(cfg, SpeedUps(channels_last=True), 3)
     assert len(plain) == 3 and plain[0] == again[0] and plain == pytest.approx(again, rel=1e-3)
     assert other == pytest.approx(plain, rel=0.02) and other != plain
-    assert loss_curve(cfg, TrainingOptions(), 1, seed=1)[0] != pytest.approx(plain[0], rel=1e-4)
+    assert loss_curve(cfg, SpeedUps(), 1, seed=1)[0] != pytest.approx(plain[0], rel=1e-4)
     with pytest.raises(UserError, match='trains for 2 steps, not for the 3'):
         cfg.train_cfg.max_epochs = 1
-        loss_curve(cfg, TrainingOptions(), 3)
+        loss_curve(cfg, SpeedUps(), 3)
 
 
 def record(name, milliseconds, **options):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
-from mmfasternet.deploy.export.end_to_end import WholeDetector
+from mmfasternet.deploy.export.end_to_end import EndToEndDetector
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import load_config
@@ -72,7 +72,7 @@ def test_settings_that_it_does_not_know_are_refused(cfg, changes, text):
     cfg = copy.deepcopy(cfg)
     cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
     with pytest.raises(ArgumentError, match=text):
-        WholeDetector(build(cfg.model))
+        EndToEndDetector(build(cfg.model))
 
 
 def test_other_models_are_refused(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 
-from mmfasternet.deploy import DeployedDetector
+from mmfasternet.deploy import ExportedDetector
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.runtimes import OpenVinoModel
 from mmfasternet.engine.building import build_model, load_batches, real_images
@@ -58,7 +58,7 @@ def predictions(model, cfg, shapes):
 
 @pytest.mark.parametrize('file_format', FORMATS)
 def test_it_predicts_what_the_detector_predicts(cfg, model, exported, shapes, file_format):
-    deployed = DeployedDetector(cfg.model, exported / file_format)
+    deployed = ExportedDetector(cfg.model, exported / file_format)
     expected, actual = predictions(model, cfg, shapes), predictions(deployed, cfg, shapes)
     assert sum(map(len, expected)) > 20
     for one, other in zip(actual, expected):
@@ -69,8 +69,8 @@ def test_it_predicts_what_the_detector_predicts(cfg, model, exported, shapes, fi
 def test_bfloat16_is_what_openvino_computes_in(cfg, model, exported, shapes):
     if not OpenVinoModel.knows(torch.bfloat16):
         pytest.skip('this processor knows no bfloat16')
-    full = DeployedDetector(cfg.model, exported / 'openvino').detector.backbone.run
-    half = DeployedDetector(cfg.model, exported / 'openvino', 'bfloat16').detector.backbone.run
+    full = ExportedDetector(cfg.model, exported / 'openvino').detector.backbone.run
+    half = ExportedDetector(cfg.model, exported / 'openvino', 'bfloat16').detector.backbone.run
     x = torch.randn(1, 3, 96, 96)
     (maps, _), (half_maps, _) = full(x), half(x)
     assert 1e-3 < (maps[0] - half_maps[0]).norm() / maps[0].norm() < 3e-2
@@ -79,22 +79,22 @@ def test_bfloat16_is_what_openvino_computes_in(cfg, model, exported, shapes):
 def test_thresholds_may_change_and_layers_may_not(cfg, exported):
     other = copy.deepcopy(cfg.model)
     other.test_cfg.rcnn.max_per_img = 1
-    assert DeployedDetector(other, exported / 'onnx').detector.roi_head.test_cfg.max_per_img == 1
+    assert ExportedDetector(other, exported / 'onnx').detector.roi_head.test_cfg.max_per_img == 1
     other.roi_head.bbox_head.num_classes = 7
     with pytest.raises(UserError, match='another model'):
-        DeployedDetector(other, exported / 'onnx')
+        ExportedDetector(other, exported / 'onnx')
 
 
 def test_it_only_predicts(cfg, exported):
     with pytest.raises(ArgumentError, match="'loss'"):
-        DeployedDetector(cfg.model, exported / 'onnx')(torch.zeros(1, 3, 64, 64), mode='loss')
+        ExportedDetector(cfg.model, exported / 'onnx')(torch.zeros(1, 3, 64, 64), mode='loss')
 
 
 def test_a_two_stage_detector_needs_its_heads(cfg, model, tmp_path):
     export_model(model, str(tmp_path / 'dense'), model_cfg=cfg.model)
     assert sorted(p.name for p in (tmp_path / 'dense').iterdir()) == ['dense.onnx', 'export.json']
     with pytest.raises(UserError, match='holds no bbox_head.*--parts'):
-        DeployedDetector(cfg.model, tmp_path / 'dense')
+        ExportedDetector(cfg.model, tmp_path / 'dense')
 
 
 def test_weights_that_no_part_holds_are_missed(cfg, exported, tmp_path):
@@ -109,17 +109,17 @@ def test_weights_that_no_part_holds_are_missed(cfg, exported, tmp_path):
     shutil.copytree(exported / 'onnx', tmp_path / 'forged')
     (tmp_path / 'forged' / 'export.json').write_text(json.dumps(dict(content, model=None)))
     with pytest.raises(UserError, match='no exported part holds.*pre_module'):
-        DeployedDetector(extended, tmp_path / 'forged')
+        ExportedDetector(extended, tmp_path / 'forged')
 
 
 def test_the_runner_may_hand_over_a_preprocessor(cfg, exported):
-    detector = DeployedDetector(cfg.model, exported / 'onnx', data_preprocessor=dict(type='DetDataPreprocessor'))
+    detector = ExportedDetector(cfg.model, exported / 'onnx', data_preprocessor=dict(type='DetDataPreprocessor'))
     assert detector.data_preprocessor is detector.detector.data_preprocessor
 
 
 def test_a_folder_that_is_no_export(cfg, tmp_path):
     with pytest.raises(UserError, match='export.json'):
-        DeployedDetector(cfg.model, tmp_path)
+        ExportedDetector(cfg.model, tmp_path)
 
 
 def run_both(cfg, model, shapes, folder):
@@ -128,7 +128,7 @@ def run_both(cfg, model, shapes, folder):
         module.training = False
     export_model(model, str(folder), parts=hasattr(model, 'roi_head'), model_cfg=cfg.model)
     expected = predictions(model, cfg, shapes)
-    for one, other in zip(predictions(DeployedDetector(cfg.model, folder), cfg, shapes), expected):
+    for one, other in zip(predictions(ExportedDetector(cfg.model, folder), cfg, shapes), expected):
         assert len(other) and len(one) == len(other)
         torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-4)
     return json.loads((folder / 'export.json').read_text())['parts']
