@@ -21,8 +21,8 @@ TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope='mmfasternet', locations=['mmfasternet.datasets'])
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='mmfasternet', locations=['mmfasternet.datasets'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmfasternet', locations=['mmfasternet.engine.hooks.checkpoint'])
-LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmfasternet', locations=['mmfasternet.engine.hooks.resume'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmfasternet', locations=['mmfasternet.engine.hooks'])
+LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmfasternet', locations=['mmfasternet.engine.loops'])
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope='mmfasternet',
     locations=['mmfasternet.checkpoints.initializer'])

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import nn
 
 from mmfasternet.checkpoints import read_checkpoint
-from mmfasternet.engine.config import load_config
 from tests.conftest import ROOT, build
 
 # The supplement's Table 6: batch size, lr, weight decay, stochastic depth, RandAugment, Mixup alpha, gradient clipping.
@@ -158,24 +157,6 @@ def test_evaluation_and_prediction(run_tool, tree, tmp_path):
     weights = tmp_path / 'work' / 'epoch_2.pth'
     result = run_tool('test', T0, weights, '--work-dir', tmp_path / 'work', '--cfg-options', *options(tree))
     assert result.code == 0 and re.search(r'accuracy/top1 +│ +\d', result.out), result.err
-
-
-def test_without_a_gpu_it_trains_without_amp(tmp_path, monkeypatch):
-    from mmfasternet.engine.config import enable_amp, remove_amp_without_gpu
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    cfg = load_config(str(ROOT / 'configs' / 'fasternet_m_in1k.py'))
-    remove_amp_without_gpu(cfg)
-    assert cfg.optim_wrapper.type == 'OptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
-    assert cfg.optim_wrapper.clip_grad.max_norm == 1
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    cfg = load_config(str(ROOT / 'configs' / 'fasternet_m_in1k.py'))
-    remove_amp_without_gpu(cfg)
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
-    enable_amp(cfg, 'bfloat16')
-    assert cfg.optim_wrapper.dtype == 'bfloat16' and cfg.optim_wrapper.loss_scale == dict(enabled=False)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    remove_amp_without_gpu(cfg)
-    assert set(cfg.optim_wrapper) & {'loss_scale', 'dtype'} == set() and cfg.optim_wrapper.type == 'OptimWrapper'
 
 
 @pytest.mark.parametrize('spoil, problem', [

@@ -116,7 +116,7 @@ def test_auto_scale_lr_scales(run_tool, shapes, tmp_path):
 
 def test_skip_nan_reaches_the_training(run_tool, monkeypatch):
     given = []
-    monkeypatch.setattr('mmfasternet.engine.train_test.train', lambda cfg, options, skip_nan: given.append(skip_nan))
+    monkeypatch.setattr('mmfasternet.engine.train_test.train', lambda cfg, options: given.append(options.skip_nan))
     for flags in ([], ['--skip-nan']):
         assert run_tool('train', SHAPES_CONFIG, *flags).code == 0
     assert given == [False, True]
@@ -134,7 +134,8 @@ def test_amp_without_a_gpu_is_one_line(run_tool, monkeypatch):
 def test_amp_reaches_the_training(run_tool, monkeypatch, flags, amp):
     given = []
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: False)
-    monkeypatch.setattr('mmfasternet.engine.train_test.train', lambda cfg, options, skip_nan: given.append(options.amp))
+    monkeypatch.setattr('mmfasternet.engine.train_test.train',
+                        lambda cfg, options: given.append(options.speed_ups.amp))
     assert run_tool('train', SHAPES_CONFIG, *flags).code == 0 and given == [amp]
     assert run_tool('train', SHAPES_CONFIG, '--amp', 'float8').code == 2
 

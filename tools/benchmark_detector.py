@@ -45,9 +45,9 @@ def main():
         from mmfasternet.benchmark.harness.suite import run_suite
         from mmfasternet.benchmark.paper import TABLE_4
         from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, detector_report
+        from mmfasternet.datasets.image_files import find_images
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.deploying import DeployOptions
-        from mmfasternet.engine.inference import find_images
         device = set_up_device(args)
         paths = [CONFIGS / row.config for row in TABLE_4.values()] if args.table4 else args.configs
         configs = [load_config(str(path)) for path in paths]

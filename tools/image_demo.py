@@ -22,8 +22,9 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
+        from mmfasternet.datasets.image_files import find_images
         from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.inference import find_images, predict
+        from mmfasternet.engine.inference import predict
         images = find_images(args.input)
         predictions = predict(
             load_config(args.config), args.checkpoint, images, args.out_dir, args.device, args.score_thr,

@@ -3,7 +3,6 @@
 from mmfasternet.cli.options import (
     add_deploy_options,
     add_run_options,
-    is_first_process,
     make_parser,
     one_line_errors,
     set_local_rank,
@@ -31,15 +30,13 @@ def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
         from mmfasternet.cli.metrics import print_metrics
-        from mmfasternet.engine.config import enable_tta, load_config, set_show_dir
+        from mmfasternet.engine.config import load_config
         from mmfasternet.engine.deploying import DeployOptions
+        from mmfasternet.engine.preparing import TestOptions
+        from mmfasternet.engine.processes import is_first_process
         from mmfasternet.engine.train_test import test
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-        if args.show_dir:
-            set_show_dir(cfg, args.show_dir)
-        if args.tta:
-            enable_tta(cfg)
-        metrics = test(cfg, args.checkpoint, args.out, DeployOptions.of(args))
+        metrics = test(cfg, TestOptions(args.checkpoint, args.out, args.show_dir, args.tta, DeployOptions.of(args)))
         if is_first_process():
             print_metrics(metrics)
 

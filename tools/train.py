@@ -22,9 +22,9 @@ def parse_args():
     parser.add_argument('--deterministic', action='store_true',
                         help='deterministic operators, and the seed 0 unless the config sets another')
     parser.add_argument('--skip-nan', action='store_true',
-                        help='leave out batches whose loss is NaN or infinite, up to ten in a row, instead of stopping')
+                        help='skip batches whose loss is NaN or infinite, up to ten in a row, instead of stopping')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help="continue from this checkpoint, or from the work folder's newest that is whole")
+                        help="continue from this checkpoint, or from the work folder's newest complete one")
     # argparse would take what follows for its type, be it the config.
     given = [f'{word}=auto' if word == '--amp' and following not in AMP_TYPES else word
              for word, following in zip(sys.argv[1:], [*sys.argv[2:], ''])]
@@ -36,18 +36,12 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors(), trusting(args):
-        from mmfasternet.engine.config import enable_auto_scale_lr, load_config
-        from mmfasternet.engine.hooks.seed import make_deterministic
+        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.preparing import TrainOptions
         from mmfasternet.engine.speedups import SpeedUps
         from mmfasternet.engine.train_test import train
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-        if args.auto_scale_lr:
-            enable_auto_scale_lr(cfg)
-        if args.resume:
-            cfg.resume = args.resume
-        if args.deterministic:
-            make_deterministic(cfg)
-        train(cfg, SpeedUps.of(args), skip_nan=args.skip_nan)
+        train(cfg, TrainOptions(args.resume, args.auto_scale_lr, args.deterministic, args.skip_nan, SpeedUps.of(args)))
 
 
 if __name__ == '__main__':

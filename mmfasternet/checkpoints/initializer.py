@@ -1,14 +1,13 @@
 """Whether a checkpoint fits a model, and its weights in a backbone."""
 
 import re
-from typing import Dict, Mapping
+from typing import Any, Dict, Mapping
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmfasternet.checkpoints.contents import weights_of
 from mmfasternet.checkpoints.mmengine_bridge import load_for_mmengine
-from mmfasternet.checkpoints.reading import read_checkpoint
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models.weights.fitting import misfit
 from mmfasternet.models.weights.layouts import PREFIX, convert, recognize
@@ -47,7 +46,8 @@ def load_pretrained_backbone(backbone: nn.Module, checkpoint: str) -> None:
         CheckpointError: If the file can't be had or does not fit; the message
             names the file and lists what does not match.
     """
-    weights = weights_of(read_checkpoint(checkpoint), checkpoint)
+    content = load_for_mmengine(checkpoint)
+    weights = weights_of(content, checkpoint)
     kind = recognize(weights)
     try:
         # Ours are compared with the backbone itself, which may have more than the variants.
@@ -60,7 +60,7 @@ def load_pretrained_backbone(backbone: nn.Module, checkpoint: str) -> None:
     print_log(f'backbone weights loaded from {checkpoint}', logger='current')
 
 
-def check_fits(model: nn.Module, path: str) -> None:
+def check_fits(model: nn.Module, content: Dict[str, Any], path: str) -> None:
     """Check that a checkpoint holds all of a model's weights in their shapes, and no other backbone.
 
     Args:
@@ -70,7 +70,7 @@ def check_fits(model: nn.Module, path: str) -> None:
     Raises:
         CheckpointError: If not; the message names the file and the keys.
     """
-    weights = _weights_for(path)
+    weights = _weights_for(content)
     _check_variant(model, weights, path)
     own = model.state_dict()
     found = {key: value for key, value in weights.items() if key in own}
@@ -82,7 +82,7 @@ def check_fits(model: nn.Module, path: str) -> None:
     _raise_for(path, misfit(_shapes(own), _shapes(found)))
 
 
-def check_start(model: nn.Module, path: str) -> None:
+def check_start(model: nn.Module, content: Dict[str, Any], path: str) -> None:
     """Check that a checkpoint to start a training from holds the model's backbone, if that is a FasterNet.
 
     Its output norms may be missing, and neck and heads be of another model.
@@ -95,7 +95,7 @@ def check_start(model: nn.Module, path: str) -> None:
         CheckpointError: If not, or if it holds no weight of the model at all;
             the message names the file and the keys.
     """
-    weights, own = _weights_for(path), model.state_dict()
+    weights, own = _weights_for(content), model.state_dict()
     if recognize(own):
         _check_variant(model, weights, path)
         _check_backbone(model.backbone, {key[len(PREFIX):]: value for key, value in weights.items()
@@ -104,9 +104,8 @@ def check_start(model: nn.Module, path: str) -> None:
         raise CheckpointError(f"checkpoint '{path}' does not fit this model: they have no weights in common. {_REMEDY}")
 
 
-def _weights_for(path: str) -> Mapping[str, Tensor]:
+def _weights_for(content: Dict[str, Any]) -> Mapping[str, Tensor]:
     """The weights as MMEngine will find them."""
-    content = load_for_mmengine(path)
     weights = content.get('state_dict', content)
     return {key.removeprefix('module.'): value for key, value in weights.items() if isinstance(value, Tensor)}
 
@@ -144,3 +143,13 @@ def _shapes(weights: Mapping[str, Tensor]) -> Dict[str, tuple]:
 def _raise_for(path: str, problem: str) -> None:
     if problem:
         raise CheckpointError(f"checkpoint '{path}' does not fit this model: {problem}. {_REMEDY}")
+
+
+def check_pretrained(backbone: nn.Module, content: Dict[str, Any], path: str) -> None:
+    """Check."""
+    weights = weights_of(content, path)
+    try:
+        weights = convert(weights, 'backbone', strict=recognize(weights) is None)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint '{path}' {error}. {_REMEDY}") from None
+    _check_backbone(backbone, weights, path)

@@ -25,6 +25,7 @@ class _SafeLoading:
     variables: Dict[str, Optional[str]]
     globals: List[Any]
     schemes: Dict[str, Any]
+    kept: Dict[str, Any] = {}
 
     @classmethod
     def enter(cls) -> None:
@@ -47,6 +48,7 @@ class _SafeLoading:
             cls.users -= 1
             if cls.users:
                 return
+            cls.kept.clear()
             CheckpointLoader._schemes = cls.schemes
             torch.serialization.clear_safe_globals()
             torch.serialization.add_safe_globals(cls.globals)
@@ -95,6 +97,8 @@ def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
         CheckpointError: If it can't be read, or its keys don't make a
             FasterNet.
     """
+    if path in _SafeLoading.kept:
+        return _SafeLoading.kept.pop(path)
     content = read_checkpoint(path, map_location)
     if path.startswith('mmcls://'):  # these serve as backbones
         content = mmengine_checkpoint._process_mmcls_checkpoint(content)
@@ -113,3 +117,11 @@ def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
     if kind.layout == 'mmfasternet' and 'state_dict' in content:
         return dict(content, state_dict=converted, meta=meta)
     return dict(state_dict=converted, meta=meta)
+
+
+def read_ahead(path: str) -> Dict[str, Any]:
+    """Read a checkpoint that :func:`load_for_mmengine` will be asked for next, which then gets what was read."""
+    content = load_for_mmengine(path)
+    if _SafeLoading.users:
+        _SafeLoading.kept[path] = content
+    return content

@@ -111,6 +111,7 @@ def set_up_device(args: argparse.Namespace) -> Any:
 def trusting(args: argparse.Namespace) -> ContextManager[None]:
     """Within it, checkpoints are trusted if the command line says so."""
     from mmfasternet.checkpoints import trust_checkpoints
+    from mmfasternet.engine.processes import is_first_process
     if args.trust_checkpoint and is_first_process():
         print('warning: --trust-checkpoint: if a checkpoint holds code, it will run', file=sys.stderr)
     return trust_checkpoints(args.trust_checkpoint)
@@ -119,11 +120,6 @@ def trusting(args: argparse.Namespace) -> ContextManager[None]:
 def set_local_rank(args: argparse.Namespace) -> None:
     """Launchers hand the local rank over as a flag or in the environment; MMEngine reads the latter."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-
-
-def is_first_process() -> bool:
-    """By the launchers' variables: the process group comes up only with MMEngine's runner."""
-    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
 
 
 @contextmanager
@@ -144,6 +140,7 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: '{error.filename or 'a file'}' can't be written: {error.strerror}. Make room", file=sys.stderr)
         sys.exit(1)
     except UserError as error:
+        from mmfasternet.engine.processes import is_first_process
         if not is_first_process():
             sys.exit(1)
         # A data loader's worker sends its traceback along; the error itself is the last line.

@@ -58,7 +58,7 @@ def check_compiler() -> None:
         UserError: If there is none.
     """
     if not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'g++', 'clang++'))):
-        raise UserError('compiling for a CPU needs a C++ compiler, and there is none: install g++, or leave out '
+        raise UserError('compiling for a CPU needs a C++ compiler, and there is none: install g++, or go on without '
                         '--compile')
 
 

@@ -1,5 +1,6 @@
 """Models and their inputs by a config, outside of MMEngine's runner."""
 
+import copy
 import itertools
 import os
 from pathlib import Path
@@ -9,18 +10,31 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-from mmfasternet.checkpoints import safe_loading
+from mmfasternet.checkpoints import read_ahead, safe_loading
+from mmfasternet.datasets.image_files import IMAGE_SUFFIXES, find_images
 from mmfasternet.deploy.conversion import set_eval_mode
-from mmfasternet.engine.checks import check_model
-from mmfasternet.engine.config import innermost_dataset
-from mmfasternet.engine.inference import IMAGE_SUFFIXES, find_images
+from mmfasternet.engine.checks import check_weights
+from mmfasternet.engine.config import innermost_dataset, scope_of
 
 Batch = Dict[str, Any]
 _NUM_REAL_IMAGES = 4
+
+
+def build_unloaded(cfg: Config) -> nn.Module:
+    """Build a config's model as MMEngine's runner does, without weights from any file.
+
+    Raises:
+        UserError: If it can't be built.
+    """
+    model = copy.deepcopy(cfg.model)  # some detectors write into their config
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    with DefaultScope.overwrite_default_scope(scope_of(cfg)):
+        return MODELS.build(model)
 
 
 def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[torch.device] = None) -> nn.Module:
@@ -35,9 +49,10 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
     Raises:
         UserError: If the model can't be built or the checkpoint does not fit.
     """
-    with safe_loading():
-        model = check_model(cfg, checkpoint)
-        if checkpoint:
+    model = build_unloaded(cfg)
+    if checkpoint:
+        with safe_loading():
+            check_weights(model, read_ahead(checkpoint), checkpoint)
             load_checkpoint(model, checkpoint, map_location='cpu')
     model.to(device or torch.device('cpu'))
     set_eval_mode(model)
@@ -45,8 +60,8 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
 
 
 def load_batches(cfg: Config, images: Sequence[str], batch_size: int = 1) -> List[Batch]:
-    """Image files in batches by the config's test pipeline, without annotations; the last batch may be left out."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+    """Image files in batches by the config's test pipeline, without annotations; the last one only if it is full."""
+    with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         pipeline = Compose([t for t in innermost_dataset(cfg).pipeline if t.type != 'LoadAnnotations'])
         loaded = [pipeline(dict(img_path=path, img_id=i)) for i, path in enumerate(images)]
     return [pseudo_collate(loaded[start:start + batch_size])

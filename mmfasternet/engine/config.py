@@ -1,21 +1,22 @@
-"""Reading a config and applying what the command line and the environment say."""
+"""Reading a config: from its file, with what the command line and the environment say, and with types as text."""
 
-import logging
+import copy
+import inspect
 import os
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
-from mmcv.transforms import LoadImageFromFile
+from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import print_log
+from mmengine.registry import MODELS, Registry
 
+from mmfasternet.config_tree import walk
 from mmfasternet.errors import UserError
 
-_IMAGE_LOADERS = ('LoadImageFromFile', 'mmcv.LoadImageFromFile', LoadImageFromFile)
-_FLIP_KEYS = ('flip', 'flip_direction')
-_UNSCALED = dict(enabled=False)  # of a GradScaler: no step is left out, and none waits for the GPU to see if it should
 _COCO_ROOT = 'data/coco/'  # where MMDetection's configs look for COCO
+#: Packages that registries import by themselves.
+_KNOWN_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmfasternet', 'torch', 'torchvision')
 
 
 def load_config(path: str,
@@ -34,15 +35,15 @@ def load_config(path: str,
             Defaults to ``'none'``.
 
     Returns:
-        The config. Where the environment variable ``MMDET_DATASETS`` is set,
-        it stands in the place of ``data/coco/`` everywhere.
+        The config, with types as text. Where the environment variable
+        ``MMDET_DATASETS`` is set, it replaces ``data/coco/`` everywhere.
 
     Raises:
         UserError: If there is no such file, or an option does not apply.
     """
     if not Path(path).is_file():
         raise UserError(f"config '{path}' does not exist. Configs are in configs/")
-    cfg = Config.fromfile(path)
+    cfg = with_text_types(Config.fromfile(path))
     _update_coco_root(cfg)
     if options:
         try:
@@ -60,126 +61,107 @@ def _update_coco_root(cfg: Config) -> None:
         return
 
     def replaced(value: Any) -> Any:
-        if isinstance(value, dict):
-            for key in value:
-                value[key] = replaced(value[key])
-        elif isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)):
             return type(value)(replaced(item) for item in value)
-        elif isinstance(value, str) and value.startswith(_COCO_ROOT):
+        if isinstance(value, str) and value.startswith(_COCO_ROOT):
             return f"{root.rstrip('/')}/{value[len(_COCO_ROOT):]}"
         return value
 
-    replaced(cfg._cfg_dict)
+    for key in list(cfg):
+        cfg[key] = replaced(cfg[key])
+    for _, node in walk([cfg[key] for key in cfg]):
+        for key, value in node.items():
+            node[key] = replaced(value)
 
 
-def name_broken_images(cfg: Config) -> None:
-    """Load the images of all pipelines by :class:`~mmfasternet.datasets.LoadImageFromFile`."""
+def with_text_types(cfg: Config) -> Config:
+    """A copy of a config in which types are text, as MMDetection's own code expects them.
 
-    def visit(value: Any) -> None:
-        if isinstance(value, dict):
-            if value.get('type') in _IMAGE_LOADERS:
-                value['type'] = 'mmfasternet.LoadImageFromFile'
-            value = list(value.values())
-        if isinstance(value, (list, tuple)):
-            for item in value:
-                visit(item)
-
-    for split in ('train', 'val', 'test'):
-        visit(cfg.get(f'{split}_dataloader'))
-    visit(cfg.get('custom_hooks'))  # some switch the pipeline
-
-
-def enable_amp(cfg: Config, dtype: str) -> None:
-    """Train with automatic mixed precision.
+    Configs in MMEngine's pure Python style hold classes and functions. Each
+    becomes the name that a config in text would have: that of the registry,
+    with its scope where the config's own scope has another of that name; or
+    its import path where no registry knows it. PyTorch's types of numbers
+    become text, too. Where the config has no
+    default scope, it gets that of its model.
 
     Args:
-        cfg: The config, changed in place.
-        dtype: ``'float16'``, with dynamic loss scaling unless the config has
-            another; or ``'bfloat16'``, which reaches as far as float32 and
-            needs none.
-
-    Raises:
-        UserError: If there is no GPU; MMEngine's AMP needs one.
+        cfg: The config, which stays as it is.
     """
-    if not torch.cuda.is_available():
-        raise UserError('--amp needs a GPU, and PyTorch sees none here. Leave it out')
-    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype)
-    if dtype == 'bfloat16':
-        cfg.optim_wrapper.loss_scale = dict(_UNSCALED)
-    elif cfg.optim_wrapper.get('loss_scale', _UNSCALED) == _UNSCALED:
-        cfg.optim_wrapper.loss_scale = 'dynamic'
+    # to_dict() leaves out the names that such a config imports.
+    copied = Config({key: _plain(cfg[key]) for key in cfg.to_dict()}, filename=cfg.filename)
+    nodes = [node for _, node in walk([copied[key] for key in copied]) if callable(node.get('type'))]
+    if not nodes:
+        return copied
+    if not copied.get('default_scope') and callable(copied.get('model', {}).get('type')):
+        package = copied.model.type.__module__.partition('.')[0]
+        copied.default_scope = 'mmpretrain' if package == 'mmpretrain' else 'mmdet'
+    modules = set()
+    for node in nodes:
+        kind = node['type']
+        node['type'] = _text_type(kind, copied.get('default_scope'))
+        if isinstance(node['type'], str) and kind.__module__.partition('.')[0] not in _KNOWN_PACKAGES:
+            modules.add(kind.__module__)
+    if modules:
+        add_imports(copied, sorted(modules))
+    return copied
 
 
-def remove_amp_without_gpu(cfg: Config) -> None:
-    """Have a config with automatic mixed precision train without it where there is no GPU, and say so."""
-    if not torch.cuda.is_available() and remove_amp(cfg):
-        print_log("PyTorch sees no GPU: training without the config's automatic mixed precision", 'current',
-                  logging.WARNING)
+def _plain(value: Any) -> Any:
+    """A copy whose objects are there, and not only named by an import that is still to be done."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return str(value).removeprefix('torch.') if isinstance(value, torch.dtype) else copy.deepcopy(value)
 
 
-def remove_amp(cfg: Config) -> bool:
-    """Have a config train without automatic mixed precision; gives whether it had any."""
-    if (cfg.get('optim_wrapper') or {}).get('type') != 'AmpOptimWrapper':
-        return False
-    cfg.optim_wrapper.type = 'OptimWrapper'
-    for key in ('loss_scale', 'dtype', 'use_fsdp'):
-        cfg.optim_wrapper.pop(key, None)
-    return True
+def add_imports(cfg: Config, modules: List[str]) -> None:
+    """Have a config import modules, in place, beside those that it imports already."""
+    own = copy.deepcopy(cfg.get('custom_imports') or {})
+    imports = own.get('imports') or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    own['imports'] = [*imports, *(module for module in modules if module not in imports)]
+    cfg.custom_imports = dict(own, allow_failed_imports=own.get('allow_failed_imports', False))
 
 
-def enable_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate by the actual over the config's base batch size.
+def _text_type(kind: Any, scope: Optional[str]) -> Any:
+    for root in _registries():
+        for name, each in {root.scope: root, **root.children}.items():
+            for key in (key for key, value in each.module_dict.items() if value is kind):
+                from_here = root.children.get(scope, root) if scope else root
+                return key if from_here.get(key) is kind else f'{name}.{key}'
+    path = f'{kind.__module__}.{kind.__qualname__}'
+    return kind if '<' in path else path  # a local class has no path
 
-    Raises:
-        UserError: If the config names no base batch size.
+
+def _registries() -> Iterator[Registry]:
+    for _, value in inspect.getmembers(mmengine_registry, lambda value: isinstance(value, Registry)):
+        yield value
+
+
+def scope_of(cfg: Config) -> str:
+    """The scope that a config's types are in: MMDetection's unless it says so."""
+    return cfg.get('default_scope') or 'mmdet'
+
+
+def class_of(config: Dict[str, Any], registry: Registry, scope: Optional[str] = None) -> Any:
+    """The class or function that a part of a config names by ``type``; None if there is none.
+
+    Args:
+        config: The part.
+        registry: Where its type is looked up, such as MMEngine's ``HOOKS``.
+        scope: The scope of the config. Defaults to None, the current one.
     """
-    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size, and the config has none. '
-                        'Add auto_scale_lr = dict(base_batch_size=...) with the batch size its rate is meant for')
-    cfg.auto_scale_lr.enable = True
+    kind = config.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(scope) as found:
+        return found.get(kind)
 
 
-def set_show_dir(cfg: Config, show_dir: str) -> None:
-    """Have the test loop draw its predictions into ``show_dir``.
-
-    Raises:
-        UserError: If the config has no visualization hook.
-    """
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
-        raise UserError('--show-dir needs default_hooks.visualization, and the config has none')
-    folder = str(Path(show_dir).resolve())  # MMDetection joins a relative one to the work folder
-    if hook.type.endswith('DetVisualizationHook'):
-        hook.update(draw=True, test_out_dir=folder)
-    else:
-        hook.update(enable=True, out_dir=folder)
-
-
-def enable_tta(cfg: Config) -> None:
-    """Average the predictions over an image and its mirror image, unless the config says how.
-
-    Raises:
-        UserError: If a classifier's predictions are to be drawn as well.
-    """
-    classifies = is_classifier(cfg)
-    if classifies and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
-        raise UserError('--tta and --show-dir do not go together for a classifier: MMPretrain draws single views only. '
-                        'Leave one out')
-    dataset = innermost_dataset(cfg)
-    if 'pipeline' not in dataset:
-        raise UserError(f"--tta needs a pipeline in test_dataloader.dataset, and '{dataset.get('type')}' has none")
-    if 'tta_model' not in cfg:
-        cfg.tta_model = ConfigDict(
-            type='mmpretrain.AverageClsScoreTTA') if classifies else _instance_tta(cfg.model.get('test_cfg') or {})
-    if 'tta_pipeline' not in cfg:
-        *transforms, pack = dataset.pipeline
-        flips = [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0., 1.)]
-        if not classifies:
-            keys = pack.get('meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
-            pack = dict(pack, meta_keys=(*(k for k in keys if k not in _FLIP_KEYS), *_FLIP_KEYS))
-        cfg.tta_pipeline = [*transforms, dict(type='TestTimeAug', transforms=[flips, [pack]])]
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+def is_kind(config: Dict[str, Any], kind: Any, registry: Registry, scope: Optional[str] = None) -> bool:
+    """Whether a part of a config names a class itself, by whatever name; not a class derived from it."""
+    return class_of(config, registry, scope) is kind
 
 
 def innermost_dataset(cfg: Config) -> ConfigDict:
@@ -197,14 +179,7 @@ def innermost_dataset(cfg: Config) -> ConfigDict:
 
 
 def is_classifier(cfg: Config) -> bool:
-    """Whether the model is one of MMPretrain's classifiers."""
-    kind = cfg.model.type
-    return (kind if isinstance(kind, str) else kind.__name__).endswith('Classifier')
-
-
-def _instance_tta(test_cfg: Dict[str, Any]) -> ConfigDict:
-    boxes = test_cfg.get('rcnn', test_cfg)
-    return ConfigDict(
-        type='mmfasternet.InstanceTTAModel',
-        tta_cfg=dict(
-            nms=boxes.get('nms', dict(type='nms', iou_threshold=0.5)), max_per_img=boxes.get('max_per_img', 100)))
+    """Whether the model, within test-time augmentation or not, is one of MMPretrain's classifiers."""
+    kind = class_of(cfg.model.get('module', cfg.model), MODELS, scope_of(cfg))
+    return any(base.__name__ == 'BaseClassifier' and base.__module__.startswith('mmpretrain.')
+               for base in getattr(kind, '__mro__', ()))

@@ -1,17 +1,14 @@
-"""The inference form in tests and benchmarks: what the command line says of it, applied."""
+"""The inference form in tests and benchmarks."""
 
 import argparse
 import copy
-import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.hooks import Hook
+from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
 from torch import nn
 
 from mmfasternet.deploy import to_deploy
@@ -72,52 +69,6 @@ class DeployOptions:
             model.module = to_deploy(model.module, inplace=True, **options)
             return model
         return to_deploy(model, **options)
-
-
-class DeployHook(Hook):
-    """Has a test loop run the model in its inference form, and gives the model back afterwards.
-
-    Args:
-        options: The form.
-    """
-
-    priority = 'VERY_LOW'  # behind hooks that exchange weights, such as averaged ones
-
-    def __init__(self, options: DeployOptions) -> None:
-        self.options = options
-        self._model: Optional[nn.Module] = None
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        self._model = runner.model
-        runner.model = self.options.apply(runner.model, runner.cfg)
-
-    def after_test_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
-        runner.model, self._model = self._model, None
-        gc.collect()  # graphs and what they replay hold each other, and the GPU's memory
-
-
-def use_exported(cfg: Config, folder: str, options: DeployOptions) -> None:
-    """Have a detector's config run exported files in the place of its networks.
-
-    Raises:
-        UserError: If the model is a classifier, or the options are for PyTorch.
-    """
-    if is_classifier(cfg):
-        raise UserError(f"'{folder}' is a folder: a classifier needs a checkpoint file. Only detectors run exported "
-                        f'files here')
-    if options.compile or options.graphs or (options.deploy and options.dtype == 'float32'):
-        raise UserError(f"--deploy, --compile and --cuda-graphs are for checkpoints: '{folder}' holds files in "
-                        f'inference form')
-    if cfg.get('launcher', 'none') != 'none':
-        raise UserError('exported files are run by one process: leave out --launcher')
-    cfg.model = exported_cfg(cfg.model, folder, options.dtype)
-
-
-def exported_cfg(model: ConfigDict, folder: str, dtype: str) -> ConfigDict:
-    """Config of the :class:`ExportedDetector` of a detector; within test-time augmentation if the model has that."""
-    if 'module' in model:
-        return ConfigDict(**{**model, 'module': exported_cfg(model.module, folder, dtype)})
-    return ConfigDict(type='mmfasternet.ExportedDetector', detector=model, exported=folder, dtype=dtype)
 
 
 def is_export(checkpoint: str) -> bool:

@@ -1,49 +1,23 @@
 """Predictions for pictures: drawn, and as a json file in COCO's result format."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from torch import nn
 
-from mmfasternet.checkpoints import load_for_mmengine, safe_loading
-from mmfasternet.datasets import LoadImageFromFile
-from mmfasternet.engine.checks import check_model, dataset_classes
-from mmfasternet.engine.config import is_classifier
+from mmfasternet.checkpoints import read_ahead, safe_loading
+from mmfasternet.compat import det_inferencer, image_classification_inferencer
+from mmfasternet.datasets.dataset_checks import dataset_classes
+from mmfasternet.engine.building import build_model
+from mmfasternet.engine.checks import check_weights
+from mmfasternet.engine.config import class_of, innermost_dataset, is_classifier, scope_of, with_text_types
 from mmfasternet.engine.device import find_device
 from mmfasternet.errors import DataError
 from mmfasternet.files import write_atomically
-
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
-
-
-def find_images(path: str, at_most: Optional[int] = None, tree: bool = False) -> List[str]:
-    """The image files at ``path``: itself, or those in the folder, sorted by name; all of them are decoded once.
-
-    Args:
-        path: Image or folder.
-        at_most: How many of a folder's: the first ones, or of a tree as many
-            spread over it. Defaults to None, all.
-        tree: Look into folders of the folder as well. Defaults to False.
-
-    Raises:
-        DataError: If there are none, or one is broken.
-    """
-    root = Path(path)
-    if not root.exists():
-        raise DataError(f"image or folder '{path}' does not exist")
-    found = [root] if root.is_file() else root.rglob('*') if tree else root.iterdir()
-    images = sorted(p for p in found if root.is_file() or p.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise DataError(f"folder '{path}' holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    if at_most is not None and len(images) > at_most:
-        images = [images[index * len(images) // at_most] for index in range(at_most)] if tree else images[:at_most]
-    load = LoadImageFromFile()
-    for image in images:
-        load.transform({'img_path': str(image)})
-    return [str(image) for image in images]
 
 
 def predict(cfg: Config,
@@ -62,7 +36,7 @@ def predict(cfg: Config,
         out_dir: Folder that gets the drawn images and ``predictions.json``.
         device: Such as ``'cpu'`` or ``'cuda:0'``. Defaults to None, the first
             GPU where there is one.
-        score_thr: Detections below this score are left out. Defaults to 0.3.
+        score_thr: Detections below this score are omitted. Defaults to 0.3.
         ann_file: COCO annotation file that gives the ids of images, by their
             file names, and of categories. Defaults to None: images and
             classes are counted from 1.
@@ -79,9 +53,8 @@ def predict(cfg: Config,
         UserError: If the checkpoint, the device or ``ann_file`` can't be used.
     """
     device = str(find_device(device))
-    cfg = copy.deepcopy(cfg)  # the inferencers change it
+    cfg = with_text_types(cfg)  # a copy, which the inferencers change
     with safe_loading():
-        check_model(cfg, checkpoint)
         if is_classifier(cfg):
             predictions = _classify(cfg, checkpoint, images, out_dir, device)
         else:
@@ -105,11 +78,18 @@ def _read_ids(ann_file: str) -> Tuple[Dict[str, int], Dict[str, int]]:
 
 def _detect(cfg: Config, checkpoint: str, images: List[str], out_dir: str, device: str, score_thr: float,
             ids: Optional[Tuple[Dict[str, int], Dict[str, int]]]) -> List[Dict[str, Any]]:
-    from mmdet.apis import DetInferencer
-    inferencer = DetInferencer(cfg, checkpoint, device=device)
+    has_classes = False
+
+    def check(model: nn.Module, content: Dict[str, Any]) -> None:
+        nonlocal has_classes
+        check_weights(model, content, checkpoint)
+        has_classes = 'dataset_meta' in content.get('meta', {})
+
+    inferencer = det_inferencer(cfg, checkpoint, device, check)
     classes = inferencer.model.dataset_meta['classes']
-    if 'dataset_meta' not in load_for_mmengine(checkpoint).get('meta', {}):  # MMDetection then takes COCO's names
-        classes = dataset_classes(cfg.test_dataloader.dataset) or classes
+    if not has_classes:  # MMDetection then takes COCO's names
+        with DefaultScope.overwrite_default_scope(scope_of(cfg)):
+            classes = dataset_classes(cfg.test_dataloader.dataset) or classes
         inferencer.visualizer.dataset_meta = dict(inferencer.model.dataset_meta, classes=classes)
     names = [Path(image).name for image in images]
     image_ids, category_ids = ids or ({name: i for i, name in enumerate(names, 1)},
@@ -142,9 +122,10 @@ def _detect(cfg: Config, checkpoint: str, images: List[str], out_dir: str, devic
 
 def _classify(cfg: Config, checkpoint: str, images: List[str], out_dir: str,
               device: str) -> List[Dict[str, Any]]:
-    from mmpretrain.apis import ImageClassificationInferencer
+    meta = read_ahead(checkpoint).get('meta', {}).get('dataset_meta')
+    model = build_model(cfg, checkpoint, torch.device(device))
+    inferencer = image_classification_inferencer(cfg, model, meta or _dataset_meta(cfg))
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
     predictions = []
     for image, result in zip(images, inferencer(images, show_dir=out_dir)):
         scores, order = torch.from_numpy(result['pred_scores']).sort(descending=True)
@@ -152,3 +133,10 @@ def _classify(cfg: Config, checkpoint: str, images: List[str], out_dir: str,
         names = [inferencer.classes[label] if inferencer.classes else str(label) for label in labels]
         predictions.append(dict(file_name=Path(image).name, classes=names, scores=scores[:5].tolist()))
     return predictions
+
+
+def _dataset_meta(cfg: Config) -> Dict[str, Any]:
+    """What the class of the test data says of them, if there are any."""
+    if not cfg.get('test_dataloader'):
+        return {}
+    return getattr(class_of(innermost_dataset(cfg), DATASETS, scope_of(cfg)), 'METAINFO', {})

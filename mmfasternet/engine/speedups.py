@@ -1,19 +1,13 @@
-"""What makes training faster and leaves the recipe alone: what the command line says of it, applied."""
+"""What makes training faster and keeps the recipe."""
 
 import argparse
-from dataclasses import dataclass, replace
-from typing import Any, Dict, Optional, Tuple
+from dataclasses import dataclass
+from typing import Optional, Tuple
 
 import torch
-from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
 from torch import nn
 
-from mmfasternet.deploy.compiling import check_compiler
 from mmfasternet.deploy.conversion import feed_mmcv_contiguous
-from mmfasternet.engine.config import enable_amp
 from mmfasternet.engine.mixed_precision import keep_float32
 from mmfasternet.errors import ArgumentError
 
@@ -73,18 +67,6 @@ class SpeedUps:
         parts = (self.amp, 'channels-last' if self.channels_last else None, 'compile' if self.compile else None)
         return '+'.join(filter(None, parts)) or 'plain'
 
-    def apply_to_config(self, cfg: Config) -> None:
-        """Do, in place, what is the optimizer's.
-
-        Raises:
-            UserError: If there is no GPU, which AMP needs, or no C++ compiler,
-                which compiling for a CPU needs.
-        """
-        if self.amp:
-            enable_amp(cfg, self.amp)
-        if self.compile and not torch.cuda.is_available():
-            check_compiler()
-
     def apply_to_model(self, model: nn.Module) -> None:
         """Do, in place, what is the model's; names and values of its weights stay as they are."""
         if self.amp == 'bfloat16':
@@ -102,27 +84,3 @@ class SpeedUps:
 def native_amp_types() -> Tuple[str, ...]:
     """Those of :data:`AMP_TYPES` that the GPU computes in, and does not only emulate."""
     return AMP_TYPES if torch.cuda.is_bf16_supported(including_emulation=False) else AMP_TYPES[:1]
-
-
-class SpeedUpHook(Hook):
-    """Brings the model into the form it is trained in, once its weights are there.
-
-    A config may name the type of automatic mixed precision by itself.
-
-    Args:
-        options: The form.
-    """
-
-    def __init__(self, options: SpeedUps) -> None:
-        self.options = options
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        # Training in bfloat16 has no loss scale, and may go on in float16 on another GPU.
-        if checkpoint.get('optimizer', {}).get('loss_scaler') == {}:
-            del checkpoint['optimizer']['loss_scaler']
-
-    def before_train(self, runner: Runner) -> None:
-        model, options = runner.model, self.options
-        if getattr(runner.optim_wrapper, 'cast_dtype', None) == torch.bfloat16:
-            options = replace(options, amp='bfloat16')
-        options.apply_to_model(model.module if is_model_wrapper(model) else model)

@@ -1,16 +1,14 @@
-import pytest
-import torch
+from pathlib import Path
 
-from mmfasternet.engine.config import (
-    enable_amp,
-    enable_auto_scale_lr,
-    enable_tta,
-    load_config,
-    name_broken_images,
-    set_show_dir,
-)
+import pytest
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from mmfasternet.config_tree import walk
+from mmfasternet.engine.config import class_of, is_classifier, load_config
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG
+from tests.engine.pure_python import pure_python
 
 COCO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py')
 
@@ -42,74 +40,48 @@ def test_mmdet_datasets_stands_for_data_coco(monkeypatch):
     assert load_config(str(SHAPES_CONFIG)).train_dataloader.dataset.data_root == 'data/shapes/'
 
 
-def test_auto_scale_lr():
-    cfg = load_config(COCO_CONFIG)
-    enable_auto_scale_lr(cfg)
-    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
-    cfg.pop('auto_scale_lr')
-    with pytest.raises(UserError, match='base_batch_size'):
-        enable_auto_scale_lr(cfg)
+def without_scopes(value):
+    if isinstance(value, dict):
+        return {key: without_scopes(item) for key, item in value.items() if key != '_scope_'}
+    return [without_scopes(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def test_amp(monkeypatch):
-    cfg = load_config(COCO_CONFIG)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(UserError, match='GPU'):
-        enable_amp(cfg, 'float16')
-    assert cfg.optim_wrapper.type == 'OptimWrapper'
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    for dtype, scale in (('float16', 'dynamic'), ('bfloat16', dict(enabled=False)), ('float16', 'dynamic')):
-        enable_amp(cfg, dtype)
-        wrapper = cfg.optim_wrapper
-        assert (wrapper.type, wrapper.dtype, wrapper.loss_scale) == ('AmpOptimWrapper', dtype, scale)
-        assert wrapper.optimizer.type == 'AdamW'
-    cfg.optim_wrapper.loss_scale = 512.  # of the config's own
-    enable_amp(cfg, 'float16')
-    assert cfg.optim_wrapper.loss_scale == 512.
-    enable_amp(cfg, 'bfloat16')
-    assert cfg.optim_wrapper.loss_scale == dict(enabled=False)
+@pytest.mark.parametrize('path', [
+    COCO_CONFIG, str(SHAPES_CONFIG), str(ROOT / 'configs' / 'fasternet_m_in1k.py'),
+    str(ROOT / 'configs' / 'rtmdet-ins_fasternet_t0_300e_coco.py')])
+def test_types_that_are_classes_become_the_text_of_configs_in_text(path, tmp_path):
+    expected = load_config(path)
+    pure = tmp_path / Path(path).name
+    pure.write_text(pure_python(expected))
+    assert 'type=' not in pure.read_text() and pure.read_text().count("'type': ") > 20
+    actual = load_config(str(pure))
+    expected.pop('custom_imports')  # its own imports do that
+    assert without_scopes(actual.to_dict()) == without_scopes(expected.to_dict())
+    assert not [node for _, node in walk([actual[key] for key in actual]) if callable(node.get('type'))]
 
 
-def test_show_dir_is_meant_as_typed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    cfg = load_config(COCO_CONFIG)
-    set_show_dir(cfg, 'pictures')
-    hook = cfg.default_hooks.visualization
-    assert hook.draw and hook.test_out_dir == str(tmp_path / 'pictures')
-    hook.type = 'VisualizationHook'
-    set_show_dir(cfg, 'pictures')
-    assert hook.enable and hook.out_dir == str(tmp_path / 'pictures')
-    cfg.default_hooks.pop('visualization')
-    with pytest.raises(UserError, match='visualization'):
-        set_show_dir(cfg, 'pictures')
+def test_types_that_no_registry_knows_are_import_paths(tmp_path):
+    (tmp_path / 'pure.py').write_text('''
+from mmdet.models import MaskRCNN
+from torch import float16
+from tests.engine.test_config import SomeHook
+model = dict(type=MaskRCNN)
+custom_hooks = [dict(type=SomeHook, dtype=float16)]
+''')
+    cfg = load_config(str(tmp_path / 'pure.py'))
+    assert cfg.custom_hooks == [dict(type='tests.engine.test_config.SomeHook', dtype='float16')]
+    assert class_of(cfg.custom_hooks[0], HOOKS, 'mmdet') is SomeHook
+    assert cfg.custom_imports.imports == ['tests.engine.test_config'] and cfg.default_scope == 'mmdet'
 
 
-def test_tta_of_a_detector():
-    cfg = load_config(COCO_CONFIG)
-    enable_tta(cfg)
-    assert cfg.model.type == 'mmfasternet.InstanceTTAModel' and cfg.model.module.type == 'MaskRCNN'
-    assert cfg.model.tta_cfg == dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
-    flips, pack = cfg.test_dataloader.dataset.pipeline[-1].transforms
-    assert [flip.prob for flip in flips] == [0, 1] and 'flip_direction' in pack[0].meta_keys
+class SomeHook(Hook):
+    pass
 
 
-def test_tta_keeps_what_the_config_packs():
-    cfg = load_config(COCO_CONFIG)
-    cfg.test_dataloader.dataset.pipeline[-1].meta_keys = ('img_id', 'border', 'flip')
-    enable_tta(cfg)
-    assert cfg.tta_pipeline[-1]['transforms'][1][0]['meta_keys'] == ('img_id', 'border', 'flip', 'flip_direction')
-
-
-def test_tta_without_a_pipeline():
-    cfg = load_config(COCO_CONFIG)
-    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[])
-    with pytest.raises(UserError, match='ConcatDataset'):
-        enable_tta(cfg)
-
-
-def test_all_pipelines_name_broken_images():
-    cfg = load_config(COCO_CONFIG)
-    name_broken_images(cfg)
-    for split in ('train', 'val', 'test'):
-        first, *others = (t.type for t in cfg[f'{split}_dataloader'].dataset.pipeline)
-        assert first == 'mmfasternet.LoadImageFromFile' and 'LoadImageFromFile' not in others
+@pytest.mark.parametrize('path, expected', [(COCO_CONFIG, False),
+                                            (str(ROOT / 'configs' / 'fasternet_t0_in1k.py'), True)])
+def test_classifiers_are_told_from_detectors(path, expected):
+    cfg = load_config(path)
+    assert is_classifier(cfg) is expected
+    cfg.model = dict(type='AnyTTA', module=cfg.model)
+    assert is_classifier(cfg) is expected

@@ -2,11 +2,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
 
 from mmfasternet.deploy import DeployedBlock
-from mmfasternet.engine.config import enable_tta, load_config
-from mmfasternet.engine.deploying import DeployHook, DeployOptions, image_sizes, padded_size, use_exported
+from mmfasternet.engine.config import load_config
+from mmfasternet.engine.deploying import DeployOptions, image_sizes, padded_size
+from mmfasternet.engine.preparing import TestOptions, prepare
 from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, SHAPES_CONFIG, build
@@ -43,26 +43,16 @@ def test_only_what_is_wanted_is_applied():
 
 def test_within_test_time_augmentation():
     cfg = load_config(str(SHAPES_CONFIG))
-    enable_tta(cfg)
+    cfg = prepare(cfg, TestOptions('weights.pth', tta=True))
     model = build(cfg.model)
     deployed = options(deploy=True).apply(model, cfg)
     assert type(deployed) is type(model) and num_deployed(deployed.module) == 13 and num_deployed(model) == 0
 
 
-def test_the_hook_gives_the_model_back():
-    model = FasterNet('t0')
-    runner = SimpleNamespace(model=model, cfg=None)
-    hook = DeployHook(options(deploy=True))
-    hook.before_test_epoch(runner)
-    assert num_deployed(runner.model) == 13
-    hook.after_test_epoch(runner)
-    assert runner.model is model and num_deployed(model) == 0
-
-
 def test_image_sizes_come_from_the_test_pipeline():
     cfg = load_config(str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py'))
     assert image_sizes(cfg) == [(800, 1344), (1344, 800), (1344, 1344)]
-    enable_tta(cfg)
+    cfg = prepare(cfg, TestOptions('weights.pth', tta=True))
     cfg.test_dataloader.dataset.pipeline = [dict(type='Resize', scale=(1333, 800), keep_ratio=True)]
     assert image_sizes(cfg) == [(800, 1344), (1344, 800), (1344, 1344)]
     cfg.test_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile')]
@@ -87,25 +77,3 @@ def test_graphs_are_for_the_sizes_that_are_given(monkeypatch):
     test_sizes = [(800, 1344), (1344, 800), (1344, 1344)]
     assert [each['sizes'] for each in seen] == [[(800, 1280)], test_sizes, (), [(800, 1280)]]
     assert [each['graphs'] for each in seen] == [False, False, False, True]
-
-
-def test_exports_are_for_detectors_and_not_compiled_again(tmp_path):
-    with pytest.raises(UserError, match='a classifier needs a checkpoint'):
-        use_exported(load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py')), str(tmp_path), options())
-    cfg = load_config(str(SHAPES_CONFIG))
-    with pytest.raises(UserError, match='--compile'):
-        use_exported(cfg, str(tmp_path), options(compile=True))
-    with pytest.raises(UserError, match='--deploy'):
-        use_exported(cfg, str(tmp_path), options(deploy=True))
-    cfg.launcher = 'pytorch'
-    with pytest.raises(UserError, match='--launcher'):
-        use_exported(cfg, str(tmp_path), options())
-    cfg.launcher = 'none'
-    detector = cfg.model
-    use_exported(cfg, 'folder', options(dtype='bfloat16'))
-    assert cfg.model == ConfigDict(
-        type='mmfasternet.ExportedDetector', detector=detector, exported='folder', dtype='bfloat16')
-    cfg = load_config(str(SHAPES_CONFIG))
-    enable_tta(cfg)
-    use_exported(cfg, 'folder', options())
-    assert cfg.model.type == 'mmfasternet.InstanceTTAModel' and cfg.model.module.type == 'mmfasternet.ExportedDetector'

@@ -11,8 +11,8 @@ from torch import nn
 from mmfasternet.benchmark.subjects.training_steps import training_entry
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.hooks.seed import make_deterministic
 from mmfasternet.engine.mixed_precision import keep_float32
+from mmfasternet.engine.preparing import TrainOptions
 from mmfasternet.engine.speedups import SpeedUps, native_amp_types
 from mmfasternet.engine.train_test import train
 from tests.conftest import ROOT
@@ -26,9 +26,7 @@ AMP_TYPES = pytest.mark.parametrize('dtype', ['float16', pytest.param('bfloat16'
 def trained(shapes, work_dir, form='plain', deterministic=False, **options):
     """Four iterations; gives the runner and their losses."""
     cfg = shapes_config(shapes, work_dir, **{'train_cfg.max_epochs': 1, **options})
-    if deterministic:
-        make_deterministic(cfg)
-    runner = train(cfg, SpeedUps.parse(form))
+    runner = train(cfg, TrainOptions(deterministic=deterministic, speed_ups=SpeedUps.parse(form)))
     found = losses(work_dir)
     assert len(found) == 4 * cfg.train_cfg.max_epochs and all(map(math.isfinite, found.values()))
     return runner, found

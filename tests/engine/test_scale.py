@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mmfasternet.checkpoints import read_checkpoint
-from mmfasternet.engine import train_test
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.hooks import finite_loss
+from mmfasternet.engine.preparing import TrainOptions, prepare
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG
@@ -37,12 +37,12 @@ def test_recomputed_blocks_train_alike(shapes, tmp_path):
 
 
 def test_synchronised_norms_of_several_processes_need_gpus():
-    cfg = load_config(str(SHAPES_CONFIG), {'model.backbone.norm_cfg.type': 'SyncBN'})
+    cfg = load_config(str(SHAPES_CONFIG), {'model.backbone.norm_cfg.type': 'SyncBN'}, launcher='pytorch')
     with pytest.raises(UserError, match='^SyncBN of several processes needs GPUs, .*Take BN'):
-        train_test._init_cpu_processes(cfg)
+        prepare(cfg, TrainOptions())
 
 
-def test_all_processes_leave_a_batch_out_if_one_has_to(monkeypatch):
+def test_all_processes_skip_a_batch_if_one_has_to(monkeypatch):
     """The loss here is finite, that of another process is not."""
     monkeypatch.setattr(finite_loss, 'get_world_size', lambda: 2)
     monkeypatch.setattr(finite_loss, 'all_reduce', lambda flag, operation: flag.fill_(1))
@@ -117,5 +117,6 @@ custom_imports['imports'] = ['mmfasternet.models', 'spoil_one_process']
 custom_hooks = [dict(type='SpoilOneProcess')]
 """)
     output = Processes(config, tmp_path / 'run').wait(code=1)
-    assert re.search(r'error: a loss of another process is no number at iteration 2 .*/stopped\.pth holds', output)
+    message = "error: a loss of another process is NaN or infinite at iteration 2 "
+    assert re.search(message + r".*/stopped\.pth holds", output)
     assert read_checkpoint(str(tmp_path / 'run' / 'stopped.pth'))['meta']['iter'] == 1

@@ -3,13 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
-from mmengine.model import MMDistributedDataParallel
 
 from mmfasternet.benchmark.subjects.training_steps import random_training_batch
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.speedups import SpeedUpHook, SpeedUps, native_amp_types
-from mmfasternet.errors import ArgumentError, UserError
+from mmfasternet.engine.speedups import SpeedUps, native_amp_types
+from mmfasternet.errors import ArgumentError
 from tests.conftest import SHAPES_CONFIG, build
 
 
@@ -58,30 +56,6 @@ def test_other_types_are_refused():
         SpeedUps(amp='float8')
 
 
-def extractor_hooks(model):
-    return [hook for module in model.modules() if isinstance(module, BaseRoIExtractor)
-            for hook in module._forward_pre_hooks.values()]
-
-
-@pytest.mark.parametrize('amp, of_config, kept', [(None, None, False), ('float16', torch.float16, False),
-                                                  ('bfloat16', torch.bfloat16, True), (None, torch.bfloat16, True)])
-def test_rois_stay_in_float32_in_bfloat16_whoever_asked_for_it(model, amp, of_config, kept):
-    own = copy.deepcopy(model)
-    runner = SimpleNamespace(model=own, optim_wrapper=SimpleNamespace(cast_dtype=of_config))
-    SpeedUpHook(SpeedUps(amp=amp)).before_train(runner)
-    assert len(extractor_hooks(own)) == (2 if kept else 0)  # of boxes and of masks
-
-
-def test_a_training_without_a_loss_scale_can_go_on_with_one():
-    hook, without, scale = SpeedUpHook(SpeedUps()), dict(state={}, loss_scaler={}), dict(scale=512.)
-    hook.after_load_checkpoint(None, dict(optimizer=without))
-    assert without == dict(state={})
-    kept = dict(optimizer=dict(loss_scaler=scale))
-    hook.after_load_checkpoint(None, kept)
-    assert kept['optimizer']['loss_scaler'] == scale
-    hook.after_load_checkpoint(None, dict(state_dict={}))
-
-
 @pytest.mark.parametrize('form', ['channels-last', pytest.param('channels-last+compile', marks=pytest.mark.slow)])
 def test_losses_and_gradients_stay_what_they_are(model, form):
     plain, faster = copy.deepcopy(model), copy.deepcopy(model)
@@ -98,19 +72,3 @@ def test_losses_and_gradients_stay_what_they_are(model, form):
                  'roi_head.mask_head.convs.0.conv.weight', 'roi_head.bbox_head.fc_cls.weight'):
         difference = (faster_gradients[name] - gradients[name]).norm() / gradients[name].norm()
         assert difference < 1e-2, name
-
-
-def test_the_hook_reaches_into_wrapped_models(model, monkeypatch):
-    inner = copy.deepcopy(model)
-    wrapped = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
-    torch.nn.Module.__init__(wrapped)
-    wrapped.module = inner
-    SpeedUpHook(SpeedUps(channels_last=True)).before_train(SimpleNamespace(model=wrapped, optim_wrapper=None))
-    assert inner.neck.fpn_convs[0].conv.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_missing_compiler_is_named(monkeypatch):
-    monkeypatch.setattr('shutil.which', lambda name: None)
-    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    with pytest.raises(UserError, match=r'install g\+\+, or leave out --compile'):
-        SpeedUps(compile=True).apply_to_config(load_config(str(SHAPES_CONFIG)))

@@ -23,7 +23,8 @@ from mmfasternet.benchmark.subjects.parts import PARTS, DetectorParts
 from mmfasternet.deploy.export.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
 from mmfasternet.engine.config import is_classifier
-from mmfasternet.engine.deploying import DeployOptions, is_export, use_exported
+from mmfasternet.engine.deploying import DeployOptions, is_export
+from mmfasternet.engine.preparing import with_exported
 from mmfasternet.errors import UserError
 
 _GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread most evenly
@@ -100,9 +101,7 @@ def detector_entry(cfg: Config,
 
     def build() -> Subject:
         if exported:
-            exported_cfg = copy.deepcopy(cfg)
-            use_exported(exported_cfg, exported, options)
-            model = build_model(exported_cfg, device=device)
+            model = build_model(with_exported(cfg, exported, options), device=device)
         else:
             if checkpoint:
                 model = build_model(cfg, checkpoint, device)

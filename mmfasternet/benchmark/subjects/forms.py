@@ -21,6 +21,7 @@ from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject, room
 from mmfasternet.benchmark.harness.timing import LatencyRecord, make_record, measure_interleaved
 from mmfasternet.benchmark.subjects.detectors import find_objects, propose_alike, random_batch, sizes_of
 from mmfasternet.benchmark.subjects.published_blocks import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
+from mmfasternet.datasets.image_files import find_images
 from mmfasternet.deploy import ExportedDetector, to_deploy
 from mmfasternet.deploy.deployed_block import ALGORITHMS
 from mmfasternet.deploy.export.exporting import export_model
@@ -29,7 +30,6 @@ from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import is_classifier
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.device import find_device
-from mmfasternet.engine.inference import find_images
 from mmfasternet.errors import UserError
 from mmfasternet.files import write_atomically
 from mmfasternet.models import FasterNet

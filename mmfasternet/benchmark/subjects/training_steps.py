@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -22,7 +20,8 @@ from mmfasternet.benchmark.reporting.plots import curves
 from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.detectors import propose_alike, random_batch
 from mmfasternet.engine.building import Batch
-from mmfasternet.engine.config import is_classifier, remove_amp
+from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.preparing import TrainOptions, with_speed_ups
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError
@@ -68,10 +67,8 @@ def training_entry(cfg: Config,
                             'NHWC' if options.channels_last else 'NCHW', options.form)
 
     if options.amp and device.type == 'cpu':
-        raise UserError(f'automatic mixed precision in {options.amp} needs a GPU: leave it out of --forms')
-    own = copy.deepcopy(cfg)
-    remove_amp(own)
-    options.apply_to_config(own)
+        raise UserError(f'automatic mixed precision in {options.amp} needs a GPU: name --forms without it')
+    own = with_speed_ups(cfg, options)
     _find_positives(own.model)
 
     def build() -> Subject:
@@ -126,22 +123,21 @@ def loss_curve(cfg: Config, options: SpeedUps, steps: int, seed: int = 0) -> Lis
     Raises:
         UserError: If the config can't be trained, or not for so long.
     """
-    own = copy.deepcopy(cfg)
+    own = with_speed_ups(cfg, SpeedUps())
     own.merge_from_dict(dict(val_cfg=None, val_dataloader=None, val_evaluator=None, log_level='ERROR',
                              randomness=dict(seed=seed), default_hooks=dict(checkpoint=None)))
-    remove_amp(own)
+    own.custom_hooks = [*(own.get('custom_hooks') or []), dict(type='mmfasternet.StopAfterHook', iterations=steps)]
     if options.compile:
         torch._dynamo.reset()  # what earlier trainings compiled counts against Dynamo's limit
-    recorder = _LossRecorder(steps)
     with tempfile.TemporaryDirectory() as folder:
         # MMEngine keeps loggers and visualizers by name for the whole process, with the folder they write to.
         own.merge_from_dict({'work_dir': folder, 'experiment_name': Path(folder).name,
                              'visualizer.name': Path(folder).name})
-        try:
-            train(own, options, [recorder])
-        except _Enough:
-            return recorder.losses
-    raise UserError(f"'{cfg.filename}' trains for {len(recorder.losses)} steps, not for the {steps} of --curve")
+        runner = train(own, TrainOptions(speed_ups=options))
+    losses, _ = runner.message_hub.get_scalar('train/loss').data
+    if len(losses) < steps:
+        raise UserError(f"'{cfg.filename}' trains for {len(losses)} steps, not for the {steps} of --curve")
+    return [float(loss) for loss in losses]
 
 
 def training_report(records: Sequence[LatencyRecord],
@@ -194,19 +190,3 @@ def _find_positives(model: Dict[str, Any]) -> None:
 def _step(model: nn.Module, batch: Batch, optimizer: Any) -> None:
     with torch.enable_grad():
         model.train_step(batch, optimizer)  # the preprocessor makes samples of its own
-
-
-class _Enough(Exception):
-    """Ends a training at the step that was asked for: MMEngine's loops end with epochs."""
-
-
-class _LossRecorder(Hook):
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.losses: List[float] = []
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self.losses.append(outputs['loss'].item())
-        if len(self.losses) >= self.steps:
-            raise _Enough

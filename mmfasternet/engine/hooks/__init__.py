@@ -1,0 +1,16 @@
+"""What holds a training together: hooks, each registered, to be named in any config as ``mmfasternet.NAME``."""
+
+from .checkpoint import CheckpointHook
+from .deploy import DeployHook
+from .finite_loss import FiniteLossHook
+from .name_images import NameImagesHook
+from .resume import ResumeHook
+from .seed import SeedHook
+from .speedup import SpeedUpHook
+from .stop import StopHook
+from .stop_after import StopAfterHook
+
+__all__ = [
+    'CheckpointHook', 'DeployHook', 'FiniteLossHook', 'NameImagesHook', 'ResumeHook', 'SeedHook', 'SpeedUpHook',
+    'StopAfterHook', 'StopHook'
+]

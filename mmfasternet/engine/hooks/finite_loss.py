@@ -1,8 +1,9 @@
-"""Losses that are no numbers stop a training before they reach its weights."""
+"""A loss that is NaN or infinite stops a training before it reaches the weights."""
 
 import logging
 from collections import defaultdict
-from typing import Any, Callable, DefaultDict, Dict, List, Tuple
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, DefaultDict, Dict, Iterator, List, Tuple
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -13,8 +14,10 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmfasternet.engine.hooks.checkpoint import save_stopped
+from mmfasternet.compat import count_batch, is_last_of_step
+from mmfasternet.engine.saved_trainings import save_stopped
 from mmfasternet.errors import UserError
+from mmfasternet.registry import HOOKS
 
 _Parsed = Tuple[Tensor, Dict[str, Tensor]]
 
@@ -27,12 +30,16 @@ class _LossNotFinite(Exception):
     """Between the losses and the step of the optimizer; the text names them."""
 
 
+@HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stops at a loss that is NaN or infinite, with the weights as they were before it, or leaves the batch out.
+    """Stops at a loss that is NaN or infinite, with the weights as they were before it, or skips the batch.
+
+    It takes the place of MMDetection's ``CheckInvalidLossHook``, which looks
+    for the loss of each batch, also of one that was skipped.
 
     Args:
-        skip: Leave such batches out. Defaults to False.
-        max_skipped: How many in a row may be left out: then the weights are
+        skip: Skip such batches. Defaults to False.
+        max_skipped: How many in a row may be skipped: then the weights are
             at fault, and no longer the data. Defaults to 10.
 
     Raises:
@@ -46,30 +53,29 @@ class FiniteLossHook(Hook):
         self.skip = skip
         self.max_skipped = max_skipped
         self._skipped = 0
-
-    def before_run(self, runner: Runner) -> None:
-        # MMDetection's looks for the loss of each batch, also of those that were left out.
-        runner._hooks = [hook for hook in runner._hooks if type(hook).__name__ != 'CheckInvalidLossHook']
+        self._patches = ExitStack()
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model.parse_losses = _checking(model.parse_losses)
-        runner.model.train_step = self._guarding(runner, runner.model.train_step)
+        self._patches.enter_context(_replaced(runner.model, 'train_step', self._guarding(runner)))
 
     def after_train(self, runner: Runner) -> None:
+        self._patches.close()
+
+    def after_loop(self, runner: Runner) -> None:
+        """Give the model its own train step back, also where the training has failed."""
+        self._patches.close()
+
+    def _guarding(self, runner: Runner) -> Callable[..., Any]:
+        train_step = runner.model.train_step
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for owner, name in ((model, 'parse_losses'), (runner.model, 'train_step')):
-            owner.__dict__.pop(name, None)  # the class's own come to light again
-
-    def _guarding(self, runner: Runner, train_step: Callable[..., Dict[str, Tensor]]) -> Callable[..., Any]:
-
         # Batch norms have taken the batch into their statistics by the time that its losses are known.
         statistics = _Copies(runner.model)
 
         def guarded(data: Any, optim_wrapper: Any) -> Dict[str, Tensor]:
             statistics.keep()
             try:
-                losses = train_step(data, optim_wrapper=optim_wrapper)
+                with _replaced(model, 'parse_losses', _checking(model.parse_losses)):
+                    losses = train_step(data, optim_wrapper=optim_wrapper)
             except _LossNotFinite as error:
                 statistics.bring_back()
                 self._stop_or_skip(runner, str(error))
@@ -84,17 +90,30 @@ class FiniteLossHook(Hook):
         problem = f'{losses} at iteration {runner.iter + 1} (epoch {runner.epoch + 1})'
         if self.skip and self._skipped < self.max_skipped:
             self._skipped += 1
-            print_log(f'{problem}: the batch is left out', 'current', logging.WARNING)
+            print_log(f'{problem}: the batch is skipped', 'current', logging.WARNING)
             return
-        again = f', {self._skipped} batches after the first that was left out' if self.skip else ''
+        again = f', {self._skipped} batches after the first that was skipped' if self.skip else ''
         # --resume brings the learning rate back as well: with another one, training starts from the weights.
         if not _has_finite_weights(runner.model):
-            raise TrainingDiverged(f'{problem}{again}; the weights are no numbers either. Start from an earlier '
+            raise TrainingDiverged(f'{problem}{again}; the weights are NaN or infinite, too. Start from an earlier '
                                    f'checkpoint in {runner.work_dir} with a lower learning rate, or clip the gradients')
         path = save_stopped(runner, runner.epoch, runner.iter)
         raise TrainingDiverged(f'{problem}{again}. {path} holds the state before it. Go on with --resume --skip-nan or '
                                'with --resume and optim_wrapper.clip_grad, or start from it with a lower learning rate '
                                f'(--cfg-options load_from={path})')
+
+
+@contextmanager
+def _replaced(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Within it, an instance has another method."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)  # the class's own comes to light again
+        if before is not None:
+            setattr(owner, name, before)
 
 
 class _Copies:
@@ -121,13 +140,13 @@ def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Di
         total, variables = parse_losses(losses)
         is_bad = ~total.detach().isfinite().all()
         if get_world_size() > 1:
-            # All processes leave a batch out, or none: the gradients are of all.
+            # All processes skip a batch, or none: the gradients are of all.
             is_bad = is_bad.to(torch.int)
             all_reduce(is_bad, 'max')
         if is_bad:
             bad = [f'{name} is {float(value)}' for name, value in variables.items()
                    if name != 'loss' and not torch.as_tensor(value).isfinite().all()]
-            raise _LossNotFinite(', '.join(bad) or 'a loss of another process is no number')
+            raise _LossNotFinite(', '.join(bad) or 'a loss of another process is NaN or infinite')
         return total, variables
 
     return checked
@@ -135,12 +154,12 @@ def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Di
 
 def _count_skipped(optim_wrapper: OptimWrapper) -> None:
     """Have a batch count for gradient accumulation; where it was the last of a step, step by the others."""
-    optim_wrapper._inner_count += 1
-    if optim_wrapper._accumulative_counts == 1 or not optim_wrapper.should_update():
+    count_batch(optim_wrapper)
+    if not is_last_of_step(optim_wrapper):
         return
     parameters = [each for group in optim_wrapper.param_groups for each in group['params'] if each.requires_grad]
     if get_world_size() > 1:
-        # The backward pass that was left out would have averaged over the processes.
+        # The backward pass that was skipped would have averaged over the processes.
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

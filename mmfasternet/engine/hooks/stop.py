@@ -14,13 +14,13 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmfasternet.engine.hooks.checkpoint import save_stopped
+from mmfasternet.compat import loops_of
+from mmfasternet.engine.loops import TrainingStopped
+from mmfasternet.engine.saved_trainings import save_stopped
+from mmfasternet.registry import HOOKS
 
 
-class TrainingStopped(Exception):
-    """The training was asked to stop, and its state is saved; the text says so and how to go on."""
-
-
+@HOOKS.register_module()
 class StopHook(Hook):
     """On SIGTERM, which schedulers send before they kill, saves after the iteration and stops.
 
@@ -37,8 +37,8 @@ class StopHook(Hook):
         self._trains = False
 
     def before_run(self, runner: Runner) -> None:
-        for loop in (runner._train_loop, runner._val_loop):
-            if isinstance(getattr(loop, 'dataloader', None), DataLoader):
+        for loop in loops_of(runner):
+            if isinstance(loop.dataloader, DataLoader):
                 loop.dataloader.worker_init_fn = functools.partial(_shelter, loop.dataloader.worker_init_fn)
 
     def before_train(self, runner: Runner) -> None:
@@ -47,10 +47,10 @@ class StopHook(Hook):
             self._before = signal.signal(signal.SIGTERM, self._ask)
 
     def after_train(self, runner: Runner) -> None:
-        self.release()
+        self.after_loop(runner)
 
-    def release(self) -> None:
-        """Put back what SIGTERM did before."""
+    def after_loop(self, runner: Runner) -> None:
+        """Put back what SIGTERM did before, also where the training has failed."""
         self._trains = False
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
@@ -100,7 +100,7 @@ def how_to_resume() -> str:
 
 
 def _shelter(inner: Optional[Callable[[int], None]], worker: int) -> None:
-    """Have a data loader's worker heed its own process's SIGTERM only.
+    """Have a data loader's worker follow its own process's SIGTERM only.
 
     Schedulers send theirs to all processes. A worker would end, and its
     process, which was about to save, with an error for that.
@@ -108,10 +108,10 @@ def _shelter(inner: Optional[Callable[[int], None]], worker: int) -> None:
     if inner is not None:
         inner(worker)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_heed, args=(os.getppid(), ), daemon=True).start()
+    threading.Thread(target=_wait_for_parent, args=(os.getppid(), ), daemon=True).start()
 
 
-def _heed(parent: int) -> None:
+def _wait_for_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

@@ -1,4 +1,6 @@
-"""Losses that are no numbers."""
+"""Losses that are NaN or infinite."""
+
+import signal
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.hooks import finite_loss
 from mmfasternet.engine.hooks.finite_loss import FiniteLossHook, TrainingDiverged
+from mmfasternet.engine.preparing import TrainOptions
 from mmfasternet.engine.train_test import train
 from tests.engine.hooks.test_resume import losses, shapes_config
 
@@ -32,7 +35,8 @@ class Spoil(Hook):
 
 def run(shapes, work_dir, iterations, skip_nan=False, **options):
     cfg = shapes_config(shapes, work_dir, **{'train_cfg.max_epochs': 1, **options})
-    return train(cfg, hooks=[Spoil(iterations)], skip_nan=skip_nan)
+    cfg.custom_hooks = [dict(type=Spoil, iterations=list(iterations))]
+    return train(cfg, TrainOptions(skip_nan=skip_nan))
 
 
 def weights(path):
@@ -54,13 +58,14 @@ def test_training_stops_with_the_state_before_it(shapes, tmp_path):
 @pytest.mark.parametrize('factor', [float('inf'), -float('inf')])
 def test_infinite_losses_stop_it_too(shapes, tmp_path, factor):
     cfg = shapes_config(shapes, tmp_path, **{'train_cfg.max_epochs': 1})
+    cfg.custom_hooks = [dict(type=Spoil, iterations=[1], name='loss_mask', factor=factor)]
     with pytest.raises(TrainingDiverged, match=f'^loss_mask is {factor} at iteration 1 '):
-        train(cfg, hooks=[Spoil([1], 'loss_mask', factor)])
+        train(cfg)
 
 
 def test_skipped_batches_leave_no_trace(shapes, tmp_path, capfd):
     run(shapes, tmp_path, [2, 3], skip_nan=True)
-    assert capfd.readouterr().out.count('the batch is left out') == 2
+    assert capfd.readouterr().out.count('the batch is skipped') == 2
     assert list(losses(tmp_path)) and read_checkpoint(str(tmp_path / 'iter_4.pth'))['meta']['iter'] == 4
     first, second, third, fourth = (weights(tmp_path / f'iter_{i}.pth') for i in (1, 2, 3, 4))
     for key, value in first.items():
@@ -69,20 +74,22 @@ def test_skipped_batches_leave_no_trace(shapes, tmp_path, capfd):
 
 
 def test_too_many_in_a_row_are_not_skipped(shapes, tmp_path):
-    with pytest.raises(TrainingDiverged, match=r'iteration 11 \(epoch 3\), 10 batches after the first that was left'):
+    with pytest.raises(TrainingDiverged, match=r'iteration 11 \(epoch 3\), 10 batches after the first that was sk'):
         run(shapes, tmp_path, range(1, 99), skip_nan=True, **{'train_cfg.max_epochs': 9})
 
 
-def test_weights_that_are_no_numbers_are_not_saved(shapes, tmp_path):
+class SpoilWeights(Hook):
+    priority = 'VERY_LOW'
 
-    class SpoilWeights(Hook):
-        priority = 'VERY_LOW'
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        torch.nn.init.constant_(runner.model.backbone.norm0.weight, float('nan'))
 
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            torch.nn.init.constant_(runner.model.backbone.norm0.weight, float('nan'))
 
-    with pytest.raises(TrainingDiverged, match=f'iteration 2 .*the weights are no numbers either. .*{tmp_path}'):
-        train(shapes_config(shapes, tmp_path), hooks=[SpoilWeights()])
+def test_weights_that_are_nan_are_not_saved(shapes, tmp_path):
+    cfg = shapes_config(shapes, tmp_path)
+    cfg.custom_hooks = [dict(type=SpoilWeights)]
+    with pytest.raises(TrainingDiverged, match=f'iteration 2 .*the weights are NaN or infinite, too. .*{tmp_path}'):
+        train(cfg)
     assert not (tmp_path / 'stopped.pth').exists()
 
 
@@ -90,6 +97,26 @@ def test_the_model_is_left_as_it_was(shapes, tmp_path):
     runner = run(shapes, tmp_path, [])
     assert 'parse_losses' not in vars(runner.model) and 'train_step' not in vars(runner.model)
     assert any(isinstance(hook, FiniteLossHook) for hook in runner.hooks)
+
+
+class Fail(Hook):
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        MODELS.append(runner.model)
+        raise RuntimeError('something else')
+
+
+MODELS = []
+
+
+def test_the_model_is_left_as_it_was_where_something_else_fails(shapes, tmp_path):
+    cfg = shapes_config(shapes, tmp_path)
+    cfg.custom_hooks = [dict(type=Fail)]
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match='something else'):
+        train(cfg)
+    assert not {'parse_losses', 'train_step'} & set(vars(MODELS.pop()))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_skipped_batch_counts_for_accumulation(shapes, tmp_path):

@@ -7,11 +7,10 @@ import time
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.hooks.resume import set_resume, use_resumable_loop
+from mmfasternet.engine.preparing import TrainOptions, prepare
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import CheckpointError
 from tests.conftest import SHAPES_CONFIG, data_options
@@ -54,9 +53,8 @@ def work_dir(trained, tmp_path):
 
 
 def resumed(work_dir, resume='auto'):
-    cfg = Config(dict(work_dir=str(work_dir), load_from='start.pth'))
-    set_resume(cfg, resume)
-    return cfg
+    cfg = load_config(str(SHAPES_CONFIG), dict(load_from='start.pth'), str(work_dir))
+    return prepare(cfg, TrainOptions(resume=resume))
 
 
 def test_the_newest_is_resumed_with_its_seed(work_dir):
@@ -99,11 +97,14 @@ def test_weights_alone_are_refused(work_dir):
     (dict(by_epoch=True, max_epochs=3), 'mmfasternet.EpochBasedTrainLoop'),
     (dict(max_epochs=3), 'mmfasternet.EpochBasedTrainLoop'),
     (dict(type='EpochBasedTrainLoop', max_epochs=3), 'mmfasternet.EpochBasedTrainLoop'),
-    (dict(type='IterBasedTrainLoop', max_iters=3), 'IterBasedTrainLoop'),
+    (dict(type='IterBasedTrainLoop', max_iters=3), 'mmfasternet.IterBasedTrainLoop'),
+    (dict(type='mmengine.EpochBasedTrainLoop', max_epochs=3), 'mmfasternet.EpochBasedTrainLoop'),
+    (dict(by_epoch=False, max_iters=3), 'mmfasternet.IterBasedTrainLoop'),
 ])
-def test_loops_by_epochs_are_resumable(loop, expected):
-    cfg = Config(dict(train_cfg=loop))
-    use_resumable_loop(cfg)
+def test_loops_are_resumable(loop, expected):
+    cfg = load_config(str(SHAPES_CONFIG))
+    cfg.train_cfg = loop
+    cfg = prepare(cfg, TrainOptions())
     assert cfg.train_cfg.type == expected and 'by_epoch' not in cfg.train_cfg
 
 
@@ -160,6 +161,6 @@ def test_checkpoints_in_another_folder_are_found(work_dir, tmp_path):
     for path in work_dir.glob('*.pth'):
         path.rename(tmp_path / 'out' / 'run' / path.name)
     (work_dir / 'last_checkpoint').unlink()
-    cfg = Config(dict(work_dir=str(work_dir), default_hooks=dict(checkpoint=dict(out_dir=str(tmp_path / 'out')))))
-    set_resume(cfg, 'auto')
+    cfg = load_config(str(SHAPES_CONFIG), {'default_hooks.checkpoint.out_dir': str(tmp_path / 'out')}, str(work_dir))
+    cfg = prepare(cfg, TrainOptions(resume='auto'))
     assert cfg.load_from == str(tmp_path / 'out' / 'run' / 'epoch_2.pth')

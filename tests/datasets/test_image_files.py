@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmfasternet.engine.inference import find_images
+from mmfasternet.datasets.image_files import find_images
 from mmfasternet.errors import DataError
 
 

@@ -1,0 +1,183 @@
+"""Whether the data that a config names can be read, and its classes are those of the model."""
+
+import inspect
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterator, Tuple
+
+from mmengine.fileio import list_from_file
+from mmengine.registry import DATASETS
+
+from mmfasternet.config_tree import walk
+from mmfasternet.datasets.coco_file import check_coco_file
+from mmfasternet.errors import DataError
+
+_COCO_TREE = 'COCO holds annotations/instances_{train,val}2017.json, train2017/*.jpg and val2017/*.jpg'
+_IMAGENET_TREE = 'ImageNet holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, with 1000 folders such as n01440764'
+_REMEDIES = {
+    'data/coco': f'{_COCO_TREE}: put it into data/coco/, set MMDET_DATASETS to its folder',
+    'data/shapes': 'Make it with python tools/make_shapes_coco.py data/shapes',
+}
+_HEADS = ('bbox_head', 'mask_head')  # and the head of a classifier
+
+
+class DatasetChecks:
+    """Checks the data of a config, each file once; to be used within the config's scope.
+
+    Args:
+        model: The model's config.
+        reads_files: Whether this process reads annotation files, which are
+            large: one of many is enough.
+    """
+
+    def __init__(self, model: Dict[str, Any], reads_files: bool = True) -> None:
+        self.model = model
+        self.reads_files = reads_files
+        self._seen: set = set()
+
+    def check(self, loader: Any, evaluators: Any, split: str) -> None:
+        """Check a split's data sets and its evaluators' annotation files.
+
+        Args:
+            loader: Config of its data loader, or None.
+            evaluators: Config of its evaluator, a list of some, or None.
+            split: Its name: ``'train'``, ``'val'`` or ``'test'``.
+
+        Raises:
+            DataError: If a file or folder is missing, an annotation file is
+                not COCO's format, or its classes do not match the config's or
+                the model's.
+        """
+        for dataset in _datasets(loader):
+            ann_file, folder = _check_paths(dataset, split)
+            classes = dataset_classes(dataset) or _check_class_folders(dataset, folder)
+            if classes and 'language_model' not in self.model:  # its classes are texts
+                _check_num_classes(self.model, classes, split)
+            wants = (ann_file, classes, split, _with_masks(dataset))
+            if ann_file and _is_coco(dataset) and self.reads_files and wants not in self._seen:
+                check_coco_file(ann_file, folder, *wants[1:])
+            self._seen.add(wants)
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators or {}]:
+            if evaluator.get('ann_file') and not evaluator.get('backend_args'):
+                _check_exists(evaluator['ann_file'], split, 'annotation file', f'{split}_evaluator.ann_file=FILE')
+
+
+def _datasets(loader: Any) -> Iterator[Dict[str, Any]]:
+    """The data sets in a data loader's config, unwrapped."""
+    return (node for _, node in walk(loader) if 'data_root' in node or 'ann_file' in node)
+
+
+def _class_of(dataset: Dict[str, Any]) -> Any:
+    kind = dataset.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        return registry.get(kind)
+
+
+def _is_coco(dataset: Dict[str, Any]) -> bool:
+    """Whether the file is read as COCO's: LVIS and the panoptic sets do it in ways of their own."""
+    from mmdet.datasets import CocoDataset
+    kind = _class_of(dataset)
+    return isinstance(kind, type) and issubclass(kind, CocoDataset) and all(
+        getattr(kind, name) is getattr(CocoDataset, name) for name in ('load_data_list', 'parse_data_info'))
+
+
+def dataset_classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
+    """Class names of a detection data set by its config; empty where only its files tell.
+
+    Raises:
+        DataError: If they are a text.
+    """
+    from mmdet.datasets import BaseDetDataset, CocoPanopticDataset
+    kind = _class_of(dataset)
+    if not (isinstance(kind, type) and issubclass(kind, BaseDetDataset)) or issubclass(kind, CocoPanopticDataset):
+        return ()
+    classes = (dataset.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes', ())
+    if isinstance(classes, str):
+        if not Path(classes).is_file():
+            raise DataError(f"metainfo.classes is the text '{classes}': it must be a tuple of names, such as "
+                            f"('{classes}', ) with its comma, or a file with a name on each line")
+        classes = list_from_file(classes)
+    return tuple(classes)
+
+
+def _is_folder_tree(dataset: Dict[str, Any]) -> bool:
+    """Whether it is MMPretrain's data set of a folder of images for each class."""
+    kind = _class_of(dataset)
+    return any(base.__name__ == 'CustomDataset' for base in getattr(kind, '__mro__', ()))
+
+
+def _check_class_folders(dataset: Dict[str, Any], folder: str) -> Tuple[str, ...]:
+    """The classes of such a tree, if it has no list of files; their number must be the one that is configured."""
+    if not (folder and _is_folder_tree(dataset)) or dataset.get('ann_file') or not dataset.get('with_label', True):
+        return ()
+    split = dataset.get('split')
+    if split and (Path(dataset.get('data_root') or '') / 'meta' / f'{split}.txt').is_file():
+        return ()
+    found = tuple(sorted(path.name for path in Path(folder).iterdir() if path.is_dir()))
+    kind = _class_of(dataset)
+    classes = dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes') or (
+        getattr(kind, 'METAINFO', None) or {}).get('classes') or found
+    if isinstance(classes, str):
+        classes = tuple(list_from_file(classes))
+    if not found or len(found) != len(classes):
+        raise DataError(f"image folder '{folder}' holds {len(found)} folders of classes, and {len(classes) or 'some'} "
+                        f'are expected. {_tree(dataset)}'.rstrip())
+    return tuple(classes)
+
+
+def _with_masks(dataset: Dict[str, Any]) -> bool:
+    return any(transform.get('with_mask') for transform in dataset.get('pipeline') or [])
+
+
+def _check_num_classes(model: Dict[str, Any], classes: Tuple[str, ...], split: str) -> None:
+    for where, node in walk(model, 'model'):
+        count = node.get('num_classes', len(classes))
+        is_head = where == 'model.head' or where.split('.')[-1].split('[')[0] in _HEADS
+        if is_head and isinstance(count, int) and count != len(classes):
+            raise DataError(f'{where}.num_classes is {count}, but the {split} data has {len(classes)} classes '
+                            f"({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}). Make num_classes of "
+                            f'all heads and metainfo.classes of the data sets agree')
+
+
+def _check_paths(dataset: Dict[str, Any], split: str) -> Tuple[str, str]:
+    """Check that the local files of a data set exist; gives its annotation file and image folder."""
+    root, ann_file = dataset.get('data_root') or '', dataset.get('ann_file') or ''
+    if dataset.get('backend_args') or '://' in root or '://' in ann_file or _downloads(dataset):
+        return '', ''
+    prefix = dataset.get('data_prefix') or ''
+    prefix = (prefix.get('img', prefix.get('img_path')) or '') if isinstance(prefix, dict) else prefix
+    if not prefix and _is_folder_tree(dataset):
+        prefix = dataset.get('split') or ''
+    option = f'{split}_dataloader.dataset.data_root=DIR'
+    if root and not (Path(ann_file).is_absolute() and Path(prefix).is_absolute()):
+        _check_exists(root, split, 'data folder', option, _tree(dataset))
+    ann_file, folder = (str(Path(root) / part) if part else '' for part in (ann_file, prefix))
+    for path, what in ((ann_file, 'annotation file'), (folder, 'image folder')):
+        if path:
+            _check_exists(path, split, what, option, _tree(dataset))
+    return ann_file, folder or root
+
+
+def _downloads(dataset: Dict[str, Any]) -> bool:
+    kind = _class_of(dataset)
+    return callable(kind) and 'download' in inspect.signature(kind).parameters
+
+
+def _tree(dataset: Dict[str, Any]) -> str:
+    return _IMAGENET_TREE if getattr(_class_of(dataset), '__name__', '') == 'ImageNet' else ''
+
+
+def _check_exists(path: str, split: str, what: str, option: str, tree: str = '') -> None:
+    if '://' in path or Path(path).exists():
+        return
+    remedy = f'{tree}: put it there' if tree else 'Put it there'
+    for root, how in _REMEDIES.items():
+        if path.startswith(root):
+            remedy = how
+    coco = os.environ.get('MMDET_DATASETS')
+    if coco and path.startswith(coco):
+        remedy = f'MMDET_DATASETS is {coco}. {_COCO_TREE}'
+    raise DataError(f"{what} '{path}' of the {split} data does not exist. {remedy}, or name another with "
+                    f'--cfg-options {option}')

@@ -1,0 +1,40 @@
+"""The form that a model is trained in."""
+
+from dataclasses import replace
+from typing import Any, Dict
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmfasternet.engine.speedups import SpeedUps
+from mmfasternet.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SpeedUpHook(Hook):
+    """Brings the model into the form it is trained in, once its weights are there; names and values of these stay.
+
+    The type of automatic mixed precision is that of the config's
+    ``optim_wrapper``: in bfloat16, RoIs and mmcv's operators stay in float32.
+
+    Args:
+        channels_last: Weights and feature maps in channels-last format.
+            Defaults to False.
+        compile: Backbone and neck compiled by ``torch.compile``; implies
+            ``channels_last``. Defaults to False.
+    """
+
+    def __init__(self, channels_last: bool = False, compile: bool = False) -> None:
+        self.options = SpeedUps(channels_last=channels_last, compile=compile)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        # Training in bfloat16 has no loss scale, and may go on in float16 on another GPU.
+        if checkpoint.get('optimizer', {}).get('loss_scaler') == {}:
+            del checkpoint['optimizer']['loss_scaler']
+
+    def before_train(self, runner: Runner) -> None:
+        in_bfloat16 = getattr(runner.optim_wrapper, 'cast_dtype', None) == torch.bfloat16
+        options = replace(self.options, amp='bfloat16' if in_bfloat16 else None)
+        options.apply_to_model(runner.model.module if is_model_wrapper(runner.model) else runner.model)

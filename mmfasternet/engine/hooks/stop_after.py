@@ -1,0 +1,30 @@
+"""Training for a number of iterations, within the schedule of a longer one."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmfasternet.engine.loops import TrainingStopped
+from mmfasternet.registry import HOOKS
+
+
+@HOOKS.register_module()
+class StopAfterHook(Hook):
+    """Ends a training after so many iterations; its state is not saved for that.
+
+    MMEngine's loops end with their epochs, and a shorter schedule would be
+    another training.
+
+    Args:
+        iterations: Their number.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.iter + 1 >= self.iterations:
+            raise TrainingStopped(f'stopped after iteration {runner.iter + 1} of {runner.max_iters}')

@@ -1,0 +1,135 @@
+"""MMEngine's loops that go on in the middle of an epoch, and end in order however they end."""
+
+import itertools
+import logging
+from typing import Any, Iterable, Optional
+
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop as MMEngineEpochBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop as MMEngineIterBasedTrainLoop
+from mmengine.runner import TestLoop as MMEngineTestLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmfasternet.registry import LOOPS
+
+#: In the message hub: the epoch that was validated last.
+VALIDATED = 'validated_epoch'
+
+
+class TrainingStopped(Exception):
+    """The training was asked to stop, and its state is saved; the text says so and how to go on."""
+
+
+class _InOrder:
+    """Mixin of a loop: hooks get a last word, :meth:`after_loop`, also where an error ends it.
+
+    A training that was asked to stop ends as one that is done.
+    """
+    runner: Any
+
+    def run(self) -> Any:
+        """Run, from where a checkpoint was written if there is one."""
+        try:
+            return super().run()  # type: ignore[misc]
+        except TrainingStopped as stopped:
+            self.runner.logger.info(str(stopped))
+            return self.runner.model
+        finally:
+            self.runner.call_hook('after_loop')
+
+
+class _Epochs(MMEngineEpochBasedTrainLoop):
+    _iter: int
+    _epoch: int
+    #: Batches of an epoch when the checkpoint was written; None if it does not tell.
+    resumed_length: Optional[int] = None
+
+    def run(self) -> nn.Module:
+        length = self.resumed_length or len(self.dataloader)
+        self._done = self._batches_done(length)
+        self.runner.call_hook('before_train')
+        validated = self.runner.message_hub.runtime_info.get(VALIDATED)
+        if self._iter and self._iter == self._epoch * length and validated != self._epoch:
+            self._validate_if_due()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._validate_if_due()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Train an epoch, or what is left of it."""
+        done, self._done = self._done, 0
+        if not done:
+            super().run_epoch()
+            return
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for index, batch in enumerate(self._rest(done), start=done):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def _batches_done(self, length: int) -> int:
+        done = self._iter - self._epoch * length
+        if not done or length == len(self.dataloader) and 0 < done <= length:
+            return done
+        print_log(f'the checkpoint is of iteration {self._iter}, with {length} batches in an epoch, and here are '
+                  f'{len(self.dataloader)}: epoch {self._epoch + 1} begins anew', 'current', logging.WARNING)
+        self._iter = self._epoch * len(self.dataloader)
+        self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
+        return 0
+
+    def _validate_if_due(self) -> None:
+        self._decide_current_val_interval()
+        if self.runner.val_loop is not None and self._epoch >= self.val_begin and (
+                self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs):
+            self.runner.val_loop.run()
+
+    def _rest(self, done: int) -> Iterable[Any]:
+        loader = self.dataloader
+        batches = list(itertools.islice(loader.batch_sampler, done, None))
+        return DataLoader(
+            loader.dataset,
+            batch_sampler=batches,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            prefetch_factor=loader.prefetch_factor)
+
+
+@LOOPS.register_module()
+class EpochBasedTrainLoop(_InOrder, _Epochs):
+    """MMEngine's ``EpochBasedTrainLoop`` that goes on in the middle of an epoch, and ends in order.
+
+    MMEngine would begin the epoch anew, and do more iterations than the
+    schedule has. Here the batches that were trained on are skipped, without
+    being loaded. A validation that may have been interrupted is repeated. The
+    place in the epoch is known where
+    :class:`~mmfasternet.engine.hooks.ResumeHook` is there.
+
+    Args:
+        See :class:`mmengine.runner.EpochBasedTrainLoop`.
+    """
+
+
+@LOOPS.register_module()
+class IterBasedTrainLoop(_InOrder, MMEngineIterBasedTrainLoop):
+    """MMEngine's ``IterBasedTrainLoop`` that ends in order.
+
+    Args:
+        See :class:`mmengine.runner.IterBasedTrainLoop`.
+    """
+
+
+@LOOPS.register_module()
+class TestLoop(_InOrder, MMEngineTestLoop):
+    """MMEngine's ``TestLoop`` that ends in order.
+
+    Args:
+        See :class:`mmengine.runner.TestLoop`.
+    """
