@@ -25,6 +25,7 @@ class _SafeLoading:
     variables: Dict[str, Optional[str]]
     globals: List[Any]
     schemes: Dict[str, Any]
+    kept: Dict[str, Dict[str, Any]] = {}  # by path, what read_ahead has read
 
     @classmethod
     def enter(cls) -> None:
@@ -47,6 +48,7 @@ class _SafeLoading:
             cls.users -= 1
             if cls.users:
                 return
+            cls.kept.clear()
             CheckpointLoader._schemes = cls.schemes
             torch.serialization.clear_safe_globals()
             torch.serialization.add_safe_globals(cls.globals)
@@ -69,6 +71,42 @@ def safe_loading() -> Iterator[None]:
         yield
     finally:
         _SafeLoading.leave()
+
+
+def read_ahead(path: str, converted: bool = True) -> Dict[str, Any]:
+    """Read a checkpoint, and keep it for whoever loads it next within :func:`safe_loading`.
+
+    That is one call of :func:`load_for_mmengine`, by MMEngine too, or of
+    :func:`~mmfasternet.checkpoints.load_pretrained_backbone`. It gets the very
+    tensors, and may change or keep them: they are forgotten here then, and so
+    they are when the outermost :func:`safe_loading` ends. Outside of it,
+    nothing is kept.
+
+    Args:
+        path: Path or URL, spelt as whoever loads it will.
+        converted: Give it as :func:`load_for_mmengine` does, and not as it is
+            in the file. Backbones need no more than the latter, from
+            classifiers with heads of their own too. Defaults to True.
+
+    Raises:
+        CheckpointError: If it can't be read, or its keys don't make a
+            FasterNet and ``converted`` is set.
+    """
+    content = read_checkpoint(path)
+    with LOCK:
+        if _SafeLoading.users:
+            _SafeLoading.kept[path] = content
+    return _for_mmengine(content, path) if converted else content
+
+
+def read_once(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
+    """:func:`read_checkpoint`, or what :func:`read_ahead` kept, which is forgotten then."""
+    with LOCK:
+        content = _SafeLoading.kept.pop(path, None)
+    # What was kept is on the CPU, whatever map_location says. That serves MMEngine's Runner.load_checkpoint and resume,
+    # whose load_state_dict of models, EMA and optimizers copy to where the parameters are. (Optimizers' step counts stay
+    # on the CPU unless they are fused or capturable: as in a training that was not interrupted.)
+    return read_checkpoint(path, map_location) if content is None else content
 
 
 def load_from_mmfasternet(path: str, map_location: Any = None) -> Dict[str, Any]:
@@ -95,7 +133,10 @@ def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
         CheckpointError: If it can't be read, or its keys don't make a
             FasterNet.
     """
-    content = read_checkpoint(path, map_location)
+    return _for_mmengine(read_once(path, map_location), path)
+
+
+def _for_mmengine(content: Dict[str, Any], path: str) -> Dict[str, Any]:
     if path.startswith('mmcls://'):  # these serve as backbones
         content = mmengine_checkpoint._process_mmcls_checkpoint(content)
     weights = state_dict_of(content, path)

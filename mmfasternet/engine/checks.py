@@ -13,7 +13,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
-from mmfasternet.checkpoints import check_fits, check_start, read_checkpoint
+from mmfasternet.checkpoints import check_fits, check_start, load_for_mmengine, read_checkpoint
 from mmfasternet.cli.options import is_first_process
 from mmfasternet.datasets.coco_file import check_coco_file
 from mmfasternet.errors import DataError, UserError
@@ -94,7 +94,8 @@ def check_model(cfg: Config,
     with _scope(cfg):
         model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
     if checkpoint:
-        (check_start if starts else check_fits)(model.module if isinstance(model, BaseTTAModel) else model, checkpoint)
+        check = check_start if starts else check_fits
+        check(model.module if isinstance(model, BaseTTAModel) else model, load_for_mmengine(checkpoint), checkpoint)
     if pretrained:
         for path in _pretrained(cfg.model):
             if '://' not in path:
