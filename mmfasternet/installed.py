@@ -88,14 +88,14 @@ def require(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(missing(error)) from None
+        raise UserError(missing(error) or f"{name} can't be imported: {error}") from None
 
 
 def missing(error: ModuleNotFoundError) -> str:
-    """What is missing and what brings it, in one line."""
+    """What is missing and what brings it, in one line; empty if it is nothing that only some parts need."""
     name = (error.name or '').split('.')[0]
     if name in EXTRAS:
         return f'{name} is not installed: pip install "mmfasternet[{EXTRAS[name]}]" brings it'
-    if name.startswith('mm') and name != 'mmfasternet':
+    if name in ('mmdet', 'mmpretrain'):
         return f'{name} is not installed: requirements/onedl.txt names its release, README.md how to install it'
-    return str(error)
+    return ''

@@ -48,6 +48,8 @@ class LazyRegistry(Registry):
             try:
                 import_module(self.modules[name])
             except ModuleNotFoundError as error:
+                if not missing(error):
+                    raise
                 raise UserError(f"type '{self.scope}.{name}': {missing(error)}") from error
         return super().get(key)
 

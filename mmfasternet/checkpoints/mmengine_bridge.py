@@ -103,9 +103,9 @@ def read_once(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
     """:func:`read_checkpoint`, or what :func:`read_ahead` kept, which is forgotten then."""
     with LOCK:
         content = _SafeLoading.kept.pop(path, None)
-    # What was kept is on the CPU, whatever map_location says. That serves MMEngine's Runner.load_checkpoint and resume,
-    # whose load_state_dict of models, EMA and optimizers copy to where the parameters are. (Optimizers' step counts stay
-    # on the CPU unless they are fused or capturable: as in a training that was not interrupted.)
+    # What was kept is on the CPU, whatever map_location says. That serves MMEngine's Runner.load_checkpoint and resume:
+    # load_state_dict of models, of their EMA and of optimizers copies to where the parameters are. (An optimizer's step
+    # counts stay on the CPU unless it is fused or capturable, as in a training that was not interrupted.)
     return read_checkpoint(path, map_location) if content is None else content
 
 

@@ -2,8 +2,15 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmfasternet.checkpoints import check_fits, check_pretrained, check_start, convert, load_for_mmengine
-from mmfasternet.checkpoints import load_pretrained_backbone, read_checkpoint
+from mmfasternet.checkpoints import (
+    check_fits,
+    check_pretrained,
+    check_start,
+    convert,
+    load_for_mmengine,
+    load_pretrained_backbone,
+    read_checkpoint,
+)
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models import FasterNet
 from tests.checkpoints.test_initializer import assert_same_features, saved
@@ -114,7 +121,8 @@ def test_pretrained_weights_are_the_same_from_the_file_and_from_what_mmengine_lo
 def test_a_backbone_does_not_ask_for_a_classifiers_head(tmp_path, source):
     """timm's with num_classes=0 have half of one, which has no place in our classifier."""
     weights = convert(official_classifier(source), 'timm')
-    path = saved({key: value for key, value in weights.items() if not key.startswith('classifier.')}, tmp_path / 'a.pth')
+    weights = {key: value for key, value in weights.items() if not key.startswith('classifier.')}
+    path = saved(weights, tmp_path / 'a.pth')
     assert check_pretrained(FasterNet('t0'), read_checkpoint(path), path)
     with pytest.raises(CheckpointError, match='lacks classifier'):
         load_for_mmengine(path)

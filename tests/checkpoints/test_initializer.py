@@ -7,7 +7,7 @@ from mmfasternet.checkpoints import convert, load_for_mmengine, load_pretrained_
 from mmfasternet.errors import CheckpointError, UserError
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, SHAPES_CONFIG, build, randomize_norms
-from tests.official import official_backbone, official_classifier, official_detector
+from tests.official import official_backbone, official_classifier
 
 ARCHS = list(FasterNet.arch_settings)
 

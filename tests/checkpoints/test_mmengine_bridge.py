@@ -16,8 +16,16 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
-from mmfasternet.checkpoints import load_for_mmengine, load_pretrained_backbone, mmengine_bridge, read_ahead
-from mmfasternet.checkpoints import read_checkpoint, reading, safe_loading, trust_checkpoints
+from mmfasternet.checkpoints import (
+    load_for_mmengine,
+    load_pretrained_backbone,
+    mmengine_bridge,
+    read_ahead,
+    read_checkpoint,
+    reading,
+    safe_loading,
+    trust_checkpoints,
+)
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call, hostile_file
