@@ -83,17 +83,17 @@ def require(name: str) -> Any:
 
     Raises:
         UserError: If it is not installed; the message names the extra that
-            brings it.
+            brings it. Or if it is, and can't be imported.
     """
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise UserError(missing(error) or f"{name} can't be imported: {error}") from None
 
 
-def missing(error: ModuleNotFoundError) -> str:
+def missing(error: ImportError) -> str:
     """What is missing and what brings it, in one line; empty if it is nothing that only some parts need."""
-    name = (error.name or '').split('.')[0]
+    name = (error.name or '').split('.')[0] if isinstance(error, ModuleNotFoundError) else ''
     if name in EXTRAS:
         return f'{name} is not installed: pip install "mmfasternet[{EXTRAS[name]}]" brings it'
     if name in ('mmdet', 'mmpretrain'):

@@ -3,6 +3,7 @@ import configparser
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -64,6 +65,10 @@ def test_a_missing_module_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, 'openvino', None)
     with pytest.raises(UserError, match=r'^openvino is not installed: pip install "mmfasternet\[deploy\]" brings it$'):
         require('openvino')
+    monkeypatch.setattr('importlib.import_module', Mock(side_effect=ImportError('libfoo.so: not found', name='onnx')))
+    with pytest.raises(UserError, match="^onnx can't be imported: libfoo.so: not found$"):
+        require('onnx')
+    monkeypatch.undo()
     assert require('numpy') is sys.modules['numpy']
     assert 'README' in missing(ModuleNotFoundError(name='mmpretrain.models'))
     assert missing(ModuleNotFoundError(name='mmfasternet.x')) == missing(ModuleNotFoundError(name='theirs')) == ''
