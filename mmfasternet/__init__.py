@@ -1,18 +1,30 @@
 """FasterNet and partial convolution for MMDetection and MMPretrain."""
 
-import mmcv
-import mmdet
-import mmengine
-from mmengine.utils import digit_version
+from typing import TYPE_CHECKING, Any, List
 
+from .installed import check_release
 from .version import __version__
 
-# package -> lowest release this is tested with, first release it may break on
-_BOUNDS = {mmcv: ('2.1.0', '3.0.0'), mmengine: ('0.10.7', '1.0.0'), mmdet: ('3.3.0', '4.0.0')}
+if TYPE_CHECKING:
+    from .models import FasterNet, PartialConv
 
-for _package, (_lowest, _beyond) in _BOUNDS.items():
-    if not digit_version(_lowest) <= digit_version(_package.__version__) < digit_version(_beyond):
-        raise ImportError(f'{_package.__name__} {_package.__version__} is installed, but mmfasternet {__version__} '
-                          f'needs >={_lowest},<{_beyond}')
+__all__ = ['FasterNet', 'PartialConv', '__version__']
 
-__all__ = ['__version__']
+# The lowest release this is tested with, and the first that it may break on.
+check_release('mmengine', '0.10.7', '1.0.0')
+check_release('mmcv', '2.1.0', '3.0.0')
+check_release('mmdet', '3.3.0', '4.0.0', optional=True)
+
+from . import registry  # noqa: E402, F401, which gives the scope to MMEngine
+
+
+def __getattr__(name: str) -> Any:
+    # Not before they are asked for: mmcv takes longer than all else here.
+    if name in ('FasterNet', 'PartialConv'):
+        from . import models
+        return getattr(models, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})

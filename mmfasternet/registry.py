@@ -5,6 +5,9 @@ Configs name what is registered here with the scope, for example
 other OpenMMLab package.
 """
 
+from importlib import import_module
+from typing import Any, Dict, Optional
+
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -14,9 +17,55 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
-MODELS = Registry(
-    'model', parent=MMENGINE_MODELS, scope='mmfasternet', locations=['mmfasternet.models', 'mmfasternet.deploy'])
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmfasternet', locations=['mmfasternet.datasets'])
+from mmfasternet.errors import UserError
+from mmfasternet.installed import missing
+
+
+class LazyRegistry(Registry):
+    """A registry that imports the module of a type when the type is asked for.
+
+    MMEngine's ``locations`` are imported together: a backbone would need
+    MMDetection and MMPretrain then.
+
+    Args:
+        name: As MMEngine's.
+        modules: The module that registers a type, by the type's name.
+        kwargs: As MMEngine's.
+    """
+
+    def __init__(self, name: str, modules: Dict[str, str], **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self.modules = modules
+
+    def get(self, key: str) -> Optional[type]:
+        """Get what is registered by a name.
+
+        Raises:
+            UserError: If its module needs a package that is not installed.
+        """
+        name = key.rpartition('.')[2] if isinstance(key, str) else ''
+        if name in self.modules and name not in self.module_dict and key in (name, f'{self.scope}.{name}'):
+            try:
+                import_module(self.modules[name])
+            except ModuleNotFoundError as error:
+                if not missing(error):
+                    raise
+                raise UserError(f"type '{self.scope}.{name}': {missing(error)}") from error
+        return super().get(key)
+
+
+MODELS = LazyRegistry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmfasternet',
+    modules=dict(
+        FasterNet='mmfasternet.models.backbones.fasternet',
+        LN2d='mmfasternet.models.layers.norm',
+        FasterNetHead='mmfasternet.models.heads.fasternet_head',
+        InstanceTTAModel='mmfasternet.models.tta',
+        ExportedDetector='mmfasternet.deploy.export.exported_detector'))
+DATASETS = LazyRegistry(
+    'dataset', parent=MMENGINE_DATASETS, scope='mmfasternet', modules=dict(Digits='mmfasternet.datasets.digits'))
 TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope='mmfasternet', locations=['mmfasternet.datasets'])
 DATA_SAMPLERS = Registry(

@@ -8,12 +8,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import torch
-from filelock import FileLock
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from tqdm import tqdm
 
 from mmfasternet.errors import CheckpointError
 from mmfasternet.files import atomic_path
+from mmfasternet.installed import require
 
 _SECONDS = 60  # without an answer
 
@@ -81,7 +80,7 @@ def download(url: str) -> Path:
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f'.{name}.lock'):
+        with require('filelock').FileLock(folder / f'.{name}.lock'):
             if not path.is_file():
                 _fetch(url, path)
                 address.write_text(url)
@@ -97,7 +96,8 @@ def _fetch(url: str, path: Path) -> None:
     with atomic_path(path) as unfinished:
         with urllib.request.urlopen(url, timeout=_SECONDS) as response, unfinished.open('wb') as file:
             length = int(response.headers.get('Content-Length') or 0)
-            with tqdm(desc=path.name, total=length or None, unit='B', unit_scale=True, disable=None) as progress:
+            bar = require('tqdm').tqdm(desc=path.name, total=length or None, unit='B', unit_scale=True, disable=None)
+            with bar as progress:
                 while chunk := response.read(1 << 20):
                     file.write(chunk)
                     progress.update(len(chunk))

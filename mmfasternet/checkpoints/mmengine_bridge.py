@@ -25,7 +25,7 @@ class _SafeLoading:
     variables: Dict[str, Optional[str]]
     globals: List[Any]
     schemes: Dict[str, Any]
-    kept: Dict[str, Any] = {}
+    kept: Dict[str, Dict[str, Any]] = {}  # by path, what read_ahead has read
 
     @classmethod
     def enter(cls) -> None:
@@ -73,6 +73,45 @@ def safe_loading() -> Iterator[None]:
         _SafeLoading.leave()
 
 
+def read_ahead(path: str, converted: bool = True) -> Dict[str, Any]:
+    """Read a checkpoint, and keep it for whoever loads it next within :func:`safe_loading`.
+
+    That is one call of :func:`load_for_mmengine`, by MMEngine too, or of
+    :func:`~mmfasternet.checkpoints.load_pretrained_backbone`. It gets the very
+    tensors, and may change or keep them: they are forgotten here then, and so
+    they are when the outermost :func:`safe_loading` ends. Outside of it,
+    nothing is kept. Asked for again before that, it is not read again.
+
+    Args:
+        path: Path or URL, spelt as whoever loads it will.
+        converted: Give it as :func:`load_for_mmengine` does, and not as it is
+            in the file. Backbones need no more than the latter, from
+            classifiers with heads of their own too. Defaults to True.
+
+    Raises:
+        CheckpointError: If it can't be read, or its keys don't make a
+            FasterNet and ``converted`` is set.
+    """
+    with LOCK:
+        content = _SafeLoading.kept.get(path)
+    if content is None:
+        content = read_checkpoint(path)
+    with LOCK:
+        if _SafeLoading.users:
+            _SafeLoading.kept[path] = content
+    return _for_mmengine(content, path) if converted else content
+
+
+def read_once(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
+    """:func:`read_checkpoint`, or what :func:`read_ahead` kept, which is forgotten then."""
+    with LOCK:
+        content = _SafeLoading.kept.pop(path, None)
+    # What was kept is on the CPU, whatever map_location says. That serves MMEngine's Runner.load_checkpoint and resume:
+    # load_state_dict of models, of their EMA and of optimizers copies to where the parameters are. (An optimizer's step
+    # counts stay on the CPU unless it is fused or capturable, as in a training that was not interrupted.)
+    return read_checkpoint(path, map_location) if content is None else content
+
+
 def load_from_mmfasternet(path: str, map_location: Any = None) -> Dict[str, Any]:
     """:func:`load_for_mmengine` by a name that makes a word in MMEngine's log."""
     return load_for_mmengine(path, map_location)
@@ -97,9 +136,10 @@ def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
         CheckpointError: If it can't be read, or its keys don't make a
             FasterNet.
     """
-    if path in _SafeLoading.kept:
-        return _SafeLoading.kept.pop(path)
-    content = read_checkpoint(path, map_location)
+    return _for_mmengine(read_once(path, map_location), path)
+
+
+def _for_mmengine(content: Dict[str, Any], path: str) -> Dict[str, Any]:
     if path.startswith('mmcls://'):  # these serve as backbones
         content = mmengine_checkpoint._process_mmcls_checkpoint(content)
     weights = state_dict_of(content, path)
@@ -117,11 +157,3 @@ def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
     if kind.layout == 'mmfasternet' and 'state_dict' in content:
         return dict(content, state_dict=converted, meta=meta)
     return dict(state_dict=converted, meta=meta)
-
-
-def read_ahead(path: str) -> Dict[str, Any]:
-    """Read a checkpoint that :func:`load_for_mmengine` will be asked for next, which then gets what was read."""
-    content = load_for_mmengine(path)
-    if _SafeLoading.users:
-        _SafeLoading.kept[path] = content
-    return content

@@ -12,13 +12,13 @@ from typing import Any, Dict, List, Set
 
 import torch
 from mmengine.logging import print_log
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmfasternet.checkpoints.allowlist import is_trusting, only_allowed_globals
 from mmfasternet.checkpoints.contents import state_dict_of
 from mmfasternet.checkpoints.download import local_path
-from mmfasternet.errors import CheckpointError
+from mmfasternet.errors import CheckpointError, UserError
+from mmfasternet.installed import require
 from mmfasternet.models.weights.fitting import listed
 
 #: The entry of a ``.safetensors`` file's metadata with the names of the classes, a json list.
@@ -87,20 +87,24 @@ def _read_file(path: Path, map_location: Any) -> Any:
         if path.suffix == '.safetensors' or start[8:9] == b'{':
             return _read_safetensors(path, map_location)
         return _read_pickle(path, map_location)
-    except CheckpointError:
+    except UserError:
         raise
     except Exception as error:  # a file may hold anything, and be broken anywhere
         text = str(error).strip()
-        says = isinstance(error, (RuntimeError, OSError, ValueError, SafetensorError)) and text
+        says = isinstance(error, (RuntimeError, OSError, ValueError)) and text
         reason = text.splitlines()[0] if says else 'it is no file that PyTorch wrote, or a part of one'
         raise CheckpointError(f"checkpoint '{path}' is broken: {reason}. Remove it, and fetch or write it "
                               f'again') from None
 
 
 def _read_safetensors(path: Path, map_location: Any) -> Dict[str, Any]:
-    with safe_open(path, 'pt') as file:
-        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-        classes = json.loads((file.metadata() or {}).get(CLASSES_ENTRY, '[]'))
+    safetensors = require('safetensors')
+    try:
+        with safetensors.safe_open(path, 'pt') as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+            classes = json.loads((file.metadata() or {}).get(CLASSES_ENTRY, '[]'))
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from None
     if isinstance(map_location, (str, torch.device)):
         weights = {key: value.to(map_location) for key, value in weights.items()}
     return dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=tuple(classes))) if classes else {})

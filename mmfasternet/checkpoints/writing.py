@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Dict, Tuple
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from mmfasternet.checkpoints.allowlist import trust_checkpoints
@@ -15,6 +14,7 @@ from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of, wei
 from mmfasternet.checkpoints.reading import CLASSES_ENTRY, read_checkpoint
 from mmfasternet.errors import CheckpointError, UserError
 from mmfasternet.files import atomic_path
+from mmfasternet.installed import require
 from mmfasternet.models.weights.layouts import WeightsKind, convert, recognize
 
 
@@ -117,7 +117,7 @@ def _serialized(path: Path, content: Dict[str, Any], classes: Tuple[str, ...]) -
     if path.suffix == '.safetensors':
         # One entry: safetensors writes several in any order, and the same content gets another hash.
         metadata = {CLASSES_ENTRY: json.dumps(classes)} if classes else dict(format='pt')
-        return to_safetensors(_apart(state_dict_of(content, str(path))), metadata)
+        return require('safetensors.torch').save(_apart(state_dict_of(content, str(path))), metadata)
     buffer = io.BytesIO()  # into a file, its path would become part of the content
     torch.save(content, buffer)
     return buffer.getvalue()

@@ -11,6 +11,7 @@ from typing import Any, ContextManager, Iterator, Optional
 from mmengine.config import DictAction
 
 from mmfasternet.errors import UserError
+from mmfasternet.installed import missing
 
 #: Types to compute in, as PyTorch calls them.
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -138,6 +139,11 @@ def one_line_errors() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(f"error: '{error.filename or 'a file'}' can't be written: {error.strerror}. Make room", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if not missing(error):
+            raise
+        print(f'error: {missing(error)}', file=sys.stderr)
         sys.exit(1)
     except UserError as error:
         from mmfasternet.engine.processes import is_first_process

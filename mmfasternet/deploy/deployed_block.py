@@ -26,8 +26,9 @@ class DeployedBlock(nn.Module):
       its two blocks of columns, so that the convolved and the untouched
       channels never stand in one tensor:
       :math:`h = W_b x_b + W_a \, \mathrm{conv}(x_a)`. In the channels-last
-      memory format nothing is copied but the convolution's input. The fastest
-      one in eager PyTorch on a CPU.
+      memory format nothing is copied but the convolution's input, and the
+      block's where it does not own it. The fastest one in eager PyTorch on a
+      CPU.
     - ``'linear'``: concatenation, and linear layers on channels-last maps;
       nothing is written in place. For ``torch.compile``.
     - ``'conv'``: concatenation and convolutions, which ONNX Runtime and
@@ -91,9 +92,8 @@ class DeployedBlock(nn.Module):
         rows = _rows(x)
         hidden = rows[:, self.conv_channels:] @ untouched.t() if self.conv1.bias is None else torch.addmm(
             self.conv1.bias, rows[:, self.conv_channels:], untouched.t())
-        # The slice's rows lie apart in memory; made dense, the convolution finds its fast kernel.
-        part = x[:, :self.conv_channels]
-        hidden.addmm_(_rows(self.pconv(part)), convolved.t())
+        # The slice's rows lie apart in memory: the convolution copies it for its fast kernel, the one copy here.
+        hidden.addmm_(_rows(self.pconv(x[:, :self.conv_channels])), convolved.t())
         size = (x.shape[0], *x.shape[2:], -1)
         if self.folded:
             hidden = self.act(hidden)  # on a plain matrix, for which PyTorch's GELU has its fast kernel

@@ -53,10 +53,11 @@ def check_checkpoints(cfg: Config, model: nn.Module, trains: bool) -> None:
     for module in model.modules():
         if isinstance(module, FasterNet):
             for pretrained in _pretrained(module.init_cfg):
-                check_pretrained(module, read_ahead(pretrained), pretrained)
+                # As it is in the file: a classifier's head may be any.
+                check_pretrained(module, read_ahead(pretrained, converted=False), pretrained)
     for pretrained in _pretrained(cfg.model):
         if '://' not in pretrained:
-            read_ahead(pretrained)
+            read_ahead(pretrained, converted=False)
 
 
 def check_weights(model: nn.Module, content: Dict[str, Any], path: str, starts: bool = False) -> None:

@@ -1,5 +1,4 @@
 from .backbones import FasterNet
 from .layers import FasterNetBlock, PartialConv
-from .tta import InstanceTTAModel
 
-__all__ = ['FasterNet', 'FasterNetBlock', 'InstanceTTAModel', 'PartialConv']
+__all__ = ['FasterNet', 'FasterNetBlock', 'PartialConv']

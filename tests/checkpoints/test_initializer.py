@@ -3,11 +3,11 @@ import torch
 from mmengine.config import Config
 from safetensors.torch import save_file
 
-from mmfasternet.checkpoints import check_fits, check_start, convert, load_for_mmengine, load_pretrained_backbone
+from mmfasternet.checkpoints import convert, load_for_mmengine, load_pretrained_backbone
 from mmfasternet.errors import CheckpointError, UserError
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, SHAPES_CONFIG, build, randomize_norms
-from tests.official import official_backbone, official_classifier, official_detector
+from tests.official import official_backbone, official_classifier
 
 ARCHS = list(FasterNet.arch_settings)
 
@@ -139,75 +139,7 @@ def test_beside_other_initialisations(tmp_path, source):
     assert torch.equal(target.stages[0].downsample.norm.weight, source.stages[0].downsample.norm.weight)
 
 
-def test_official_detectors_fit_whole(tmp_path, detector):
-    """As MMDetection 2.x writes them, with a training's state and class names in capitals."""
-    path = saved(dict(state_dict=official_detector(detector), optimizer=dict(state={}),
-                      meta=dict(CLASSES=('a', 'b'), PALETTE=[(1, 2, 3)] * 2, epoch=12, mmdet_version='2.25.0')),
-                 tmp_path / 'detector.pth')
-    content = load_for_mmengine(path)
-    assert set(content) == {'state_dict', 'meta'}
-    assert content['meta']['dataset_meta'] == dict(classes=('a', 'b'), palette=[(1, 2, 3)] * 2)
-    check_fits(detector, path)
-    target = build(Config.fromfile(SHAPES_CONFIG).model)
-    target.load_state_dict(content['state_dict'], strict=True)
-    load_pretrained_backbone(target.backbone, path)
-    assert_same_features(target.backbone, detector.backbone)
-
-
 def test_other_networks_checkpoints_are_left_as_they_are(tmp_path):
     content = dict(state_dict={'module.conv1.weight': torch.zeros(1)}, meta=dict(CLASSES=('a', )), epoch=3)
     found = load_for_mmengine(saved(content, tmp_path / 'resnet.pth'))
     assert found == content
-
-
-def test_a_checkpoint_to_test_must_hold_the_whole_model_and_no_other(tmp_path, detector, source):
-    weights = detector.state_dict()
-    check_fits(detector, saved(dict(state_dict=weights), tmp_path / 'a.pth'))
-    check_fits(detector, saved({f'module.{key}': value for key, value in weights.items()}, tmp_path / 'a.pth'))
-    check_fits(detector, saved({**weights, 'teacher.weight': torch.zeros(1)}, tmp_path / 'a.pth'))
-    deeper = {**weights, 'backbone.stages.2.blocks.8.conv1.weight': torch.zeros(1)}
-    with pytest.raises(CheckpointError, match='holds FasterNet of 40 channels and 1-2-9-2 blocks'):
-        check_fits(detector, saved(deeper, tmp_path / 'a.pth'))
-    config = Config.fromfile(SHAPES_CONFIG).model
-    config.backbone.out_norm = False
-    with pytest.raises(CheckpointError, match=r'unknown backbone\.norm0\.weight'):
-        check_fits(build(config), saved(weights, tmp_path / 'a.pth'))
-    odd = {**weights, 'backbone.stages.2.blocks.7.attention.weight': torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r'unknown backbone\.stages\.2\.blocks\.7\.attention\.weight'):
-        check_fits(detector, saved(odd, tmp_path / 'a.pth'))
-    with pytest.raises(CheckpointError, match=r'lacks backbone\.norm0\.weight.*keys\)'):
-        check_fits(detector, saved(official_classifier(source), tmp_path / 'a.pth'))
-
-
-def test_weights_where_mmengine_does_not_look_for_them_are_refused(tmp_path):
-    """It would load none of them, and say so in the log only."""
-    model = torch.nn.Linear(2, 3)
-    check_fits(model, saved(dict(state_dict=model.state_dict()), tmp_path / 'a.pth'))
-    with pytest.raises(CheckpointError, match='lacks weight, bias'):
-        check_fits(model, saved(dict(model=model.state_dict()), tmp_path / 'a.pth'))
-
-
-def test_a_training_starts_from_any_checkpoint_with_its_backbone(tmp_path, detector, source):
-    for weights in (official_classifier(source), source.state_dict(), convert(official_classifier(source), 'timm'),
-                    official_detector(detector)):
-        check_start(detector, saved(weights, tmp_path / 'a.pth'))
-    heads = {key: value for key, value in detector.state_dict().items() if not key.startswith('backbone')}
-    for weights, problem in ((FasterNet('t1').state_dict(), 'holds FasterNet-T1'), (heads, 'lacks stages')):
-        with pytest.raises(CheckpointError, match=problem):
-            check_start(detector, saved(weights, tmp_path / 'a.pth'))
-
-
-def test_what_a_detector_does_not_use_may_be_there(tmp_path, detector):
-    retinanet = build(Config.fromfile(ROOT / 'configs' / 'mask_rcnn_fasternet_t0_shapes.py').model.backbone.copy()
-                      | dict(out_indices=(1, 2)))
-    model = torch.nn.ModuleDict(dict(backbone=retinanet))
-    model.backbone = retinanet
-    check_fits(model, saved(detector.state_dict(), tmp_path / 'a.pth'))
-
-
-def test_a_training_of_another_network_starts_from_what_it_shares(tmp_path):
-    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
-    check_start(model, saved({'0.weight': torch.zeros(3, 2)}, tmp_path / 'a.pth'))
-    for weights in ({'weight': torch.zeros(3, 2)}, {'0.weight': torch.zeros(3, 3)}):
-        with pytest.raises(CheckpointError, match='no weights in common'):
-            check_start(model, saved(weights, tmp_path / 'a.pth'))

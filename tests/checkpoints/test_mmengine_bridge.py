@@ -16,8 +16,18 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
-from mmfasternet.checkpoints import read_checkpoint, safe_loading, trust_checkpoints
+from mmfasternet.checkpoints import (
+    load_for_mmengine,
+    load_pretrained_backbone,
+    mmengine_bridge,
+    read_ahead,
+    read_checkpoint,
+    reading,
+    safe_loading,
+    trust_checkpoints,
+)
 from mmfasternet.errors import CheckpointError
+from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call, hostile_file
 
 WEIGHTS = dict(weight=torch.zeros(1))
@@ -240,3 +250,65 @@ def test_others_safe_globals_are_kept(tmp_path):
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Paths of the files that are read."""
+    paths, read_file = [], reading._read_file
+    monkeypatch.setattr(reading, '_read_file', lambda path, where: paths.append(path) or read_file(path, where))
+    return paths
+
+
+def test_what_was_read_ahead_is_read_once(tmp_path, reads):
+    source, target, path = nn.Linear(2, 2), nn.Linear(2, 2), str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict=source.state_dict()), path)
+    with safe_loading():
+        content = read_ahead(path)
+        assert torch.equal(content['state_dict']['weight'], source.weight)
+        loaded = load_checkpoint(target, path, map_location='cpu')
+        assert len(reads) == 1 and loaded['state_dict']['weight'] is content['state_dict']['weight']
+        assert torch.equal(target.weight, source.weight)
+        # It was handed over: optimizers may go on with its tensors.
+        again = load_checkpoint(target, path)
+        assert len(reads) == 2 and again['state_dict']['weight'] is not content['state_dict']['weight']
+
+
+@pytest.mark.parametrize('converted', [True, False])
+def test_a_backbones_weights_are_read_once(tmp_path, reads, converted):
+    source, target, path = FasterNet('t0'), FasterNet('t0'), str(tmp_path / 'a.pth')
+    torch.save(source.state_dict(), path)
+    target.init_cfg = dict(type='Pretrained', checkpoint=path)
+    with safe_loading():
+        content = read_ahead(path, converted)
+        assert ('state_dict' in content) == converted
+        target.init_weights()
+        assert len(reads) == 1
+        target.init_weights()
+        assert len(reads) == 2
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+    load_pretrained_backbone(target, path)
+    assert len(reads) == 3
+
+
+def test_nothing_is_kept_behind_the_outermost_safe_loading(tmp_path, reads):
+    path = str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict=WEIGHTS), path)
+    read_ahead(path)
+    assert not mmengine_bridge._SafeLoading.kept
+    with safe_loading():
+        with safe_loading():
+            read_ahead(path)
+        assert set(mmengine_bridge._SafeLoading.kept) == {path}
+    assert not mmengine_bridge._SafeLoading.kept
+    load_for_mmengine(path)
+    assert len(reads) == 3
+
+
+def test_an_address_is_read_once(tmp_path, reads, monkeypatch):
+    torch.save(dict(state_dict=WEIGHTS), tmp_path / 'a.pth')
+    monkeypatch.setattr(reading, 'local_path', lambda path: tmp_path / path.rpartition('/')[2])
+    with safe_loading():
+        content = read_ahead('https://example.org/a.pth')
+        assert CheckpointLoader.load_checkpoint('https://example.org/a.pth') is content
+    assert len(reads) == 1

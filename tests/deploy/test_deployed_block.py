@@ -85,6 +85,23 @@ def test_a_block_writes_only_into_an_input_it_owns():
         assert owned.data_ptr() == x.data_ptr()
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('owns_input', [False, True])
+def test_matrix_products_copy_the_convolutions_input_only(dtype, owns_input):
+    """A copy of a map is a clone; a product that does not own the map it adds to begins with a copy of that."""
+    block = FasterNetBlock(64, BN, RELU).eval().requires_grad_(False)
+    deployed = DeployedBlock(block, 'matmul', owns_input).to(dtype, memory_format=torch.channels_last)
+    x = torch.randn(1, 64, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    deployed(x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        deployed(x)
+    events = list(profile.events())
+    assert [event.input_shapes[0] for event in events if event.name == 'aten::clone'] == [[1, 16, 8, 8]]
+    copied = [event.input_shapes[0] for event in events if event.name == 'aten::copy_']
+    # The other one is the folded bias, which the first product adds to.
+    assert sorted(copied) == sorted([[1, 16, 8, 8], [64, 128], *[[64, 64]] * (not owns_input)])
+
+
 @pytest.mark.parametrize('algorithm', ALGORITHMS)
 @pytest.mark.parametrize('shape', [(1, 16, 1, 1), (3, 16, 1, 7), (2, 16, 5, 1)])
 def test_maps_of_one_row_column_or_position(algorithm, shape):

@@ -69,7 +69,6 @@ def test_n_div_is_the_reciprocal_ratio():
 
 
 @pytest.mark.parametrize('kwargs, names', [
-    (dict(channels=8, stride=2), 'stride'),
     (dict(channels=3), 'partial_ratio'),
     (dict(channels=3, n_div=4), 'n_div'),
     (dict(channels=8, partial_ratio=0), 'partial_ratio'),
@@ -84,6 +83,11 @@ def test_n_div_is_the_reciprocal_ratio():
 def test_bad_arguments_are_named(kwargs, names):
     with pytest.raises(ValueError, match=names):
         PartialConv(**kwargs)
+
+
+def test_there_is_no_stride():
+    with pytest.raises(TypeError, match='stride'):
+        PartialConv(8, stride=2)
 
 
 def test_wrong_number_of_input_channels():

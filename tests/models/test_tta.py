@@ -3,7 +3,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from mmfasternet.models import InstanceTTAModel
+from mmfasternet.models.tta import InstanceTTAModel
 
 SIZE = 20
 

@@ -21,8 +21,9 @@ from mmfasternet.deploy.conversion import set_eval_mode, to_deploy
 from mmfasternet.deploy.dense import DensePart, each_module
 from mmfasternet.deploy.export.end_to_end import EndToEndDetector
 from mmfasternet.deploy.export.manifest import Manifest, Part
-from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime, require
+from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
 from mmfasternet.errors import ArgumentError, UserError
+from mmfasternet.installed import require
 
 _PACKAGES = dict(onnx=('onnx', 'onnxscript', 'onnxruntime'), openvino=('onnx', 'onnxscript', 'openvino'))
 _OPSET = 18  # the oldest that PyTorch's exporter writes

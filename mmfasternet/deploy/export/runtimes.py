@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmfasternet.errors import UserError
+from mmfasternet.installed import require
 
 #: File suffix of each format; the weights of an OpenVINO model are beside it, in ``.bin``.
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
@@ -119,15 +120,3 @@ def _to_last(x: Tensor) -> Tensor:
 
 def _from_last(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
-
-
-def require(name: str) -> Any:
-    """Import a package that only export needs.
-
-    Raises:
-        UserError: If it is not installed.
-    """
-    try:
-        return __import__(name)
-    except ImportError:
-        raise UserError(f'{name} is not installed: pip install "mmfasternet[deploy]" brings it') from None

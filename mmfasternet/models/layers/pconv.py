@@ -36,8 +36,6 @@ class PartialConv(nn.Module):
             is for inference only. Defaults to ``'split_cat'``.
         n_div: The reciprocal of ``partial_ratio``, as the paper's listing
             spells it; give one of the two. Defaults to None.
-        stride: Only 1: the untouched channels keep their resolution, so the
-            convolved ones must. Defaults to 1.
 
     Raises:
         ValueError: If an argument is out of its range; the message names it.
@@ -57,8 +55,7 @@ class PartialConv(nn.Module):
                  partial_ratio: Optional[float] = None,
                  kernel_size: int = 3,
                  mode: str = 'split_cat',
-                 n_div: Optional[int] = None,
-                 stride: int = 1) -> None:
+                 n_div: Optional[int] = None) -> None:
         super().__init__()
         if n_div is not None:
             if partial_ratio is not None:
@@ -72,8 +69,6 @@ class PartialConv(nn.Module):
             raise ArgumentError(f'partial_ratio must lie in (0, 1], got {partial_ratio}')
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ArgumentError(f'kernel_size must be odd and positive, got {kernel_size}')
-        if stride != 1:
-            raise ArgumentError(f'stride must be 1, got {stride}: the untouched channels keep their resolution')
         if mode not in MODES:
             raise ArgumentError(f'mode must be one of {MODES}, got {mode!r}')
         # The tolerance undoes the rounding of ratios such as 1/3 or 0.1.

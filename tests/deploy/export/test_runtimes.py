@@ -1,4 +1,3 @@
-import builtins
 import subprocess
 import sys
 
@@ -30,14 +29,7 @@ def test_a_broken_file_is_named_in_one_line(tmp_path, kind, name):
 
 @pytest.mark.parametrize('package, name', [('onnxruntime', 'model.onnx'), ('openvino', 'model.xml')])
 def test_a_missing_package_is_named(tmp_path, monkeypatch, package, name):
-    original = builtins.__import__
-
-    def without(wanted, *args, **kwargs):
-        if wanted == package:
-            raise ImportError(wanted)
-        return original(wanted, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, '__import__', without)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=f'{package} is not installed: pip install'):
         load_runtime(tmp_path / name)
 
