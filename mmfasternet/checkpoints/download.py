@@ -12,6 +12,7 @@ from filelock import FileLock
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from tqdm import tqdm
 
+from mmfasternet.compat import mmengine_home
 from mmfasternet.errors import CheckpointError
 from mmfasternet.files import atomic_path
 
@@ -47,7 +48,7 @@ def local_path(path: str) -> Path:
         raise CheckpointError(f"checkpoint '{path}': MMEngine knows no '{name}'. Check the name, or name a file")
     if '://' in known[name]:
         return download(known[name])
-    return Path(mmengine_checkpoint._get_mmengine_home()) / known[name]
+    return Path(mmengine_home()) / known[name]
 
 
 def download(url: str) -> Path:

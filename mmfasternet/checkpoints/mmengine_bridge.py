@@ -1,14 +1,13 @@
 """Published weights of any layout, as MMEngine loads them."""
 
 import os
-from collections import OrderedDict
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from mmfasternet import compat
 from mmfasternet.checkpoints.allowlist import ALLOWED, LOCK, is_trusting
 from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of
 from mmfasternet.checkpoints.reading import read_checkpoint
@@ -37,7 +36,7 @@ class _SafeLoading:
                 os.environ[_FORCE] = '1'
             cls.globals = torch.serialization.get_safe_globals()
             torch.serialization.add_safe_globals(list(ALLOWED))
-            cls.schemes = OrderedDict(CheckpointLoader._schemes)
+            cls.schemes = compat.checkpoint_schemes()
             # All of them: MMEngine's maintained release unpickles whatever safe loading refuses, and lists getattr.
             CheckpointLoader.register_scheme(list(cls.schemes), load_from_mmfasternet, force=True)
 
@@ -47,7 +46,8 @@ class _SafeLoading:
             cls.users -= 1
             if cls.users:
                 return
-            CheckpointLoader._schemes = cls.schemes
+            for prefix, loader in cls.schemes.items():
+                CheckpointLoader.register_scheme(prefix, loader, force=True)
             torch.serialization.clear_safe_globals()
             torch.serialization.add_safe_globals(cls.globals)
             for name, value in cls.variables.items():
@@ -97,7 +97,7 @@ def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
     """
     content = read_checkpoint(path, map_location)
     if path.startswith('mmcls://'):  # these serve as backbones
-        content = mmengine_checkpoint._process_mmcls_checkpoint(content)
+        content = compat.mmcls_backbone(content)
     weights = state_dict_of(content, path)
     kind = recognize(weights)
     if kind is None:

@@ -131,7 +131,7 @@ def loss_curve(cfg: Config, options: SpeedUps, steps: int, seed: int = 0) -> Lis
                              randomness=dict(seed=seed), default_hooks=dict(checkpoint=None)))
     remove_amp(own)
     if options.compile:
-        torch._dynamo.reset()  # what earlier trainings compiled counts against Dynamo's limit
+        torch.compiler.reset()  # what earlier trainings compiled counts against Dynamo's limit
     recorder = _LossRecorder(steps)
     with tempfile.TemporaryDirectory() as folder:
         # MMEngine keeps loggers and visualizers by name for the whole process, with the folder they write to.
