@@ -1,44 +1,218 @@
-"""Private names of other libraries."""
-from typing import Any, List, Optional
+"""Private names of other libraries, which any of their releases may change: each of ours stands here, and only here.
+
+Each was looked up in PyTorch 2.6 and 2.11, MMEngine 0.10.7 and 0.10.12, MMDetection 3.3.0 and 3.5.1.
+``tests/test_compat.py`` touches each of them: after an upgrade of a library it fails, and it says where. A name comes
+here only where no public one does the same.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves as tree_leaves
+from torch.utils._pytree import tree_map_only as tree_map_only
+
+if TYPE_CHECKING:  # a backbone comes without them
+    from mmengine.runner import BaseLoop, Runner
+
+#: Private methods of other libraries that classes of ours override, with their parameters behind ``self``.
+OVERRIDDEN: Mapping[str, Tuple[str, ...]] = {
+    'mmengine.hooks.CheckpointHook._save_checkpoint_with_step': ('runner', 'step', 'meta'),
+    'mmengine.hooks.CheckpointHook._save_best_checkpoint': ('runner', 'metrics'),
+    'mmengine.infer.BaseInferencer._load_weights_to_model': ('model', 'checkpoint', 'cfg'),
+    'mmdet.apis.DetInferencer._load_weights_to_model': ('model', 'checkpoint', 'cfg'),
+}
+
+# PyTorch
+
+#: What the batch norms of one, two and three dimensions and of several processes have in common.
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+#: ``relu(bias + a @ b)`` of matrices, by one kernel of cuBLAS.
+addmm_relu: Callable[[Tensor, Tensor, Tensor], Tensor] = torch._addmm_activation
+
+#: Copies tensors into others, of both a list; on a GPU by few kernels.
+foreach_copy: Callable[[List[Tensor], List[Tensor]], None] = torch._foreach_copy_
+
+#: What the keys of a compiled model's weights begin with.
+COMPILED_PREFIX = '_orig_mod.'
 
 
-def loops_of(runner: Any) -> List[Any]:
-    from mmengine.runner import BaseLoop
-    return [loop for loop in (runner._train_loop, runner._val_loop, runner._test_loop) if isinstance(loop, BaseLoop)]
+def forward_hooks(module: nn.Module) -> List[Callable]:
+    """What is called before and after a module's ``forward``: PyTorch gives a handle to who registers, and no list."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
-def train_loop_of(runner: Any) -> Optional[Any]:
-    from mmengine.runner import BaseLoop
-    return runner._train_loop if isinstance(runner._train_loop, BaseLoop) else None
+def remove_forward_hooks(module: nn.Module, kind: type) -> None:
+    """Remove the hooks of a class; a copy of a module has copies of its hooks, to which nobody has a handle."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key in [key for key, hook in hooks.items() if isinstance(hook, kind)]:
+            del hooks[key]
 
 
-def accumulative_counts(optim_wrapper: Any) -> int:
+def compiled_call(module: nn.Module) -> Optional[Callable]:
+    """What ``module.compile()``, or :func:`set_compiled_call`, has put in the place of a module's call."""
+    return module._compiled_call_impl
+
+
+def set_compiled_call(module: nn.Module, call: Optional[Callable]) -> None:
+    """Put something in the place of a module's call, hooks included; a copy of the module is without it.
+
+    ``None`` takes it away again: PyTorch has no way to undo ``module.compile()``.
+    """
+    module._compiled_call_impl = call
+
+
+def plain_call(module: nn.Module) -> Callable:
+    """A module's call, hooks included, whatever is in its place."""
+    return partial(type(module)._call_impl, module)
+
+
+def fake_tensors() -> ContextManager[Any]:
+    """Within it, only types and shapes are computed; meta tensors would need a model that is made of them."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def recompilations(limit: int) -> ContextManager[Any]:
+    """Within it, Dynamo compiles a function so many times, and only then runs it as it is."""
+    import torch._dynamo as dynamo
+    name = 'recompile_limit' if hasattr(dynamo.config, 'recompile_limit') else 'cache_size_limit'  # PyTorch 2.6
+    return dynamo.config.patch({name: limit})
+
+
+def exit_codes(context: Any) -> List[Optional[int]]:
+    """How the processes of an elastic agent's ``SubprocessContext`` ended; None of those that run."""
+    return [handler.proc.returncode for handler in context.subprocess_handlers.values()]
+
+
+# MMEngine
+
+
+def built_loops(runner: 'Runner') -> List['BaseLoop']:
+    """The loops of training, validation and test that are built; the runner's own properties build them."""
+    loops = (runner._train_loop, runner._val_loop, runner._test_loop)
+    return [loop for loop in loops if loop is not None and not isinstance(loop, dict)]
+
+
+def built_train_loop(runner: 'Runner') -> Optional['BaseLoop']:
+    """The loop of training, if it is built."""
+    return None if isinstance(runner._train_loop, dict) else runner._train_loop
+
+
+def remove_hook(runner: 'Runner', hook: Any) -> None:
+    """Have a runner no longer call a hook; its ``hooks`` are the list itself, and no copy."""
+    runner.hooks.remove(hook)
+
+
+def set_progress(loop: 'BaseLoop', epoch: Optional[int] = None, iteration: Optional[int] = None) -> None:
+    """Set how many epochs and iterations a training loop has done, which it gives as ``epoch`` and ``iter``."""
+    if epoch is not None:
+        loop._epoch = epoch
+    if iteration is not None:
+        loop._iter = iteration
+
+
+def update_val_interval(loop: 'BaseLoop') -> None:
+    """Set a training loop's ``val_interval`` to that of its epoch or iteration, by its milestones."""
+    loop._decide_current_val_interval()
+
+
+def accumulation(optim_wrapper: Any) -> int:
+    """Over how many batches an optimizer accumulates gradients; 1 of several optimizers in a dict."""
     return getattr(optim_wrapper, '_accumulative_counts', 1)
 
 
 def count_batch(optim_wrapper: Any) -> None:
+    """Have a batch without a backward pass count among those that gradients are accumulated over."""
     optim_wrapper._inner_count += 1
 
 
-def is_last_of_step(optim_wrapper: Any) -> bool:
-    return optim_wrapper._accumulative_counts > 1 and optim_wrapper.should_update()
+def dict_of(cfg: Any) -> Dict[str, Any]:
+    """What a config holds, itself and no copy."""
+    return cfg._cfg_dict
 
 
-def det_inferencer(cfg: Any, checkpoint: str, device: str, check: Any) -> Any:
-    """MMDetection's inferencer; ``check(model, content)`` is called before the weights are loaded."""
+def checkpoint_schemes() -> Dict[str, Callable]:
+    """What reads checkpoints, by the prefixes of their paths; ``CheckpointLoader.register_scheme`` sets them."""
+    from mmengine.runner import CheckpointLoader
+    return dict(CheckpointLoader._schemes)
+
+
+def mmcls_backbone(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
+    """The weights of the backbone in a classifier of ``mmcls://``, as MMEngine gives them."""
+    from mmengine.runner.checkpoint import _process_mmcls_checkpoint
+    return _process_mmcls_checkpoint(checkpoint)
+
+
+def mmengine_home() -> str:
+    """The folder of MMEngine's own files, such as checkpoints that its lists of models name."""
+    from mmengine.runner.checkpoint import _get_mmengine_home
+    return _get_mmengine_home()
+
+
+def one_cycle_methods() -> Dict[str, Callable]:
+    """The methods that checkpoints of a training by ``OneCycleLR`` name."""
+    from mmengine.optim import OneCycleParamScheduler
+    return {name: getattr(OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')}
+
+
+# MMDetection
+
+
+def normalizes(preprocessor: Any) -> bool:
+    """Whether a data preprocessor subtracts a mean and divides by a deviation."""
+    return preprocessor._enable_normalize
+
+
+def swaps_channels(preprocessor: Any) -> bool:
+    """Whether a data preprocessor makes RGB of BGR, or the other way round."""
+    return preprocessor._channel_conversion
+
+
+def box_forward(roi_head: Any, maps: Any, rois: Tensor) -> Dict[str, Tensor]:
+    """``cls_score`` and ``bbox_pred`` of a ``StandardRoIHead`` for RoIs ``(R, 5)``."""
+    return roi_head._bbox_forward(maps, rois)
+
+
+def mask_forward(roi_head: Any, maps: Any, rois: Tensor) -> Dict[str, Tensor]:
+    """``mask_preds`` of a ``StandardRoIHead`` for RoIs ``(R, 5)``."""
+    return roi_head._mask_forward(maps, rois)
+
+
+def finds_boxes_like(head: type, other: type) -> bool:
+    """Whether two classes of box heads turn their outputs into boxes by the same methods."""
+    return (head.predict_by_feat is other.predict_by_feat  # type: ignore[attr-defined]
+            and head._predict_by_feat_single is other._predict_by_feat_single)  # type: ignore[attr-defined]
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """Masks ``(n, 1, h, w)`` resampled to where their boxes ``(n, 4)`` lie in an image: ``(n, height, width)``."""
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+    return _do_paste_mask(masks, boxes, height, width, skip_empty=False)[0]
+
+
+def det_inferencer(cfg: Any, checkpoint: str, device: str, check: Callable[[nn.Module, Dict[str, Any]], None]) -> Any:
+    """MMDetection's inferencer, which checks the content of its checkpoint by ``check`` before it loads it."""
     from mmdet.apis import DetInferencer
 
     class CheckedInferencer(DetInferencer):
 
-        def _load_weights_to_model(self, model: Any, checkpoint: Any, cfg: Any) -> None:
+        def _load_weights_to_model(self, model: nn.Module, checkpoint: Dict[str, Any], cfg: Any) -> None:
             check(model, checkpoint)
             super()._load_weights_to_model(model, checkpoint, cfg)
 
     return CheckedInferencer(cfg, checkpoint, device=device)
 
 
-def image_classification_inferencer(cfg: Any, model: Any, dataset_meta: Any) -> Any:
-    """MMPretrain's inferencer of a model that is built and loaded."""
+# MMPretrain
+
+
+def image_classification_inferencer(cfg: Any, model: nn.Module, dataset_meta: Dict[str, Any]) -> Any:
+    """MMPretrain's inferencer of a classifier that is built and loaded; it reads these attributes of the model."""
+    from mmengine.registry import DefaultScope
     from mmpretrain.apis import ImageClassificationInferencer
     model._config, model._dataset_meta, model._metainfo = cfg, dataset_meta, None
-    return ImageClassificationInferencer(model)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return ImageClassificationInferencer(model)

@@ -9,9 +9,9 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmfasternet.compat import BatchNorm, fake_tensors
 from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.engine.config import is_classifier
 
@@ -22,7 +22,7 @@ COUNTED_WITH_NORMS = (*_ALL, 'layer_norm', 'group_norm')
 _LAYER_OPERATORS = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)  # of PyTorch's counter
 _ACTIVATIONS = (nn.ReLU, nn.GELU)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+_NORMS = (BatchNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Comple
     head = model.roi_head
     rois = {kind: (NUM_ROIS[kind], getattr(head, f'{kind}_roi_extractor').out_channels,
                    *getattr(head, f'{kind}_roi_extractor').roi_layers[0].output_size) for kind in NUM_ROIS}
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), fake_tensors(), FlopCounterMode(display=False) as counter:
         # Only shapes are computed.
         model.rpn_head(model.extract_feat(_image(cfg, size)))
         head.bbox_head(torch.empty(rois['bbox']))

@@ -6,9 +6,9 @@ from typing import Any, Dict, List, Tuple
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmfasternet.benchmark.complexity import NUM_ROIS, build_for_counting
+from mmfasternet.compat import fake_tensors
 from mmfasternet.deploy.dense import each_module
 
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -30,7 +30,7 @@ def least_times(cfg: Config, size: Tuple[int, int], dtype: torch.dtype, teraflop
         gigabytes: 10^9 bytes read or written per second.
     """
     model = build_for_counting(cfg)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():  # only shapes are computed
+    with fake_tensors(), torch.no_grad():  # only shapes are computed
         found: Dict[str, float] = defaultdict(float)
         part: List[str] = ['']
 

@@ -10,8 +10,8 @@ from typing import Any, Iterator
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
+from mmfasternet import compat
 from mmfasternet.checkpoints import numpy_pickles
 
 #: Held by whoever changes what the process loads, or relies on it.
@@ -25,7 +25,7 @@ class _OneCycle:
 # Methods that these keep as attributes, which pickle names through getattr.
 _METHODS = {
     HistoryBuffer: {name: getattr(HistoryBuffer, name) for name in ('min', 'max', 'mean', 'current')},
-    _OneCycle: {name: getattr(OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')},
+    _OneCycle: compat.one_cycle_methods(),
 }
 
 

@@ -4,13 +4,14 @@ from typing import Any, Dict, Mapping, Optional
 
 from torch import Tensor
 
+from mmfasternet.compat import COMPILED_PREFIX
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models.weights.fitting import listed
 from mmfasternet.models.weights.layouts import recognize
 
 _PLACES = ('state_dict', 'model')
 # DistributedDataParallel and averaged models, compiled models, Lightning's modules with the network as ``model``.
-_WRAPPERS = ('module.', '_orig_mod.', 'model.')
+_WRAPPERS = ('module.', COMPILED_PREFIX, 'model.')
 
 
 def state_dict_of(content: Dict[str, Any], path: str) -> Dict[str, Tensor]:

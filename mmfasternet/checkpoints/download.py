@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlparse
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from mmfasternet.compat import mmengine_home
 from mmfasternet.errors import CheckpointError
 from mmfasternet.files import atomic_path
 from mmfasternet.installed import require
@@ -46,7 +47,7 @@ def local_path(path: str) -> Path:
         raise CheckpointError(f"checkpoint '{path}': MMEngine knows no '{name}'. Check the name, or name a file")
     if '://' in known[name]:
         return download(known[name])
-    return Path(mmengine_checkpoint._get_mmengine_home()) / known[name]
+    return Path(mmengine_home()) / known[name]
 
 
 def download(url: str) -> Path:

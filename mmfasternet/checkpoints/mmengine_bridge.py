@@ -1,14 +1,13 @@
 """Published weights of any layout, as MMEngine loads them."""
 
 import os
-from collections import OrderedDict
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from mmfasternet import compat
 from mmfasternet.checkpoints.allowlist import ALLOWED, LOCK, is_trusting
 from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of
 from mmfasternet.checkpoints.reading import read_checkpoint
@@ -38,7 +37,7 @@ class _SafeLoading:
                 os.environ[_FORCE] = '1'
             cls.globals = torch.serialization.get_safe_globals()
             torch.serialization.add_safe_globals(list(ALLOWED))
-            cls.schemes = OrderedDict(CheckpointLoader._schemes)
+            cls.schemes = compat.checkpoint_schemes()
             # All of them: MMEngine's maintained release unpickles whatever safe loading refuses, and lists getattr.
             CheckpointLoader.register_scheme(list(cls.schemes), load_from_mmfasternet, force=True)
 
@@ -49,7 +48,8 @@ class _SafeLoading:
             if cls.users:
                 return
             cls.kept.clear()
-            CheckpointLoader._schemes = cls.schemes
+            for prefix, loader in cls.schemes.items():
+                CheckpointLoader.register_scheme(prefix, loader, force=True)
             torch.serialization.clear_safe_globals()
             torch.serialization.add_safe_globals(cls.globals)
             for name, value in cls.variables.items():
@@ -141,7 +141,7 @@ def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
 
 def _for_mmengine(content: Dict[str, Any], path: str) -> Dict[str, Any]:
     if path.startswith('mmcls://'):  # these serve as backbones
-        content = mmengine_checkpoint._process_mmcls_checkpoint(content)
+        content = compat.mmcls_backbone(content)
     weights = state_dict_of(content, path)
     kind = recognize(weights)
     if kind is None:

@@ -20,18 +20,15 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 class _ConfigOptions(DictAction):
     """MMEngine's, which drops the spaces in paths and has a traceback for what is no option."""
 
-    @staticmethod
-    def _parse_iterable(val: str) -> Any:
-        if ' ' in val and not any(sign in val for sign in ',[('):
-            return val.strip('\'"')
-        return DictAction._parse_iterable(val)
-
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: Optional[str] = None) -> None:
-        for value in values:
-            if '=' not in value:
-                parser.error(f"{option_string} takes KEY=VALUE, and '{value}' has no '='")
-        super().__call__(parser, namespace, values, option_string)
+        for option in values:
+            key, equals, value = option.partition('=')
+            if not equals:
+                parser.error(f"{option_string} takes KEY=VALUE, and '{option}' has no '='")
+            super().__call__(parser, namespace, [option], option_string)
+            if ' ' in value and not any(sign in value for sign in ',[('):
+                getattr(namespace, self.dest)[key] = value.strip('\'"')
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -129,9 +126,10 @@ def one_line_errors() -> Iterator[None]:
 
     Of several processes the first one says it.
     """
-    warnings.filterwarnings('ignore', message='faster_coco_eval')  # an evaluator that is not used here
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='faster_coco_eval')  # an evaluator that is not used here
+            yield
     except KeyboardInterrupt as interrupt:
         print(f'\ninterrupted{f": {interrupt}" if str(interrupt) else ""}', file=sys.stderr)
         sys.exit(130)  # as shells say it

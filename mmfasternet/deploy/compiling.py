@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from mmfasternet.compat import remove_forward_hooks, set_compiled_call
 from mmfasternet.deploy.dense import dense_head
 from mmfasternet.deploy.gpu.cuda_graphs import padded
 from mmfasternet.errors import ArgumentError, UserError
@@ -65,10 +66,8 @@ def check_compiler() -> None:
 def remove_compilation(model: nn.Module) -> None:
     """Take back what :func:`compile_networks` did, in place."""
     for module in model.modules():
-        module._compiled_call_impl = None
-        hooks = module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if isinstance(hook, _InputPadding)]:
-            del hooks[key]
+        set_compiled_call(module, None)
+        remove_forward_hooks(module, _InputPadding)
 
 
 class _InputPadding:

@@ -4,7 +4,7 @@ import copy
 import functools
 import time
 from collections import Counter
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from mmfasternet.compat import remove_forward_hooks, tree_map_only
 from mmfasternet.deploy.compiling import check_compilable, compile_networks, remove_compilation
 from mmfasternet.deploy.deployed_block import DeployedBlock, check_algorithm
 from mmfasternet.deploy.folding import fold_norms, fold_output_norms
@@ -217,13 +217,13 @@ def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_form
     for part in _parts(model) or [model]:
         part.to(dtype=dtype, memory_format=memory_format)
     entry = getattr(model, 'backbone', model)
-    _replace_hook(entry._forward_pre_hooks, entry.register_forward_pre_hook, _InputCast(dtype, memory_format))
+    _replace_hook(entry, entry.register_forward_pre_hook, _InputCast(dtype, memory_format))
     for head in _heads(model):
-        _replace_hook(head._forward_hooks, head.register_forward_hook, _Float32Output())
+        _replace_hook(head, head.register_forward_hook, _Float32Output())
     for module in model.modules():
         if isinstance(module, BaseRoIExtractor) and not isinstance(module, DeployedRoIExtractor):
-            _replace_hook(module._forward_pre_hooks, module.register_forward_pre_hook, _Float32Maps())
-            _replace_hook(module._forward_hooks, module.register_forward_hook, _OutputCast(dtype))
+            _replace_hook(module, module.register_forward_pre_hook, _Float32Maps())
+            _replace_hook(module, module.register_forward_hook, _OutputCast(dtype))
     feed_mmcv_contiguous(model)
 
 
@@ -232,7 +232,7 @@ def feed_mmcv_contiguous(model: nn.Module) -> None:
     for module in model.modules():
         if any(base.__module__.startswith('mmcv.ops.') for base in type(module).__mro__):
             module.to(memory_format=torch.contiguous_format)
-            _replace_hook(module._forward_pre_hooks, module.register_forward_pre_hook, _ContiguousInputs())
+            _replace_hook(module, module.register_forward_pre_hook, _ContiguousInputs())
 
 
 def _check_castable(model: nn.Module, dtype: torch.dtype) -> None:
@@ -290,10 +290,9 @@ class _Float32Output:
         return tree_map_only(Tensor, Tensor.float, outputs)
 
 
-def _replace_hook(hooks: Dict[int, Callable], register: Callable, hook: Callable) -> None:
-    """Register a hook in the place of an earlier one of its class."""
-    for key in [key for key, earlier in hooks.items() if isinstance(earlier, type(hook))]:
-        del hooks[key]
+def _replace_hook(module: nn.Module, register: Callable, hook: Callable) -> None:
+    """Register a hook of a module in the place of an earlier one of its class."""
+    remove_forward_hooks(module, type(hook))
     register(hook)
 
 

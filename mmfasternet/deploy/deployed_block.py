@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmfasternet.compat import addmm_relu
 from mmfasternet.deploy.folding import folded_behind, is_fixed
 from mmfasternet.errors import ArgumentError
 from mmfasternet.models.layers import FasterNetBlock
@@ -134,7 +135,7 @@ class DeployedBlock(nn.Module):
             hidden = F.linear(partial, expand.t(), self.conv1.bias)
             hidden = _rows(self.act(self.norm(hidden.view(size).permute(0, 3, 1, 2))))
         elif type(self.act) is nn.ReLU:
-            hidden = torch._addmm_activation(self.conv1.bias, partial, expand)
+            hidden = addmm_relu(self.conv1.bias, partial, expand)
         else:
             hidden = self.act(torch.addmm(self.conv1.bias, partial, expand))
         # A map that is not channels-last was copied into rows, which nobody else reads either.

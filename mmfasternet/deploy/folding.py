@@ -13,9 +13,10 @@ from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
 from mmcv.cnn.bricks.wrappers import Conv2d
 from mmdet.models.necks import FPN, PAFPN
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from mmfasternet.compat import BatchNorm, forward_hooks
+from mmfasternet.deploy.replacing import children
 from mmfasternet.models import FasterNet
 from mmfasternet.models.layers import PatchConv
 
@@ -72,7 +73,7 @@ def fold_output_norms(backbone: nn.Module, neck: Any) -> None:
             setattr(backbone, name, nn.Identity())
 
 
-def folded_behind(conv: nn.Conv2d, norm: _BatchNorm) -> Tuple[nn.Parameter, nn.Parameter]:
+def folded_behind(conv: nn.Conv2d, norm: BatchNorm) -> Tuple[nn.Parameter, nn.Parameter]:
     """Weight and bias of the one convolution that equals ``norm(conv(x))``; computed in float64."""
     weight, bias = fuse_conv_bn_weights(
         conv.weight.double(), _double(conv.bias), norm.running_mean.double(), norm.running_var.double(), norm.eps,
@@ -80,7 +81,7 @@ def folded_behind(conv: nn.Conv2d, norm: _BatchNorm) -> Tuple[nn.Parameter, nn.P
     return _parameter(weight, conv.weight), _parameter(bias, conv.weight)
 
 
-def folded_before(conv: nn.Conv2d, norm: _BatchNorm) -> Tuple[nn.Parameter, nn.Parameter]:
+def folded_before(conv: nn.Conv2d, norm: BatchNorm) -> Tuple[nn.Parameter, nn.Parameter]:
     """Weight and bias of the one 1x1 convolution that equals ``conv(norm(x))``; computed in float64."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
@@ -104,7 +105,7 @@ def _conv_norm_names(module: nn.Module) -> Iterator[Tuple[str, str]]:
     elif isinstance(module, PatchConv):
         yield 'conv', 'norm'
     elif type(module).forward is nn.Sequential.forward:
-        names = list(module._modules)
+        names = list(children(module))
         yield from zip(names, names[1:])
     else:
         for index in ('1', '2', '3'):
@@ -114,12 +115,12 @@ def _conv_norm_names(module: nn.Module) -> Iterator[Tuple[str, str]]:
 
 def _is_plain(conv: Any) -> bool:
     """Whether a module computes nothing but a convolution with its weight: hooks may change that."""
-    return type(conv) in _PLAIN_CONVS and not conv._forward_pre_hooks and not conv._forward_hooks
+    return type(conv) in _PLAIN_CONVS and not forward_hooks(conv)
 
 
 def is_fixed(norm: Optional[nn.Module]) -> bool:
     """Whether the norm is a batch norm that applies statistics of its own."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None and not norm.training
+    return isinstance(norm, BatchNorm) and norm.running_mean is not None and not norm.training
 
 
 def _double(tensor: Optional[Tensor]) -> Optional[Tensor]:

@@ -16,10 +16,13 @@ def replace_modules(model: nn.Module, replacement: Callable[[nn.Module], Optiona
     """
     made: Dict[nn.Module, Optional[nn.Module]] = {}
     for module in list(model.modules()):
-        for name, child in list(module._modules.items()):  # named_children() hides a module's second name
-            if child is None:
-                continue
+        for name, child in children(module).items():
             if child not in made:
                 made[child] = replacement(child)
             if made[child] is not None:
                 setattr(module, name, made[child])
+
+
+def children(module: nn.Module) -> Dict[str, nn.Module]:
+    """A module's children by all of their names; ``named_children()`` hides the second one that a child has."""
+    return {name: child for name, child in module.named_modules(remove_duplicate=False) if name and '.' not in name}

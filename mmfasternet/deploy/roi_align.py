@@ -1,5 +1,6 @@
 """RoIAlign as a weighted sum of map positions: fast on a CPU, by kernels that PyTorch has."""
 
+import functools
 import warnings
 from typing import NamedTuple, Optional, Sequence, Tuple
 
@@ -9,9 +10,6 @@ from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-
-for _remark in ('Sparse CSR tensor support is in beta state', 'Sparse invariant checks are implicitly disabled'):
-    warnings.filterwarnings('ignore', message=_remark)
 
 
 class _Axis(NamedTuple):
@@ -65,12 +63,21 @@ def roi_align(feature_map: Tensor, rois: Tensor, output_size: Tuple[int, int], s
     if feature_map.dtype == torch.float32 and feature_map.device.type == 'cpu':
         # The product with a sparse matrix is the faster one here, and knows no smaller type.
         size = (len(offsets) - 1, len(table))
+        _make_sparse_remarks()
         matrix = torch.sparse_csr_tensor(offsets, indices, weights, size, check_invariants=False)
         out = matrix @ table
     else:
         out = F.embedding_bag(indices, table, offsets, mode='sum', per_sample_weights=weights.to(table.dtype),
                               include_last_offset=True)
     return out.view(len(rois), *output_size, channels).permute(0, 3, 1, 2)
+
+
+@functools.cache  # once, as PyTorch makes them
+def _make_sparse_remarks() -> None:
+    """Have PyTorch remark, unheard, that its sparse matrices are in beta state, and that it does not check them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 
 
 def _axis(start: Tensor, extent: Tensor, bins: int, sampling_ratio: int, length: int) -> _Axis:

@@ -11,6 +11,7 @@ from mmengine.runner import TestLoop as MMEngineTestLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmfasternet.compat import set_progress, update_val_interval
 from mmfasternet.registry import LOOPS
 
 #: In the message hub: the epoch that was validated last.
@@ -40,8 +41,6 @@ class _InOrder:
 
 
 class _Epochs(MMEngineEpochBasedTrainLoop):
-    _iter: int
-    _epoch: int
     #: Batches of an epoch when the checkpoint was written; None if it does not tell.
     resumed_length: Optional[int] = None
 
@@ -50,9 +49,9 @@ class _Epochs(MMEngineEpochBasedTrainLoop):
         self._done = self._batches_done(length)
         self.runner.call_hook('before_train')
         validated = self.runner.message_hub.runtime_info.get(VALIDATED)
-        if self._iter and self._iter == self._epoch * length and validated != self._epoch:
+        if self.iter and self.iter == self.epoch * length and validated != self.epoch:
             self._validate_if_due()
-        while self._epoch < self._max_epochs and not self.stop_training:
+        while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
             self._validate_if_due()
         self.runner.call_hook('after_train')
@@ -69,22 +68,22 @@ class _Epochs(MMEngineEpochBasedTrainLoop):
         for index, batch in enumerate(self._rest(done), start=done):
             self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
-        self._epoch += 1
+        set_progress(self, epoch=self.epoch + 1)
 
     def _batches_done(self, length: int) -> int:
-        done = self._iter - self._epoch * length
+        done = self.iter - self.epoch * length
         if not done or length == len(self.dataloader) and 0 < done <= length:
             return done
-        print_log(f'the checkpoint is of iteration {self._iter}, with {length} batches in an epoch, and here are '
-                  f'{len(self.dataloader)}: epoch {self._epoch + 1} begins anew', 'current', logging.WARNING)
-        self._iter = self._epoch * len(self.dataloader)
-        self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
+        print_log(f'the checkpoint is of iteration {self.iter}, with {length} batches in an epoch, and here are '
+                  f'{len(self.dataloader)}: epoch {self.epoch + 1} begins anew', 'current', logging.WARNING)
+        set_progress(self, iteration=self.epoch * len(self.dataloader))
+        self.runner.optim_wrapper.initialize_count_status(self.runner.model, self.iter, self.max_iters)
         return 0
 
     def _validate_if_due(self) -> None:
-        self._decide_current_val_interval()
-        if self.runner.val_loop is not None and self._epoch >= self.val_begin and (
-                self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs):
+        update_val_interval(self)
+        if self.runner.val_loop is not None and self.epoch >= self.val_begin and (
+                self.epoch % self.val_interval == 0 or self.epoch == self.max_epochs):
             self.runner.val_loop.run()
 
     def _rest(self, done: int) -> Iterable[Any]:

@@ -1,16 +1,44 @@
 """What automatic mixed precision in bfloat16 leaves in float32: what has no operator for it, or needs more digits."""
 
 import functools
-from typing import Any, Callable, Tuple
+import threading
+import weakref
+from typing import Any, Callable, Dict, Tuple
 
 import torch
 from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.utils._pytree import tree_map_only
+
+from mmfasternet.compat import tree_map_only
 
 
-def keep_float32(model: nn.Module) -> None:
+class KeptFloat32:
+    """What :func:`keep_float32` did, to be undone by :meth:`remove` or at the end of a ``with``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._hooks = [module.register_forward_pre_hook(_Float32Inputs())
+                       for module in model.modules() if isinstance(module, BaseRoIExtractor)]
+        _Float32Operators.enter()
+        self._model = model
+        # A training that ends with an error calls no hook more: its operators are given back with its model.
+        self._leave = weakref.finalize(model, _Float32Operators.leave)
+        self._leave.atexit = False
+
+    def remove(self) -> None:
+        """Undo it; mmcv's operators are again what they were once all have done so. A second time does nothing."""
+        for hook in self._hooks:
+            hook.remove()
+        self._leave()
+
+    def __enter__(self) -> 'KeptFloat32':
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.remove()
+
+
+def keep_float32(model: nn.Module) -> KeptFloat32:
     """Have RoIs and mmcv's own operators computed in float32 under autocast in bfloat16; in float16 nothing changes.
 
     MMDetection rounds RoIs to the type of the maps: in bfloat16 by up to 4
@@ -18,12 +46,16 @@ def keep_float32(model: nn.Module) -> None:
 
     Args:
         model: The model, changed in place. mmcv's operators are those of the
-            whole process.
+            process, and stay so as long as any model needs them.
+
+    Returns:
+        What undoes it; the end of the model's life does so, too.
+
+    Example:
+        >>> with keep_float32(model), torch.autocast('cuda', torch.bfloat16):  # doctest: +SKIP
+        ...     model(images)
     """
-    for module in model.modules():
-        if isinstance(module, BaseRoIExtractor):
-            module.register_forward_pre_hook(_Float32Inputs())
-    _keep_mmcv_float32()
+    return KeptFloat32(model)
 
 
 class _Float32Inputs:
@@ -37,12 +69,31 @@ def _widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
-@functools.cache  # once
-def _keep_mmcv_float32() -> None:
-    # Not by modules: some make inputs of their own under autocast, and losses call the functions.
-    for function in Function.__subclasses__():
-        if function.__module__.startswith('mmcv.ops.'):
-            function.forward = staticmethod(_in_float32(function.forward))
+class _Float32Operators:
+    """mmcv's operators, of which a process has one set: in float32 while anyone needs them so."""
+
+    users = 0
+    forwards: Dict[Any, Any] = {}
+    lock = threading.RLock()
+
+    @classmethod
+    def enter(cls) -> None:
+        with cls.lock:
+            cls.users += 1
+            # Not by modules: some make inputs of their own under autocast, and losses call the functions.
+            for function in Function.__subclasses__():
+                if function.__module__.startswith('mmcv.ops.') and function not in cls.forwards:
+                    cls.forwards[function] = vars(function)['forward']
+                    function.forward = staticmethod(_in_float32(function.forward))
+
+    @classmethod
+    def leave(cls) -> None:
+        with cls.lock:
+            cls.users -= 1
+            if not cls.users:
+                for function, forward in cls.forwards.items():
+                    function.forward = forward
+                cls.forwards.clear()
 
 
 def _in_float32(forward: Callable[..., Any]) -> Callable[..., Any]:

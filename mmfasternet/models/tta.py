@@ -28,9 +28,12 @@ class InstanceTTAModel(DetTTAModel):
         module: The detector, or its config.
     """
 
-    def _merge_single_sample(self, data_samples: List[DetDataSample]) -> DetDataSample:
-        if 'masks' not in data_samples[0].pred_instances:
-            return super()._merge_single_sample(data_samples)
+    def merge_preds(self, data_samples_list: List[List[DetDataSample]]) -> List[DetDataSample]:
+        """Merge the predictions on the views of each image into one."""
+        return [self._merged(views) if 'masks' in views[0].pred_instances else DetTTAModel.merge_preds(self, [views])[0]
+                for views in data_samples_list]
+
+    def _merged(self, data_samples: List[DetDataSample]) -> DetDataSample:
         views = [sample.pred_instances for sample in data_samples]
         metas = [sample.metainfo for sample in data_samples]
         boxes, scores = self.merge_aug_bboxes([v.bboxes for v in views], [v.scores for v in views], metas)

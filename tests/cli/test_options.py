@@ -1,6 +1,8 @@
 import argparse
 import errno
 import os
+import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -31,6 +33,19 @@ def test_an_error_is_one_line_also_from_a_worker(capsys, workers):
         next(iter(DataLoader(Broken(), num_workers=workers)))
     assert stop.value.code == 1
     assert capsys.readouterr().err == "error: image 'a.jpg' is broken\n"
+
+
+@pytest.mark.parametrize('error', [None, ZeroDivisionError])
+def test_only_within_are_warnings_of_an_evaluator_not_shown(error):
+    before = list(warnings.filters)
+    with pytest.raises(error) if error else nullcontext(), one_line_errors():
+        with warnings.catch_warnings(record=True) as said:
+            warnings.warn('faster_coco_eval is not installed', UserWarning, stacklevel=1)
+            warnings.warn('something else', RuntimeWarning, stacklevel=1)
+        assert [str(each.message) for each in said] == ['something else']
+        if error:
+            raise error
+    assert warnings.filters == before
 
 
 def test_other_errors_keep_their_traceback():

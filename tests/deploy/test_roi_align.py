@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -50,6 +52,21 @@ def test_no_rois_and_rois_without_extent():
     points = torch.tensor([[0., 3, 3, 3, 3], [0, 100, 100, 200, 200], [0, 1, 1, 5, 5]])
     expected = RoIAlign(7, 1., 0)(maps, points)
     torch.testing.assert_close(roi_align(maps, points, (7, 7), 1., 0), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_filters_of_warnings_stay_as_they_are():
+    """In a fresh process, in which PyTorch has not made its remarks yet."""
+    code = (
+        'import warnings, torch\n'
+        'from mmfasternet.deploy.roi_align import roi_align\n'
+        'filters = list(warnings.filters)\n'
+        'with warnings.catch_warnings(record=True) as said:\n'
+        "    warnings.simplefilter('always')\n"
+        '    roi_align(torch.rand(1, 4, 8, 8), torch.tensor([[0., 1, 1, 5, 5]]), (7, 7), 1., 0)\n'
+        'print([str(each.message) for each in said], warnings.filters == filters,\n'
+        "      any('Sparse' in str(each) for each in filters))")
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == '[] True False'
 
 
 def make_extractor(**layer):

@@ -8,12 +8,14 @@ import torch
 from mmcv.ops import DeformConv2dPack, RoIAlign, sigmoid_focal_loss
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import nn
+from torch.autograd import Function
 
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.mixed_precision import keep_float32
 from tests.conftest import SHAPES_CONFIG, build
 from tests.engine.test_speedups import losses_and_gradients
 
+OPERATORS = [function for function in Function.__subclasses__() if function.__module__.startswith('mmcv.ops.')]
 ROIS = torch.tensor([[0, 1001., 1003., 1041., 1057.], [0, 1.5, 2.5, 1301., 1207.]])
 
 
@@ -40,11 +42,10 @@ def test_rois_are_not_rounded_to_bfloat16():
 
 
 def test_operators_of_mmcv_compute_in_float32_under_autocast():
-    keep_float32(nn.Identity())
     layer = DeformConv2dPack(8, 8, 3, padding=1)
     nn.init.normal_(layer.conv_offset.weight, std=0.1)
     x = torch.rand(2, 8, 12, 12)
-    with torch.autocast('cpu', torch.bfloat16):  # in which it computes its offsets
+    with keep_float32(layer), torch.autocast('cpu', torch.bfloat16):  # in which it computes its offsets
         found = layer(x.bfloat16())
     assert found.dtype == torch.float32 and (found - layer(x)).norm() < 0.02 * found.norm()
     found.sum().backward()
@@ -52,12 +53,11 @@ def test_operators_of_mmcv_compute_in_float32_under_autocast():
 
 
 def test_losses_of_mmcv_compute_in_float32_under_autocast(monkeypatch):
-    keep_float32(nn.Identity())
     seen = []
     monkeypatch.setattr('mmcv.ops.focal_loss.ext_module', SimpleNamespace(  # which has it for GPUs only
         sigmoid_focal_loss_forward=lambda *tensors, gamma, alpha: seen.append([x.dtype for x in tensors])))
     scores = torch.rand(3, 4).bfloat16().requires_grad_()
-    with torch.autocast('cpu', torch.bfloat16):
+    with keep_float32(nn.Identity()), torch.autocast('cpu', torch.bfloat16):
         sigmoid_focal_loss(scores, torch.tensor([0, 2, 4]), 2., 0.25, None, 'none')
     assert seen == [[torch.float32, torch.int64, torch.float32, torch.float32]]
 
@@ -72,8 +72,7 @@ def test_other_types_stay_as_they_are(dtype):
 
 
 def test_bfloat16_without_autocast_stays_as_it_is():
-    keep_float32(nn.Identity())
-    with pytest.raises(RuntimeError, match='BFloat16'):
+    with keep_float32(nn.Identity()), pytest.raises(RuntimeError, match='BFloat16'):
         RoIAlign(7)(maps(torch.bfloat16)[0], ROIS.bfloat16())
 
 
@@ -91,3 +90,44 @@ def test_a_detector_trains_in_bfloat16():
     assert seen and seen[0] == [torch.bfloat16] * 4 + [torch.float32]  # what there was to widen
     assert loss == pytest.approx(expected, rel=0.03) and loss != expected
     assert found.keys() == gradients.keys() and all(grad.isfinite().all() for grad in found.values())
+
+
+def pooled_type():
+    """The type that mmcv's operator gives, or None where it can't compute."""
+    with torch.autocast('cpu', torch.bfloat16):
+        try:
+            return RoIAlign(7)(maps(torch.bfloat16)[0], ROIS.bfloat16()).dtype
+        except RuntimeError:
+            return None
+
+
+def test_operators_are_mmcvs_own_again_once_the_last_training_ends():
+    own = [vars(function)['forward'] for function in OPERATORS]
+    first, second = (keep_float32(nn.Identity()) for _ in range(2))
+    assert pooled_type() == torch.float32
+    first.remove()
+    first.remove()  # which does not count again
+    assert pooled_type() == torch.float32
+    with pytest.raises(KeyError), second:
+        raise KeyError
+    assert pooled_type() is None
+    assert [vars(function)['forward'] for function in OPERATORS] == own
+    with keep_float32(nn.Identity()):
+        assert pooled_type() == torch.float32
+    assert pooled_type() is None
+
+
+def test_a_training_that_failed_gives_the_operators_back_with_its_model():
+    model = nn.Identity()
+    keep_float32(model)
+    assert pooled_type() == torch.float32
+    del model
+    assert pooled_type() is None
+
+
+def test_extractors_are_their_own_again():
+    layer = extractor()
+    kept = keep_float32(layer)
+    kept.remove()
+    with torch.autocast('cpu', torch.bfloat16), pytest.raises(RuntimeError, match='BFloat16'):
+        layer(maps(torch.bfloat16), ROIS)

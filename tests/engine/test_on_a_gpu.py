@@ -70,10 +70,9 @@ def test_detectors_take_a_step_in_mixed_precision(name, dtype):
 
 @pytest.mark.skipif('bfloat16' not in native_amp_types(), reason='the GPU does not compute in bfloat16')
 def test_the_focal_loss_of_mmcv_takes_bfloat16():
-    keep_float32(nn.Identity())
     scores = torch.randn(64, 5, device='cuda').bfloat16().requires_grad_()
     targets = torch.randint(0, 6, (64, ), device='cuda')
-    with torch.autocast('cuda', torch.bfloat16):
+    with keep_float32(nn.Identity()), torch.autocast('cuda', torch.bfloat16):
         found = sigmoid_focal_loss(scores, targets, 2., 0.25, None, 'none')
     one_hot = nn.functional.one_hot(targets, 6)[:, :5]
     expected = py_sigmoid_focal_loss(scores.detach().float(), one_hot.float(), reduction='none')

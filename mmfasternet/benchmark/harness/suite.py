@@ -22,6 +22,7 @@ from mmfasternet.benchmark.harness.timing import (
     time_call,
     warm_up,
 )
+from mmfasternet.compat import recompilations
 from mmfasternet.deploy.gpu.cuda_graphs import record
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.files import write_atomically
@@ -233,8 +234,7 @@ def room_for_compiled(count: int) -> ContextManager[Any]:
     """Within it, so many models may be compiled: past its limit Dynamo runs without a word what it was to compile."""
     if not count:
         return nullcontext()
-    import torch._dynamo as dynamo
-    return dynamo.config.patch(recompile_limit=8 * count)
+    return recompilations(8 * count)
 
 
 def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device,

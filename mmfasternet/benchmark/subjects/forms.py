@@ -14,13 +14,13 @@ from mmdet.models.detectors import TwoStageDetector
 from mmengine.config import Config
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from mmfasternet.benchmark.complexity import count_multiply_adds
 from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject, room_for_compiled
 from mmfasternet.benchmark.harness.timing import LatencyRecord, make_record, measure_interleaved
 from mmfasternet.benchmark.subjects.detectors import find_objects, propose_alike, random_batch, sizes_of
 from mmfasternet.benchmark.subjects.published_blocks import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
+from mmfasternet.compat import tree_leaves
 from mmfasternet.datasets.image_files import find_images
 from mmfasternet.deploy import ExportedDetector, to_deploy
 from mmfasternet.deploy.deployed_block import ALGORITHMS

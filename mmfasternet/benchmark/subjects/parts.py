@@ -58,23 +58,17 @@ class DetectorParts:
     @contextmanager
     def _timed(self, owner: Any, name: str, part: str) -> Iterator[None]:
         """Within it, a method, or a module's child, is timed as a part."""
-        if isinstance(owner, nn.Module) and isinstance(owner._modules.get(name), nn.Module):
-            child = owner._modules[name]
-            owner._modules[name] = _TimedModule(child, self, part)
-            try:
-                yield
-            finally:
-                owner._modules[name] = child
-            return
-        was_set, method = name in owner.__dict__, getattr(owner, name)
-        owner.__dict__[name] = self.within(part, method)
+        own = getattr(owner, name)
+        is_child = isinstance(own, nn.Module)
+        was_set = is_child or name in owner.__dict__
+        setattr(owner, name, _TimedModule(own, self, part) if is_child else self.within(part, own))
         try:
             yield
         finally:
             if was_set:
-                owner.__dict__[name] = method
+                setattr(owner, name, own)
             else:
-                del owner.__dict__[name]
+                delattr(owner, name)  # the class's own comes to light again
 
     def within(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, timed as a part."""

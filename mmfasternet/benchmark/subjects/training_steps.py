@@ -128,7 +128,7 @@ def loss_curve(cfg: Config, options: SpeedUps, steps: int, seed: int = 0) -> Lis
                              randomness=dict(seed=seed), default_hooks=dict(checkpoint=None)))
     own.custom_hooks = [*(own.get('custom_hooks') or []), dict(type='mmfasternet.StopAfterHook', iterations=steps)]
     if options.compile:
-        torch._dynamo.reset()  # what earlier trainings compiled counts against Dynamo's limit
+        torch.compiler.reset()  # what earlier trainings compiled counts against Dynamo's limit
     with tempfile.TemporaryDirectory() as folder:
         # MMEngine keeps loggers and visualizers by name for the whole process, with the folder they write to.
         own.merge_from_dict({'work_dir': folder, 'experiment_name': Path(folder).name,

@@ -15,8 +15,8 @@ from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from mmfasternet.compat import tree_leaves
 from mmfasternet.deploy.conversion import set_eval_mode, to_deploy
 from mmfasternet.deploy.dense import DensePart, each_module
 from mmfasternet.deploy.export.end_to_end import EndToEndDetector

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmfasternet.compat import compiled_call, plain_call, set_compiled_call
+
 _WARMUP = 3  # calls before a recording: libraries choose their kernels in them, and Inductor compiles
 #: Recordings of one function; each holds memory, and a data set may have images of any size.
 MAX_RECORDINGS = 32
@@ -114,15 +116,16 @@ class GraphedCall:
     """Stands in a module's call, hooks and compilation included, and replays it.
 
     Args:
-        call: The module's own call, of a tensor or a tuple of them.
+        module: The module, which is called with a tensor or a tuple of them.
         pool: Memory of its graphs.
         sizes: Heights and widths that images are padded to before, with zeros
             on the right and below: the first one they fit in; larger ones
             stay as they are. Defaults to none.
     """
 
-    def __init__(self, call: Callable[..., Any], pool: GraphPool, sizes: Sequence[Size] = ()) -> None:
-        self.graph = Graph(call, pool)
+    def __init__(self, module: nn.Module, pool: GraphPool, sizes: Sequence[Size] = ()) -> None:
+        self.compiled = compiled_call(module)
+        self.graph = Graph(self.compiled or plain_call(module), pool)
         self.sizes = tuple(sizes)
 
     def __call__(self, x: Any) -> Any:
@@ -131,8 +134,15 @@ class GraphedCall:
 
 def replay_calls(module: nn.Module, pool: GraphPool, sizes: Sequence[Size] = ()) -> None:
     """Have a module's calls be replayed, in place; a copy of the module is without it."""
-    call = module._compiled_call_impl or functools.partial(type(module)._call_impl, module)
-    module._compiled_call_impl = GraphedCall(call, pool, sizes)
+    remove_replay(module)
+    set_compiled_call(module, GraphedCall(module, pool, sizes))
+
+
+def remove_replay(module: nn.Module) -> None:
+    """Take back what :func:`replay_calls` did, in place."""
+    call = compiled_call(module)
+    if isinstance(call, GraphedCall):
+        set_compiled_call(module, call.compiled)
 
 
 def padded(images: Tensor, sizes: Sequence[Size]) -> Tensor:

@@ -3,9 +3,9 @@
 from typing import Tuple
 
 from mmcv.ops import batched_nms
-from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from torch import Tensor
 
+from mmfasternet import compat
 from mmfasternet.deploy.gpu import triton_kernels
 
 
@@ -30,5 +30,4 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
         return triton_kernels.paste_masks(masks, boxes, height, width, threshold)
     if not len(masks):
         return masks.new_zeros(0, height, width, dtype=bool)
-    pasted, _ = _do_paste_mask(masks[:, None], boxes, height, width, skip_empty=False)
-    return pasted >= threshold
+    return compat.paste_masks(masks[:, None], boxes, height, width) >= threshold

@@ -16,8 +16,17 @@ from mmdet.models.utils.misc import samplelist_boxtype2tensor
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmfasternet.compat import box_forward, finds_boxes_like, mask_forward, normalizes, swaps_channels
 from mmfasternet.deploy.compiling import networks
-from mmfasternet.deploy.gpu.cuda_graphs import MAX_RECORDINGS, Graph, GraphPool, Size, replay_calls, size_that_holds
+from mmfasternet.deploy.gpu.cuda_graphs import (
+    MAX_RECORDINGS,
+    Graph,
+    GraphPool,
+    Size,
+    remove_replay,
+    replay_calls,
+    size_that_holds,
+)
 from mmfasternet.deploy.gpu.fixed_size import paste_masks, suppress
 from mmfasternet.deploy.gpu.triton_kernels import TritonRoIExtractor
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
@@ -46,8 +55,9 @@ def record_detector(model: nn.Module, sizes: Sequence[Size] = ()) -> None:
         model: A model in inference form, on a GPU.
         sizes: Heights and widths that images are padded to. Defaults to none.
     """
-    pool = GraphPool()
     parts = networks(model)
+    remove_recordings(model)
+    pool = GraphPool()
     whole = is_known(model)
     for part in parts:
         if not (whole and part is model.rpn_head):
@@ -63,8 +73,9 @@ def record_detector(model: nn.Module, sizes: Sequence[Size] = ()) -> None:
 
 
 def remove_recordings(model: nn.Module) -> None:
-    """Take back what :func:`record_detector` did, in place, but for the calls of networks."""
+    """Take back what :func:`record_detector` did, in place."""
     for module in model.modules():
+        remove_replay(module)
         for name, value in list(module.__dict__.items()):
             if isinstance(value, (_InPlaceOf, _Original)):
                 del module.__dict__[name]
@@ -81,8 +92,7 @@ def is_known(model: nn.Module) -> bool:
     return (rpn.use_sigmoid_cls and _is_known_coder(rpn.bbox_coder) and _is_plain(rpn.test_cfg.nms)
             and 0 < rpn.test_cfg.get('nms_pre', -1) <= _MOST_OF_A_LEVEL and rpn.test_cfg.max_per_img > 0
             and isinstance(head.bbox_roi_extractor, extractor)
-            and type(boxes).predict_by_feat is BBoxHead.predict_by_feat
-            and type(boxes)._predict_by_feat_single is BBoxHead._predict_by_feat_single
+            and finds_boxes_like(type(boxes), BBoxHead)
             and boxes.with_reg and not boxes.custom_cls_channels and _is_known_coder(boxes.bbox_coder)
             and _is_plain(head.test_cfg.nms) and head.test_cfg.score_thr >= 0 and head.test_cfg.max_per_img > 0
             and (not head.with_mask or (type(head.mask_head) is FCNMaskHead and head.test_cfg.mask_thr_binary >= 0
@@ -91,7 +101,7 @@ def is_known(model: nn.Module) -> bool:
 
 def is_known_preprocessor(module: Any) -> bool:
     """Whether a preprocessor's normalisation is the one computed here."""
-    return type(module) is DetDataPreprocessor and module._enable_normalize and module.pad_value == 0
+    return type(module) is DetDataPreprocessor and normalizes(module) and module.pad_value == 0
 
 
 def _is_known_coder(coder: Any) -> bool:
@@ -156,7 +166,7 @@ class GraphedPreprocessor(_InPlaceOf):
         return dict(inputs=self.normalise(place, limits), data_samples=samples)
 
     def _normalised(self, images: Tensor, limits: Tensor) -> Tensor:
-        if self.module._channel_conversion:
+        if swaps_channels(self.module):
             images = images.flip(1)
         images = (images.float() - self.module.mean) / self.module.std
         rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
@@ -262,7 +272,7 @@ class GraphedBoxes(_InPlaceOf):
                  bounds: Tensor) -> Tuple[Tensor, ...]:
         """Boxes ``(N, limit, 4)``, scores, labels, their number, and whether no other could be among them."""
         cfg, head = self.module.test_cfg, self.module.bbox_head
-        found = self.module._bbox_forward(maps, rois_of(proposals))
+        found = box_forward(self.module, maps, rois_of(proposals))
         counts = torch.arange(self.limit, device=proposed.device) < proposed[:, None]
         scores = found['cls_score'].softmax(1)[:, :-1].unflatten(0, (-1, self.limit)) * counts[:, :, None]
         classes = scores.shape[2]
@@ -316,7 +326,7 @@ class GraphedMasks(_InPlaceOf):
 
     def _probabilities(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Masks in the boxes, ``(N, limit, h, w)``."""
-        masks = self.module._mask_forward(maps, rois_of(boxes))['mask_preds']
+        masks = mask_forward(self.module, maps, rois_of(boxes))['mask_preds']
         if masks.shape[1] > 1:
             masks = masks.gather(1, labels.flatten()[:, None, None, None].expand(-1, -1, *masks.shape[2:]))
         return masks[:, 0].sigmoid().unflatten(0, boxes.shape[:2])

@@ -14,7 +14,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmfasternet.compat import count_batch, is_last_of_step
+from mmfasternet.compat import accumulation, count_batch, foreach_copy
 from mmfasternet.engine.saved_trainings import save_stopped
 from mmfasternet.errors import UserError
 from mmfasternet.registry import HOOKS
@@ -127,11 +127,11 @@ class _Copies:
 
     def keep(self) -> None:
         for buffers, copies in self._groups:
-            torch._foreach_copy_(copies, buffers)
+            foreach_copy(copies, buffers)
 
     def bring_back(self) -> None:
         for buffers, copies in self._groups:
-            torch._foreach_copy_(buffers, copies)
+            foreach_copy(buffers, copies)
 
 
 def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Dict[str, Any]], _Parsed]:
@@ -155,7 +155,7 @@ def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Di
 def _count_skipped(optim_wrapper: OptimWrapper) -> None:
     """Have a batch count for gradient accumulation; where it was the last of a step, step by the others."""
     count_batch(optim_wrapper)
-    if not is_last_of_step(optim_wrapper):
+    if accumulation(optim_wrapper) == 1 or not optim_wrapper.should_update():
         return
     parameters = [each for group in optim_wrapper.param_groups for each in group['params'] if each.requires_grad]
     if get_world_size() > 1:

@@ -3,7 +3,7 @@
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmfasternet.compat import loops_of
+from mmfasternet.compat import built_loops
 from mmfasternet.datasets.naming import name_images_in_errors
 from mmfasternet.registry import HOOKS
 
@@ -15,7 +15,7 @@ class NameImagesHook(Hook):
     priority = 'LOWEST'
 
     def before_run(self, runner: Runner) -> None:
-        for loop in loops_of(runner):
+        for loop in built_loops(runner):
             name_images_in_errors(loop.dataloader.dataset)
 
     def before_train_epoch(self, runner: Runner) -> None:

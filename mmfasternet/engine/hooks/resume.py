@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmfasternet.compat import accumulative_counts, train_loop_of
+from mmfasternet.compat import accumulation, built_train_loop
 from mmfasternet.engine.loops import VALIDATED, EpochBasedTrainLoop
 from mmfasternet.errors import UserError
 from mmfasternet.registry import HOOKS
@@ -31,17 +31,17 @@ class ResumeHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         checkpoint['meta'][_LENGTH] = len(runner.train_dataloader)
-        if checkpoint['meta']['iter'] % accumulative_counts(runner.optim_wrapper) and get_world_size() == 1:
+        if checkpoint['meta']['iter'] % accumulation(runner.optim_wrapper) and get_world_size() == 1:
             checkpoint[_GRADIENTS] = {name: parameter.grad.cpu() for name, parameter in runner.model.named_parameters()
                                       if parameter.grad is not None}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         self._gradients = checkpoint.get(_GRADIENTS, {})
-        if isinstance(train_loop_of(runner), EpochBasedTrainLoop):
+        if isinstance(built_train_loop(runner), EpochBasedTrainLoop):
             runner.train_loop.resumed_length = checkpoint.get('meta', {}).get(_LENGTH)
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
-        if train_loop_of(runner) is not None:
+        if built_train_loop(runner) is not None:
             runner.message_hub.update_info(VALIDATED, runner.epoch)
 
     def before_train(self, runner: Runner) -> None:

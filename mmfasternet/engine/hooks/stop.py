@@ -14,7 +14,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmfasternet.compat import loops_of
+from mmfasternet.compat import built_loops
 from mmfasternet.engine.loops import TrainingStopped
 from mmfasternet.engine.saved_trainings import save_stopped
 from mmfasternet.registry import HOOKS
@@ -37,7 +37,7 @@ class StopHook(Hook):
         self._trains = False
 
     def before_run(self, runner: Runner) -> None:
-        for loop in loops_of(runner):
+        for loop in built_loops(runner):
             if isinstance(loop.dataloader, DataLoader):
                 loop.dataloader.worker_init_fn = functools.partial(_shelter, loop.dataloader.worker_init_fn)
 

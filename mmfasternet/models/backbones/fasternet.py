@@ -5,8 +5,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import torch
 from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmfasternet.compat import BatchNorm
 from mmfasternet.errors import ArgumentError
 from mmfasternet.models.layers import FasterNetBlock, PatchConv, build_norm
 from mmfasternet.registry import MODELS
@@ -124,7 +124,7 @@ class FasterNet(BaseModule):
                  init_cfg: Union[Config, List[Config], None] = None) -> None:
         super().__init__(init_cfg or [
             dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.),
-            dict(type='Constant', layer=['_BatchNorm', 'GroupNorm', 'LayerNorm'], val=1., bias=0.),
+            dict(type='Constant', layer=[BatchNorm.__name__, 'GroupNorm', 'LayerNorm'], val=1., bias=0.),
         ])
         settings = self._arch_settings(arch)
         depths = tuple(settings['depths'])
@@ -208,7 +208,7 @@ class FasterNet(BaseModule):
         self._freeze()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BatchNorm):
                     module.eval()
         return self
 

@@ -6,9 +6,9 @@ from typing import Any, Dict, Iterator, Optional
 from mmcv.cnn import build_activation_layer
 from mmcv.cnn.bricks import DropPath, LayerScale
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmfasternet.compat import BatchNorm
 from mmfasternet.errors import ArgumentError
 
 from .norm import build_norm
@@ -100,7 +100,7 @@ class FasterNetBlock(nn.Module):
     @contextmanager
     def _frozen_statistics(self) -> Iterator[None]:
         """Keep a recomputation from updating the running statistics a second time."""
-        if not isinstance(self.norm, _BatchNorm) or self.norm.num_batches_tracked is None:
+        if not isinstance(self.norm, BatchNorm) or self.norm.num_batches_tracked is None:
             yield
             return
         momentum, batches = self.norm.momentum, self.norm.num_batches_tracked.clone()

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
+from mmfasternet.compat import compiled_call, set_compiled_call, tree_leaves
 from mmfasternet.deploy import to_deploy
 from mmfasternet.deploy.gpu import cuda_graphs
 from mmfasternet.deploy.gpu.cuda_graphs import Graph, GraphPool, padded
@@ -79,6 +79,20 @@ def test_a_module_is_replayed_with_its_hooks_and_a_copy_is_not(recorded):
         assert torch.equal(module(x), expected) and torch.equal(module(x[:, :, :6])[:, :, :6], expected[:, :, :6])
         assert len(recorded) == 1
         assert torch.equal(copy.deepcopy(module)(x), expected) and len(recorded) == 1
+
+
+def test_a_replay_is_taken_back_and_never_of_a_replay(recorded):
+    module, compiled = nn.Conv2d(3, 4, 1), []
+    set_compiled_call(module, lambda x: compiled.append(1) or module.forward(x))
+    own, x = compiled_call(module), torch.rand(1, 3, 8, 8)
+    for _ in range(2):
+        cuda_graphs.replay_calls(module, GraphPool())
+    with torch.no_grad():
+        module(x)
+    assert len(recorded) == 1 and compiled
+    for _ in range(2):
+        cuda_graphs.remove_replay(module)
+        assert compiled_call(module) is own
 
 
 def test_graphs_need_a_gpu():

@@ -6,8 +6,15 @@ from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmengine.structures import InstanceData
 
 from mmfasternet.benchmark.subjects.detectors import find_objects, random_batch
+from mmfasternet.compat import compiled_call, swaps_channels
 from mmfasternet.deploy import to_deploy
-from mmfasternet.deploy.gpu.graphed_detector import GraphedBoxes, decode, is_known, record_detector
+from mmfasternet.deploy.gpu.graphed_detector import (
+    GraphedBoxes,
+    decode,
+    is_known,
+    record_detector,
+    remove_recordings,
+)
 from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import load_config
 from tests.conftest import ROOT, SHAPES_CONFIG, assert_same_objects, build
@@ -28,7 +35,7 @@ def batches_of(cfg, shapes, batch_size):
 def zero_padded(model, batch, size):
     """The batch as floats that the preprocessor's normalisation turns into zeros outside of the image."""
     pre, image = model.data_preprocessor, batch['inputs'][0]
-    whole = pre.mean.flip(0).expand(3, *size).clone() if pre._channel_conversion else pre.mean.expand(3, *size).clone()
+    whole = pre.mean.flip(0).expand(3, *size).clone() if swaps_channels(pre) else pre.mean.expand(3, *size).clone()
     whole[:, :image.shape[1], :image.shape[2]] = image
     return {**batch, 'inputs': [whole]}
 
@@ -47,6 +54,20 @@ def test_it_finds_what_the_detector_finds(trained, shapes, recorded, batch_size)
     again = copy.deepcopy(graphed)
     assert_same_objects(predict(again, batch)[0], predict(deployed, batch)[0])
     assert len(recorded) == 6 and 'predict_bbox' not in to_deploy(graphed).roi_head.__dict__
+
+
+def test_recording_twice_is_recording_once_and_is_taken_back(recorded):  # noqa: F811
+    model = to_deploy(build(load_config(str(SHAPES_CONFIG)).model))
+    plain = [(set(module.__dict__), compiled_call(module)) for module in model.modules()]
+    batch = random_batch((96, 128))
+    for number in (6, 12):
+        record_detector(model)
+        predict(model, batch)
+        assert len(recorded) == number
+    remove_recordings(model)
+    assert [(set(module.__dict__), compiled_call(module)) for module in model.modules()] == plain
+    predict(model, batch)
+    assert len(recorded) == 12
 
 
 def test_other_sizes_scales_and_few_boxes(trained, recorded):  # noqa: F811
