@@ -6,6 +6,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -344,6 +346,13 @@ def test_masks_are_pasted_into_their_boxes():
 
 
 # Where they stand
+
+
+def test_the_module_itself_comes_without_mmdetection_and_runners():
+    code = (f'import runpy, sys; runpy.run_path({str(PACKAGE / "compat.py")!r}); '
+            'print([name for name in ("mmdet", "mmpretrain", "mmengine.runner") if name in sys.modules])')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout == '[]\n'
 
 
 def test_each_name_is_touched_here():
