@@ -10,6 +10,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+import mmfasternet
 from mmfasternet.errors import UserError
 
 _IMAGE_LOADERS = ('LoadImageFromFile', 'mmcv.LoadImageFromFile', LoadImageFromFile)
@@ -52,6 +53,12 @@ def load_config(path: str,
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     cfg.launcher = launcher
     return cfg
+
+
+def configs_folder() -> Path:
+    """The configs: beside the package where it is a checkout, within it where it was installed."""
+    package = Path(mmfasternet.__file__).parent
+    return next(folder for folder in (package / '.mim' / 'configs', package.parent / 'configs') if folder.is_dir())
 
 
 def _update_coco_root(cfg: Config) -> None:
