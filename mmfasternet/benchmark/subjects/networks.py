@@ -202,4 +202,5 @@ def find_network(name: str) -> Network:
     for network in NETWORKS.values():
         if isinstance(network.build, partial) and network.build.args == (timm_name, ):
             return replace(network, name=name)
-    return Network(name, family_of(timm_name), _timm(timm_name), image_size(timm_name), None)
+    size = image_size(timm_name)
+    return Network(name, family_of(timm_name), _timm(timm_name), size, None)

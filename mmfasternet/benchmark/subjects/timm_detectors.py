@@ -1,5 +1,6 @@
 """The Mask R-CNN of Table 4 over any network of timm's that gives a pyramid of maps."""
 
+import logging
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple
 
@@ -102,12 +103,15 @@ def _pyramid(name: str, size: Tuple[int, int]) -> Dict[int, int]:
     if not set(STRIDES) <= set(strides):
         raise UserError(f"'{PREFIX}{name}' gives maps of strides {', '.join(map(str, strides))}: an FPN needs 4, 8, 16 "
                         f'and 32')
+    logging.disable(logging.ERROR)  # PyTorch logs the traceback of an error as well
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):  # only shapes are computed
             maps = network(torch.empty(1, 3, *size))
     except Exception as error:  # each network has its own way to refuse a size
         raise UserError(f"'{PREFIX}{name}' takes no images of {size[0]} x {size[1]} pixels, as a detector has them: "
                         f'{_line(error)}') from None
+    finally:
+        logging.disable(logging.NOTSET)
     at = {stride: place for place, stride in enumerate(strides)}  # the last of each
     expected = {stride: (1, info.channels()[at[stride]], size[0] // stride, size[1] // stride) for stride in STRIDES}
     for stride, shape in expected.items():

@@ -77,7 +77,7 @@ def image_size(name: str) -> int:
 
 
 def family_of(name: str) -> str:
-    """The family of a network: the module of timm's that defines it."""
+    """The family of a network that timm lists: the module of timm's that defines it."""
     return _timm(name).model_entrypoint(name.partition('.')[0]).__module__.rpartition('.')[2]
 
 
