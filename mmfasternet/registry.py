@@ -63,7 +63,8 @@ MODELS = LazyRegistry(
         LN2d='mmfasternet.models.layers.norm',
         FasterNetHead='mmfasternet.models.heads.fasternet_head',
         InstanceTTAModel='mmfasternet.models.tta',
-        ExportedDetector='mmfasternet.deploy.export.exported_detector'))
+        ExportedDetector='mmfasternet.deploy.export.exported_detector',
+        TimmFeatures='mmfasternet.benchmark.subjects.timm_detectors'))
 DATASETS = LazyRegistry(
     'dataset', parent=MMENGINE_DATASETS, scope='mmfasternet', modules=dict(Digits='mmfasternet.datasets.digits'))
 TRANSFORMS = Registry(

@@ -292,6 +292,27 @@ def test_benchmark_classifier(run_tool, tmp_path):
     assert unknown.code == 1 and "'FasterNet-T9'" in unknown.err and 'FasterNet-T0' in unknown.err
 
 
+def test_benchmarks_of_networks_of_timm(run_tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the base of the detector's config is found from any folder
+    result = run_tool('benchmark_classifier', 'FasterNet-T0', 'timm:test_convnext', '--runs', 1, '--device', 'cpu',
+                      '--out', 'classifiers')
+    assert result.code == 0 and 'timm:test_convnext' in result.out, result.err
+    rows = list(csv.DictReader(open('classifiers/classifiers.csv')))
+    assert [row['top-1 (%)'] for row in rows] == ['71.9', '']
+    mixed = run_tool('benchmark_detector', SHAPES_CONFIG, 'timm:test_resnet.r160_in1k', '--size', 64, 96, '--runs', 1,
+                     '--device', 'cpu', '--deploy', '--out', 'detectors')
+    assert mixed.code == 0 and 'eager' not in mixed.out, mixed.err
+    names = [row['detector'] for row in csv.DictReader(open('detectors/detectors.csv'))]
+    assert names == ['mask_rcnn_fasternet_t0_shapes', 'timm:test_resnet.r160_in1k']
+
+
+@pytest.mark.parametrize('tool', ['benchmark_classifier', 'benchmark_detector'])
+def test_benchmarks_without_timm(run_tool, monkeypatch, tool):
+    monkeypatch.setitem(sys.modules, 'timm', None)
+    result = run_tool(tool, 'timm:resnet18', '--device', 'cpu')
+    assert result.code == 1 and 'pip install timm' in result.err.splitlines()[-1]
+
+
 def test_benchmark_training(run_tool, shapes, tmp_path):
     cfg = tmp_path / 'small.py'
     data = ''.join(f"{split}_dataloader = dict(dataset=dict(data_root='{shapes}/'))\n" for split in ('train', 'val'))
@@ -509,6 +530,9 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('benchmark_detector', [SHAPES_CONFIG, '--device', 'abacus'], "'abacus'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--checkpoint', '{shapes}'], 'holds no export.json'),
+    ('benchmark_classifier', ['timm:resnett18'], 'Near it: resnet18, '),
+    ('benchmark_detector', [SHAPES_CONFIG, 'timm:resnett18'], 'Near it: resnet18, '),
+    ('benchmark_detector', ['timm:test_vit'], 'an FPN needs 4, 8, 16 and 32'),
     ('benchmark_forms', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
     ('benchmark_forms', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),
     ('export', [SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),

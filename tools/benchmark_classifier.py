@@ -13,8 +13,9 @@ from mmfasternet.cli.options import (
 
 
 def parse_args():
-    parser = make_parser(__doc__, 'python tools/benchmark_classifier.py FasterNet-T0 MobileNetV2 --threads 1')
-    parser.add_argument('networks', nargs='*', metavar='NETWORK', help='their names (default: all)')
+    parser = make_parser(__doc__, 'python tools/benchmark_classifier.py FasterNet-T0 timm:resnet18 --threads 1')
+    parser.add_argument('networks', nargs='*', metavar='NETWORK', help='their names, or timm:NAME, any network of '
+                        "timm's (default: all that have a name here)")
     parser.add_argument('--batches', nargs='+', type=int, metavar='N',
                         help='images in a batch, a run for each (default: as the paper, 1, and on a GPU 32 as well)')
     parser.add_argument('--runs', type=int, default=20,

@@ -1,7 +1,5 @@
 """Measure the latency of whole detectors and of their parts, from image to boxes and masks, side by side."""
 
-from pathlib import Path
-
 from mmfasternet.cli.options import (
     add_benchmark_options,
     add_deploy_options,
@@ -12,12 +10,12 @@ from mmfasternet.cli.options import (
     trusting,
 )
 
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
-
 
 def parse_args():
-    parser = make_parser(__doc__, 'python tools/benchmark_detector.py configs/mask_rcnn_fasternet_t0_1x_coco.py')
-    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files of detectors')
+    parser = make_parser(
+        __doc__, 'python tools/benchmark_detector.py configs/mask_rcnn_fasternet_t0_1x_coco.py timm:resnet18')
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files of detectors, or timm:NAME, '
+                        "the Mask R-CNN of Table 4 over that network of timm's")
     parser.add_argument('--table4', action='store_true', help='the twelve detectors of Table 4 of the paper')
     parser.add_argument('--checkpoint', help='weights of the one config given, or a folder that tools/export.py '
                         'made (default: random weights, by which a two-stage detector finds objects)')
@@ -45,18 +43,19 @@ def main():
         from mmfasternet.benchmark.harness.suite import run_suite
         from mmfasternet.benchmark.paper import TABLE_4
         from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, detector_report
+        from mmfasternet.benchmark.subjects.timm_detectors import named_config
         from mmfasternet.datasets.image_files import find_images
-        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.config import configs_folder
         from mmfasternet.engine.deploying import DeployOptions
         device = set_up_device(args)
-        paths = [CONFIGS / row.config for row in TABLE_4.values()] if args.table4 else args.configs
-        configs = [load_config(str(path)) for path in paths]
+        names = [str(configs_folder() / row.config) for row in TABLE_4.values()] if args.table4 else args.configs
+        detectors = [named_config(name, tuple(args.size)) for name in names]
         images = find_images(args.images, args.runs * args.batch) if args.images else None
         given = DetectorInput(tuple(args.size), images, args.batch)
-        entries = [detector_entry(cfg, Path(path).stem, device, given, args.checkpoint, DeployOptions.of(args))
-                   for path, cfg in zip(paths, configs)]
+        entries = [detector_entry(cfg, name, device, given, args.checkpoint, DeployOptions.of(args))
+                   for name, cfg in detectors]
         records = run_suite(entries, device, args.runs, out=args.out)
-        report = detector_report(records, configs, given.size)
+        report = detector_report(records, [cfg for _, cfg in detectors], given.size)
         report.print()
         if args.out:
             report.write(args.out)

@@ -11,6 +11,7 @@ from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, Registry
 
+import mmfasternet
 from mmfasternet.config_tree import walk
 from mmfasternet.errors import UserError
 
@@ -53,6 +54,12 @@ def load_config(path: str,
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     cfg.launcher = launcher
     return cfg
+
+
+def configs_folder() -> Path:
+    """The configs: beside the package where it is a checkout, within it where it was installed."""
+    package = Path(mmfasternet.__file__).parent
+    return next(folder for folder in (package / '.mim' / 'configs', package.parent / 'configs') if folder.is_dir())
 
 
 def _update_coco_root(cfg: Config) -> None:

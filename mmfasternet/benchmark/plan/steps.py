@@ -12,7 +12,6 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-import mmfasternet
 from mmfasternet.benchmark.harness.gpu_work import gpu_work
 from mmfasternet.benchmark.harness.machine import machine_facts
 from mmfasternet.benchmark.harness.suite import Entry, Subject, replayed, run_suite
@@ -25,7 +24,7 @@ from mmfasternet.benchmark.subjects.forms import backbone_form_entries
 from mmfasternet.benchmark.subjects.operators import operator_entries, partial_conv_entries
 from mmfasternet.benchmark.subjects.training_steps import training_entry
 from mmfasternet.deploy.tf32 import set_tf32
-from mmfasternet.engine.config import load_config
+from mmfasternet.engine.config import configs_folder, load_config
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.device import find_device
 from mmfasternet.engine.speedups import SpeedUps, native_amp_types
@@ -102,12 +101,6 @@ def _timed_build(entry: Entry) -> Subject:
     subject = entry.build()
     print(f'built {entry.name} in {time.monotonic() - start:.1f} s', flush=True)
     return subject
-
-
-def configs_folder() -> Path:
-    """The configs: beside the package where it is a checkout, within it where it was installed."""
-    package = Path(mmfasternet.__file__).parent
-    return next(folder for folder in (package / '.mim' / 'configs', package.parent / 'configs') if folder.is_dir())
 
 
 @functools.cache

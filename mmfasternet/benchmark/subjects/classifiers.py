@@ -13,14 +13,11 @@ from mmfasternet.benchmark.paper import TABLE_3
 from mmfasternet.benchmark.reporting.plots import by_family, trade_off
 from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.cycle_mlp import CycleFC
-from mmfasternet.benchmark.subjects.networks import NETWORKS, Network
+from mmfasternet.benchmark.subjects.networks import NETWORKS, Network, find_network
+from mmfasternet.benchmark.subjects.timm_networks import count_attention, fold_timm_norms, is_timms
 from mmfasternet.deploy import to_deploy
 from mmfasternet.deploy.conversion import set_eval_mode
-from mmfasternet.deploy.folding import fold_norms, folded_behind
-from mmfasternet.errors import ArgumentError
-
-# timm names a convolution and its norm in the order they are called.
-_TIMM_PAIRS = (('conv', 'bn1'), ('conv_stem', 'bn1'), ('conv_dw', 'bn1'), ('conv_dw', 'bn_dw'), ('conv_pw', 'bn2'))
+from mmfasternet.deploy.folding import fold_norms
 
 
 def classifier_entry(network: Network,
@@ -68,17 +65,9 @@ def build_folded(network: Network, deploy: bool = False, dtype: torch.dtype = to
             return to_deploy(model, inplace=True, dtype=dtype)
         return to_deploy(model, inplace=True, algorithm='conv', memory_format=torch.contiguous_format, dtype=dtype)
     fold_norms(model)
-    _fold_timms_norms(model)
+    if is_timms(model):
+        fold_timm_norms(model, torch.rand(1, 3, network.size, network.size, device=device))
     return model.to(dtype)
-
-
-def _fold_timms_norms(model: nn.Module) -> None:
-    for module in model.modules():
-        for conv_name, norm_name in _TIMM_PAIRS:
-            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                conv.weight, conv.bias = folded_behind(conv, norm)
-                setattr(module, norm_name, getattr(norm, 'act', nn.Identity()))  # timm's may hold one
 
 
 def count_as_table_3(network: Network) -> Complexity:
@@ -93,6 +82,7 @@ def count_as_table_3(network: Network) -> Complexity:
     """
     model = network.build()
     set_eval_mode(model)
+    count_attention(model)
     images = torch.rand(1, 3, network.size, network.size)
     unseen = 0
 
@@ -116,12 +106,9 @@ def find_networks(names: Sequence[str]) -> List[Network]:
     """Networks by their names; all of them without any.
 
     Raises:
-        ArgumentError: If one is not known.
+        UserError: If one is not known.
     """
-    for name in names:
-        if name not in NETWORKS:
-            raise ArgumentError(f"no network is called '{name}': it must be one of {', '.join(NETWORKS)}")
-    return [NETWORKS[name] for name in names or NETWORKS]
+    return [find_network(name) for name in names or NETWORKS]
 
 
 def classifier_report(networks: Sequence[Network], records: Mapping[int, Sequence[LatencyRecord]]) -> Report:

@@ -20,6 +20,7 @@ from mmfasternet.benchmark.paper import TABLE_4, DetectorRow
 from mmfasternet.benchmark.reporting.plots import stacked_bars
 from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.parts import PARTS, DetectorParts
+from mmfasternet.benchmark.subjects.timm_detectors import fold_backbone
 from mmfasternet.deploy.export.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
 from mmfasternet.engine.config import is_classifier
@@ -107,6 +108,8 @@ def detector_entry(cfg: Config,
                 model = build_model(cfg, checkpoint, device)
             else:
                 model = build_random() if build_random else random_detector(cfg, device)
+            if options.deploy:
+                fold_backbone(model, given.size)
             model = options.apply(model, cfg, None if given.images else [given.size])
         turns, parts = _Turns(batches), DetectorParts(model, device)
         return Subject(lambda: model.test_step(turns.batch()), lambda: parts(lambda: model.test_step(turns.batch())),

@@ -1,6 +1,7 @@
 """The classifiers of Table 3 and of the compact networks before them, by the libraries that keep them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from mmdet.models.backbones import PyramidVisionTransformer
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 import mmfasternet.models.heads  # noqa: F401, registers the head
 from mmfasternet.benchmark.paper import TABLE_3
 from mmfasternet.benchmark.subjects.cycle_mlp import CycleMLP
-from mmfasternet.errors import UserError
+from mmfasternet.benchmark.subjects.timm_networks import PREFIX, build_timm, family_of, image_size
+from mmfasternet.errors import ArgumentError
 
 NUM_CLASSES = 1000
 
@@ -27,12 +29,15 @@ class Network:
             logits ``(N, 1000)``.
         size: Height and width of its images in pixels.
         accuracy: Published top-1 accuracy on ImageNet in percent.
+        source: Where its authors give that accuracy, and how they trained; for
+            those that are neither in Table 3 nor in MMPretrain.
     """
     name: str
     family: str
     build: Callable[[], nn.Module]
     size: int
     accuracy: Optional[float]
+    source: str = ''
 
 
 class PooledClassifier(nn.Module):
@@ -75,15 +80,7 @@ def _mobilenet_v3(arch: str, channels: int, hidden: int) -> Callable[[], nn.Modu
 
 
 def _timm(name: str) -> Callable[[], nn.Module]:
-
-    def build() -> nn.Module:
-        try:
-            import timm
-        except ImportError:
-            raise UserError(f"'{name}' is a network of timm's: pip install timm") from None
-        return timm.create_model(name)
-
-    return build
+    return partial(build_timm, name, num_classes=NUM_CLASSES)
 
 
 def _pvt(*layers: int) -> Callable[[], nn.Module]:
@@ -156,9 +153,54 @@ def _compact() -> List[Network]:
     ]
 
 
+#: Networks of timm's that are not in Table 3: name, family, name in timm, image size, the accuracy that their authors
+#: give at that size, and its source; "plain" is without distillation and with no data but ImageNet-1k.
+_NEWER = (
+    ('ResNet-18', 'ResNet', 'resnet18', 224, 72.12,
+     'Deep Residual Learning for Image Recognition, Table 2: error 27.88 over ten crops, plain; none of one crop'),
+    ('StarNet-S4', 'StarNet', 'starnet_s4', 224, 78.4, 'Rewrite the Stars, Table 6: plain, 300 epochs'),
+    ('RepViT-M1.1', 'RepViT', 'repvit_m1_1', 224, 80.7,
+     'github.com/THU-MIG/RepViT, README, Classification on ImageNet-1K: distilled, 300 epochs'),
+    ('FastViT-SA12', 'FastViT', 'fastvit_sa12', 256, 80.9,
+     'github.com/apple/ml-fastvit, README, Models trained on ImageNet-1K: plain'),
+    ('MobileNetV4-Conv-M', 'MobileNetV4', 'mobilenetv4_conv_medium', 256, 79.9,
+     'MobileNetV4: Universal Models for the Mobile Ecosystem, Table 6: plain, 500 epochs'),
+    ('HGNetV2-B4', 'HGNetV2', 'hgnetv2_b4', 224, 83.57,
+     'github.com/PaddlePaddle/PaddleClas, PP-HGNetV2.md, 1.3: distilled (SSLD), also from ImageNet-22k'),
+    ('EfficientViT-B1', 'EfficientViT', 'efficientvit_b1', 224, 79.39,
+     'github.com/mit-han-lab/efficientvit, applications/cls.md, B series: plain, 320 epochs'),
+    ('ConvNeXtV2-Nano', 'ConvNeXtV2', 'convnextv2_nano', 224, 81.9,
+     'github.com/facebookresearch/ConvNeXt-V2, README, ImageNet-1K fine-tuned models: plain, FCMAE first'),
+)
+
 #: All networks by name; first those of Table 3, in its order.
 NETWORKS: Dict[str, Network] = {
     network.name: network
     for network in (*(Network(name, family, build, size, TABLE_3[name].accuracy)
-                      for name, family, build, size in _TABLE_3), *_compact())
+                      for name, family, build, size in _TABLE_3), *_compact(),
+                    *(Network(name, family, _timm(timm_name), size, accuracy, source)
+                      for name, family, timm_name, size, accuracy, source in _NEWER))
 }
+
+
+def find_network(name: str) -> Network:
+    """A network by its name: one of :data:`NETWORKS`, or ``timm:NAME``, any network of timm's.
+
+    The latter has the image size that timm's config names, and no accuracy
+    unless it is one of :data:`NETWORKS` as well.
+
+    Raises:
+        ArgumentError: If there is none of that name.
+        UserError: If timm is not installed, lists no such network, or the
+            network's images are not square.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if not name.startswith(PREFIX):
+        raise ArgumentError(f"no network is called '{name}': it must be one of {', '.join(NETWORKS)}, or {PREFIX}NAME")
+    timm_name = name.removeprefix(PREFIX)
+    for network in NETWORKS.values():
+        if isinstance(network.build, partial) and network.build.args == (timm_name, ):
+            return replace(network, name=name)
+    size = image_size(timm_name)
+    return Network(name, family_of(timm_name), _timm(timm_name), size, None)

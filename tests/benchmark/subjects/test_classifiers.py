@@ -18,7 +18,7 @@ from mmfasternet.benchmark.subjects.classifiers import (
     count_as_table_3,
 )
 from mmfasternet.benchmark.subjects.cycle_mlp import CycleFC
-from mmfasternet.benchmark.subjects.networks import NETWORKS, Network
+from mmfasternet.benchmark.subjects.networks import NETWORKS, Network, find_network
 from tests.conftest import randomize_norms
 
 CPU = torch.device('cpu')
@@ -102,6 +102,16 @@ def test_report_has_the_paper_beside():
     record = records[1][0]
     assert first['G/s, batch 1'] == pytest.approx(335422720 / record.median_ms / 1e6)
     assert len(report.plots) == 4
+
+
+def test_report_of_a_network_of_timm_has_no_accuracy_and_no_paper():
+    networks = [find_network(name) for name in ('FasterNet-T0', 'timm:test_convnext')]
+    records = {1: run_suite([classifier_entry(n, CPU) for n in networks], CPU, rounds=1)}
+    row = classifier_report(networks, records).tables[0].rows[1]
+    assert (row['network'], row['pixels'], row['top-1 (%)']) == ('timm:test_convnext', 160, None)
+    assert row['parameters (M)'] == pytest.approx(
+        sum(p.numel() for p in timm.create_model('test_convnext').parameters()) / 1e6)
+    assert row['FLOPs (G)'] > 0 and row['ms, batch 1'] > 0 and 'paper: CPU ms' not in row
 
 
 def test_the_front_has_what_nothing_beats():
