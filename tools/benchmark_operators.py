@@ -30,12 +30,8 @@ def main():
         import torch
 
         from mmfasternet.benchmark.harness.suite import replayed, run_suite
-        from mmfasternet.benchmark.subjects.operators import (
-            operator_entries,
-            operator_report,
-            partial_conv_entries,
-            partial_conv_report,
-        )
+        from mmfasternet.benchmark.subjects.operators import operator_entries, operator_report
+        from mmfasternet.benchmark.subjects.partial_conv import partial_conv_entries, partial_conv_report
         device, dtype = set_up_device(args), getattr(torch, args.dtype)
         batch = (1 if device.type == 'cpu' else 32) if args.batch is None else args.batch
         memory_format = torch.channels_last if args.channels_last else torch.contiguous_format

@@ -1,3 +1,0 @@
-from .harness.timing import LatencyRecord, measure, measure_interleaved
-
-__all__ = ['LatencyRecord', 'measure', 'measure_interleaved']

@@ -1,7 +1,7 @@
 """The paper's measurements (FasterNet, CVPR 2023), to stand beside ours."""
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, Tuple
 
 
 @dataclass(frozen=True)
@@ -14,36 +14,30 @@ class DetectorRow:
         parameters: Millions of trainable parameters.
         flops: 10^9 FLOPs at 1280 x 800 pixels, as the table counts them.
         latency: Milliseconds on a GPU.
-        box_ap: Box AP on COCO.
-        mask_ap: Mask AP on COCO.
     """
     label: str
     config: str
     parameters: float
     flops: float
     latency: float
-    box_ap: float
-    mask_ap: float
 
 
 #: Table 4, by the stem of the config.
 TABLE_4: Dict[str, DetectorRow] = {
     row.config.rpartition('/')[2].removesuffix('.py'): row
     for row in (
-        DetectorRow('ResNet50', 'comparison/mask_rcnn_resnet50_1x_coco.py', 44.2, 253, 54.9, 38.0, 34.4),
-        DetectorRow('PoolFormer-S24', 'comparison/mask_rcnn_poolformer-s24_1x_coco.py', 41.0, 233, 111.0, 40.1, 37.0),
-        DetectorRow('PVT-Small', 'comparison/mask_rcnn_pvt-small_1x_coco.py', 44.1, 238, 89.5, 40.4, 37.8),
-        DetectorRow('FasterNet-S', 'mask_rcnn_fasternet_s_1x_coco.py', 49.0, 258, 35.1, 39.9, 36.9),
-        DetectorRow('ResNet101', 'comparison/mask_rcnn_resnet101_1x_coco.py', 63.2, 329, 68.9, 40.4, 36.4),
-        DetectorRow('ResNeXt101-32x4d', 'comparison/mask_rcnn_resnext101-32x4d_1x_coco.py', 62.8, 333, 80.5, 41.9,
-                    37.5),
-        DetectorRow('PoolFormer-S36', 'comparison/mask_rcnn_poolformer-s36_1x_coco.py', 50.5, 266, 146.9, 41.0, 37.7),
-        DetectorRow('PVT-Medium', 'comparison/mask_rcnn_pvt-medium_1x_coco.py', 63.9, 295, 117.3, 42.0, 39.0),
-        DetectorRow('FasterNet-M', 'mask_rcnn_fasternet_m_1x_coco.py', 71.2, 344, 53.7, 43.0, 39.1),
-        DetectorRow('ResNeXt101-64x4d', 'comparison/mask_rcnn_resnext101-64x4d_1x_coco.py', 101.9, 487, 112.9, 42.8,
-                    38.4),
-        DetectorRow('PVT-Large', 'comparison/mask_rcnn_pvt-large_1x_coco.py', 81.0, 358, 152.2, 42.9, 39.5),
-        DetectorRow('FasterNet-L', 'mask_rcnn_fasternet_l_1x_coco.py', 110.9, 484, 74.0, 44.0, 39.9),
+        DetectorRow('ResNet50', 'comparison/mask_rcnn_resnet50_1x_coco.py', 44.2, 253, 54.9),
+        DetectorRow('PoolFormer-S24', 'comparison/mask_rcnn_poolformer-s24_1x_coco.py', 41.0, 233, 111.0),
+        DetectorRow('PVT-Small', 'comparison/mask_rcnn_pvt-small_1x_coco.py', 44.1, 238, 89.5),
+        DetectorRow('FasterNet-S', 'mask_rcnn_fasternet_s_1x_coco.py', 49.0, 258, 35.1),
+        DetectorRow('ResNet101', 'comparison/mask_rcnn_resnet101_1x_coco.py', 63.2, 329, 68.9),
+        DetectorRow('ResNeXt101-32x4d', 'comparison/mask_rcnn_resnext101-32x4d_1x_coco.py', 62.8, 333, 80.5),
+        DetectorRow('PoolFormer-S36', 'comparison/mask_rcnn_poolformer-s36_1x_coco.py', 50.5, 266, 146.9),
+        DetectorRow('PVT-Medium', 'comparison/mask_rcnn_pvt-medium_1x_coco.py', 63.9, 295, 117.3),
+        DetectorRow('FasterNet-M', 'mask_rcnn_fasternet_m_1x_coco.py', 71.2, 344, 53.7),
+        DetectorRow('ResNeXt101-64x4d', 'comparison/mask_rcnn_resnext101-64x4d_1x_coco.py', 101.9, 487, 112.9),
+        DetectorRow('PVT-Large', 'comparison/mask_rcnn_pvt-large_1x_coco.py', 81.0, 358, 152.2),
+        DetectorRow('FasterNet-L', 'mask_rcnn_fasternet_l_1x_coco.py', 110.9, 484, 74.0),
     )
 }
 
@@ -57,54 +51,52 @@ class ClassifierRow:
         flops: 10^9 multiply-adds at its image size.
         throughput: Images per second on a GPU (2080 Ti), batch 32.
         cpu_latency: Milliseconds on one thread of a CPU (i9-9900X), batch 1.
-        arm_latency: The same on a Cortex-A72; None if it ran out of memory.
         accuracy: Top-1 accuracy on ImageNet in percent.
     """
     parameters: float
     flops: float
     throughput: float
     cpu_latency: float
-    arm_latency: Optional[float]
     accuracy: float
 
 
 #: Table 3, by the name of the network.
 TABLE_3: Dict[str, ClassifierRow] = {
-    'ShuffleNetV2 1.5x': ClassifierRow(3.5, 0.30, 5598, 11.7, 216, 72.6),
-    'MobileNetV2': ClassifierRow(3.5, 0.30, 5684, 13.2, 338, 72.0),
-    'MobileViT-XXS': ClassifierRow(1.3, 0.41, 2662, 25.4, 348, 69.0),
-    'EdgeNeXt-XXS': ClassifierRow(1.3, 0.26, 3153, 13.8, 233, 71.2),
-    'FasterNet-T0': ClassifierRow(3.9, 0.34, 8320, 8.2, 138, 71.9),
-    'GhostNet 1.3x': ClassifierRow(7.3, 0.23, 3313, 19.3, 385, 75.7),
-    'ShuffleNetV2 2x': ClassifierRow(7.4, 0.58, 3869, 16.8, 339, 74.9),
-    'MobileNetV2 1.4x': ClassifierRow(6.1, 0.58, 3600, 20.9, 502, 74.7),
-    'MobileViT-XS': ClassifierRow(2.3, 1.03, 1652, 39.9, 611, 74.8),
-    'EdgeNeXt-XS': ClassifierRow(2.3, 0.54, 1886, 22.3, 429, 75.0),
-    'PVT-Tiny': ClassifierRow(13.2, 1.94, 1264, 47.5, 743, 75.1),
-    'FasterNet-T1': ClassifierRow(7.6, 0.85, 4621, 16.4, 279, 76.2),
-    'CycleMLP-B1': ClassifierRow(15.2, 2.10, 866, 111.9, 892, 79.1),
-    'PoolFormer-S12': ClassifierRow(11.9, 1.82, 1451, 48.2, 663, 77.2),
-    'MobileViT-S': ClassifierRow(5.6, 2.01, 1212, 56.4, 917, 78.4),
-    'EdgeNeXt-S': ClassifierRow(5.6, 1.26, 1194, 36.4, 737, 79.4),
-    'ResNet50': ClassifierRow(25.5, 4.09, 1118, 69.4, 1129, 78.8),
-    'FasterNet-T2': ClassifierRow(15.0, 1.90, 2282, 30.8, 491, 78.9),
-    'CycleMLP-B2': ClassifierRow(26.8, 3.90, 530, 178.6, 1491, 81.6),
-    'PoolFormer-S24': ClassifierRow(21.4, 3.41, 754, 90.8, 1260, 80.3),
-    'PoolFormer-S36': ClassifierRow(30.9, 5.00, 507, 134.3, 1850, 81.4),
-    'ConvNeXt-T': ClassifierRow(28.6, 4.47, 653, 90.7, 1883, 82.1),
-    'Swin-T': ClassifierRow(28.3, 4.51, 600, 123.6, 1418, 81.3),
-    'PVT-Small': ClassifierRow(24.5, 3.83, 689, 88.2, 1389, 79.8),
-    'PVT-Medium': ClassifierRow(44.2, 6.69, 433, 138.2, 2131, 81.2),
-    'FasterNet-S': ClassifierRow(31.1, 4.55, 1142, 67.9, 1093, 81.3),
-    'PoolFormer-M36': ClassifierRow(56.2, 8.80, 317, 206.2, 2971, 82.1),
-    'ConvNeXt-S': ClassifierRow(50.2, 8.71, 373, 157.9, 3466, 83.1),
-    'Swin-S': ClassifierRow(49.6, 8.77, 345, 227.8, 2596, 83.0),
-    'PVT-Large': ClassifierRow(61.4, 9.85, 300, 198.3, 3083, 81.7),
-    'FasterNet-M': ClassifierRow(53.5, 8.72, 543, 123.0, 2085, 83.0),
-    'PoolFormer-M48': ClassifierRow(73.5, 11.59, 238, 275.3, None, 82.5),
-    'ConvNeXt-B': ClassifierRow(88.6, 15.38, 249, 267.7, None, 83.8),
-    'Swin-B': ClassifierRow(87.8, 15.47, 232, 361.1, None, 83.5),
-    'FasterNet-L': ClassifierRow(93.4, 15.49, 345, 209.6, None, 83.5),
+    'ShuffleNetV2 1.5x': ClassifierRow(3.5, 0.30, 5598, 11.7, 72.6),
+    'MobileNetV2': ClassifierRow(3.5, 0.30, 5684, 13.2, 72.0),
+    'MobileViT-XXS': ClassifierRow(1.3, 0.41, 2662, 25.4, 69.0),
+    'EdgeNeXt-XXS': ClassifierRow(1.3, 0.26, 3153, 13.8, 71.2),
+    'FasterNet-T0': ClassifierRow(3.9, 0.34, 8320, 8.2, 71.9),
+    'GhostNet 1.3x': ClassifierRow(7.3, 0.23, 3313, 19.3, 75.7),
+    'ShuffleNetV2 2x': ClassifierRow(7.4, 0.58, 3869, 16.8, 74.9),
+    'MobileNetV2 1.4x': ClassifierRow(6.1, 0.58, 3600, 20.9, 74.7),
+    'MobileViT-XS': ClassifierRow(2.3, 1.03, 1652, 39.9, 74.8),
+    'EdgeNeXt-XS': ClassifierRow(2.3, 0.54, 1886, 22.3, 75.0),
+    'PVT-Tiny': ClassifierRow(13.2, 1.94, 1264, 47.5, 75.1),
+    'FasterNet-T1': ClassifierRow(7.6, 0.85, 4621, 16.4, 76.2),
+    'CycleMLP-B1': ClassifierRow(15.2, 2.10, 866, 111.9, 79.1),
+    'PoolFormer-S12': ClassifierRow(11.9, 1.82, 1451, 48.2, 77.2),
+    'MobileViT-S': ClassifierRow(5.6, 2.01, 1212, 56.4, 78.4),
+    'EdgeNeXt-S': ClassifierRow(5.6, 1.26, 1194, 36.4, 79.4),
+    'ResNet50': ClassifierRow(25.5, 4.09, 1118, 69.4, 78.8),
+    'FasterNet-T2': ClassifierRow(15.0, 1.90, 2282, 30.8, 78.9),
+    'CycleMLP-B2': ClassifierRow(26.8, 3.90, 530, 178.6, 81.6),
+    'PoolFormer-S24': ClassifierRow(21.4, 3.41, 754, 90.8, 80.3),
+    'PoolFormer-S36': ClassifierRow(30.9, 5.00, 507, 134.3, 81.4),
+    'ConvNeXt-T': ClassifierRow(28.6, 4.47, 653, 90.7, 82.1),
+    'Swin-T': ClassifierRow(28.3, 4.51, 600, 123.6, 81.3),
+    'PVT-Small': ClassifierRow(24.5, 3.83, 689, 88.2, 79.8),
+    'PVT-Medium': ClassifierRow(44.2, 6.69, 433, 138.2, 81.2),
+    'FasterNet-S': ClassifierRow(31.1, 4.55, 1142, 67.9, 81.3),
+    'PoolFormer-M36': ClassifierRow(56.2, 8.80, 317, 206.2, 82.1),
+    'ConvNeXt-S': ClassifierRow(50.2, 8.71, 373, 157.9, 83.1),
+    'Swin-S': ClassifierRow(49.6, 8.77, 345, 227.8, 83.0),
+    'PVT-Large': ClassifierRow(61.4, 9.85, 300, 198.3, 81.7),
+    'FasterNet-M': ClassifierRow(53.5, 8.72, 543, 123.0, 83.0),
+    'PoolFormer-M48': ClassifierRow(73.5, 11.59, 238, 275.3, 82.5),
+    'ConvNeXt-B': ClassifierRow(88.6, 15.38, 249, 267.7, 83.8),
+    'Swin-B': ClassifierRow(87.8, 15.47, 232, 361.1, 83.5),
+    'FasterNet-L': ClassifierRow(93.4, 15.49, 345, 209.6, 83.5),
 }
 
 

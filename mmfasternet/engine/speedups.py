@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmfasternet.deploy.conversion import feed_mmcv_contiguous
-from mmfasternet.engine.mixed_precision import keep_float32
+from mmfasternet.engine.mixed_precision import KeptFloat32, keep_float32
 from mmfasternet.errors import ArgumentError
 
 #: Types of automatic mixed precision, the one that suits more GPUs first.
@@ -67,10 +67,13 @@ class SpeedUps:
         parts = (self.amp, 'channels-last' if self.channels_last else None, 'compile' if self.compile else None)
         return '+'.join(filter(None, parts)) or 'plain'
 
-    def apply_to_model(self, model: nn.Module) -> None:
-        """Do, in place, what is the model's; names and values of its weights stay as they are."""
-        if self.amp == 'bfloat16':
-            keep_float32(model)
+    def apply_to_model(self, model: nn.Module) -> Optional[KeptFloat32]:
+        """Do, in place, what is the model's; names and values of its weights stay as they are.
+
+        Returns:
+            What gives mmcv's operators back, if they were changed; else None.
+        """
+        kept = keep_float32(model) if self.amp == 'bfloat16' else None
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
             feed_mmcv_contiguous(model)
@@ -79,6 +82,7 @@ class SpeedUps:
                 part = getattr(model, name, None)
                 if isinstance(part, nn.Module):
                     part.compile(dynamic=True)
+        return kept
 
 
 def native_amp_types() -> Tuple[str, ...]:

@@ -10,7 +10,8 @@ from typing import Any, Callable, Dict
 import torch
 import torch.nn.functional as F
 
-from mmfasternet.benchmark.harness.timing import loaded_versions, time_call
+from mmfasternet.benchmark.harness.conditions import loaded_versions
+from mmfasternet.benchmark.harness.timing import time_call
 from mmfasternet.deploy.tf32 import set_tf32
 
 _NVIDIA_SMI = ('driver_version', 'clocks.sm', 'clocks.max.sm', 'clocks.mem', 'power.limit', 'temperature.gpu')

@@ -1,8 +1,6 @@
 """Several models measured side by side, in turns, with records that survive an interruption."""
 
 import gc
-import json
-import re
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -10,39 +8,17 @@ from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmfasternet.benchmark.harness.timing import (
-    LatencyRecord,
-    describe,
-    loaded_versions,
-    make_record,
-    peak_memory,
-    time_call,
-    warm_up,
-)
+from mmfasternet.benchmark.harness.conditions import Conditions, loaded_versions
+from mmfasternet.benchmark.harness.records import LatencyRecord, RecordFile
+from mmfasternet.benchmark.harness.timing import peak_memory, time_call, warm_up
 from mmfasternet.compat import recompilations
 from mmfasternet.deploy.gpu.cuda_graphs import record
 from mmfasternet.errors import ArgumentError, UserError
-from mmfasternet.files import write_atomically
 
 _IN_A_ROW = 10  # batches on a GPU, for their throughput: else small networks wait for the CPU
-CUDA_GRAPHS = 'CUDA graphs'  # in the form of a record
 #: A call that gives the durations of its parts in milliseconds.
 TimedParts = Callable[[], Dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What an entry is timed under, beside the machine; see :class:`LatencyRecord`."""
-    input_size: str
-    batch_size: int = 1
-    dtype: torch.dtype = torch.float32
-    memory_format: str = 'NCHW'
-    form: str = 'eager'
-    weights: str = 'random'
-    images: str = 'random'
 
 
 @dataclass(frozen=True)
@@ -55,19 +31,33 @@ class Subject:
         advance: Called before each round, to bring in its input.
         keeps_memory: Whether its memory stays allocated between calls, as that
             of CUDA graphs does: what a call takes can't be told then.
+        operations: Multiplications and additions of a call, for the record.
+        difference: Difference to the model as it was given, for the record.
     """
     function: Callable[[], Any]
     parts: Optional[TimedParts] = None
     advance: Callable[[], Any] = lambda: None
     keeps_memory: bool = False
+    operations: Optional[int] = None
+    difference: Optional[float] = None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a suite: its name, also that of its file, its conditions, and how it is built."""
+    """A line of a suite.
+
+    Attributes:
+        name: Its name.
+        conditions: Its conditions, without the machine's.
+        build: How it is built.
+        kind: What is measured, for the record.
+        model: Name of the model or operator, for the record.
+    """
     name: str
     conditions: Conditions
     build: Callable[[], Subject]
+    kind: str = ''
+    model: str = ''
 
 
 def replayed(entry: Entry) -> Entry:
@@ -77,14 +67,13 @@ def replayed(entry: Entry) -> Entry:
     """
 
     def build() -> Subject:
-        function = entry.build().function
+        subject = entry.build()
         with torch.no_grad():
-            _, replay = record(function)
+            _, replay = record(subject.function)
         # The function holds the memory that the graph reads.
-        return Subject(lambda: (replay(), function)[0], keeps_memory=True)
+        return replace(subject, function=lambda: (replay(), subject.function)[0], keeps_memory=True)
 
-    return replace(entry, conditions=replace(entry.conditions, form=f'{entry.conditions.form}, {CUDA_GRAPHS}'),
-                   build=build)
+    return replace(entry, conditions=replace(entry.conditions, graphs=True), build=build)
 
 
 def run_suite(entries: Sequence[Entry],
@@ -105,15 +94,14 @@ def run_suite(entries: Sequence[Entry],
         device: The device they work on.
         rounds: Rounds of the run. Defaults to 10.
         calls: Timed calls of each entry in a round. Defaults to 1.
-        out: Folder for ``NAME.json``, with dashes for what is not a letter or
-            a digit of the name, written anew after each turn. Records
-            that are there already count: an interrupted suite goes on where it
-            was. Defaults to None, no files.
+        out: Folder for ``records.jsonl``, written anew, atomically, after each
+            turn. Records that are there already count: an interrupted suite
+            goes on where it was. Defaults to None, no file.
 
     Returns:
-        The records, in the order of the entries. One that its device can't
-        run, for want of memory or of an operator for its type, says so in its
-        ``error``, and the others go on without it.
+        The records, in the order of the entries. One that can't be built, or
+        that its device can't run, for want of memory or of an operator for its
+        type, says so in its ``error``, and the others go on without it.
 
     Raises:
         ArgumentError: If ``rounds``, ``calls`` or a batch size is not
@@ -127,12 +115,12 @@ def run_suite(entries: Sequence[Entry],
         if value < 1:
             raise ArgumentError(f'{argument} must be at least 1, got {value}')
     names = [entry.name for entry in entries]
-    session = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    if len({_path('', name) for name in names}) < len(names):
-        raise ArgumentError(f'each name must be there once, by letters and digits: {names}')
-    records = {entry.name: _started(entry, device, out) for entry in entries}
+    if len(set(names)) < len(names):
+        raise ArgumentError(f'each name must be there once: {names}')
+    file = RecordFile(out, names)
+    records = {entry.name: _started(entry, device, file, rounds * calls) for entry in entries}
     try:
-        _run(entries, device, rounds, calls, out, records, session)
+        _run(entries, device, rounds, calls, file, records)
     except KeyboardInterrupt:
         if out:
             raise KeyboardInterrupt(f"records are kept in '{out}', and the same command goes on from them") from None
@@ -142,19 +130,27 @@ def run_suite(entries: Sequence[Entry],
     return [records[name] for name in names]
 
 
-def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int, out: Optional[Union[str, Path]],
-         records: Dict[str, LatencyRecord], session: str) -> None:
+def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int, file: RecordFile,
+         records: Dict[str, LatencyRecord]) -> None:
+    session = datetime.now(timezone.utc).isoformat(timespec='seconds')
     left = {name: rounds - record.runs // calls for name, record in records.items()}
     waiting = [entry for entry in entries if left[entry.name] > 0]
-    compiled = sum('compile' in entry.conditions.form for entry in entries)
+    compiled = sum(len(entry.conditions.sizes) for entry in entries if entry.conditions.compiled)
     with torch.no_grad(), room_for_compiled(compiled), _progress() as progress:
         task = progress.add_task('building', total=len(waiting))
         subjects: Dict[str, Subject] = {}
         for entry in waiting:
-            progress.update(task, description=f'building {entry.name}')
-            with _failure_noted(entry.name, records, subjects):
-                subjects[entry.name] = entry.build()
-                records[entry.name] = _warmed_up(records[entry.name], subjects[entry.name], device, out)
+            name = entry.name
+            progress.update(task, description=f'building {name}')
+            with _failure_noted(name, records, subjects):
+                subjects[name] = entry.build()
+            # Building has loaded more libraries.
+            conditions = replace(records[name].conditions, versions=loaded_versions())
+            _check_comparable(records[name], conditions, file)
+            records[name] = replace(records[name], conditions=conditions)
+            if name in subjects:
+                with _failure_noted(name, records, subjects):
+                    records[name] = _warmed_up(records[name], subjects[name], device)
             progress.advance(task)
         progress.remove_task(task)
         task = progress.add_task('measuring', total=sum(left[entry.name] for entry in waiting))
@@ -164,64 +160,38 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
                     progress.update(task, description=f'measuring {name}')
                     with _failure_noted(name, records, subjects):
                         records[name] = _extended(records[name], subjects[name], device, calls, session)
-                        if out:
-                            write_record(records[name], out)
+                        file.keep(records[name])
                     progress.advance(task)
 
 
-def write_record(record: LatencyRecord, folder: Union[str, Path]) -> None:
-    """Write ``NAME.json``, whole or not at all."""
-    path = _path(folder, record.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(record.to_dict(), indent=1) + '\n').encode())
-
-
-def read_record(folder: Union[str, Path], name: str) -> Optional[LatencyRecord]:
-    """Read ``NAME.json``; None if it is not there.
-
-    Raises:
-        UserError: If it is no record.
-    """
-    path = _path(folder, name)
-    try:
-        return LatencyRecord.from_dict(json.loads(path.read_text(encoding='utf-8')))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"'{path}' is no record of a latency: remove it, or name another folder by --out") from None
-
-
-def _path(folder: Union[str, Path], name: str) -> Path:
-    return Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name)}.json"
-
-
-def _started(entry: Entry, device: torch.device, out: Optional[Union[str, Path]]) -> LatencyRecord:
+def _started(entry: Entry, device: torch.device, file: RecordFile, calls: int) -> LatencyRecord:
     """The record that is there already, or one without any timed call yet."""
-    c = entry.conditions
-    fresh = make_record([], entry.name, device, c.input_size, 0, c.batch_size, c.dtype, c.memory_format, c.form,
-                        weights=c.weights, images=c.images)
-    found = read_record(out, entry.name) if out else None
-    if found and out:
-        _check_comparable(found, fresh, out)
+    fresh = LatencyRecord(entry.name, entry.conditions.on(device), entry.kind, entry.model)
+    found = file.records.get(entry.name)
+    if found:
+        _check_comparable(found, fresh.conditions, file)
+        if found.summary and found.runs < calls:
+            raise UserError(f"'{found.name}' in '{file.path}' can't go on, since its calls were not kept one by one: "
+                            f'name another folder by --out')
     return found or fresh
 
 
-def _check_comparable(found: LatencyRecord, fresh: LatencyRecord, out: Union[str, Path]) -> None:
-    if not comparable(found, fresh):
-        raise UserError(f"'{_path(out, found.name)}' was measured under other conditions "
-                        f'({describe(found.conditions)}): name another folder by --out')
+def _check_comparable(found: LatencyRecord, conditions: Conditions, file: RecordFile) -> None:
+    if not found.conditions.comparable(conditions):
+        raise UserError(f"'{found.name}' in '{file.path}' was measured under other conditions "
+                        f'({found.conditions.describe()}): name another folder by --out')
 
 
 @contextmanager
 def _failure_noted(name: str, records: Dict[str, LatencyRecord], subjects: Dict[str, Subject]) -> Iterator[None]:
-    """Within it, a RuntimeError ends the subject and not the suite.
+    """Within it, a RuntimeError or UserError ends the subject and not the suite.
 
-    PyTorch says by these what a device has no memory or no operator for.
+    PyTorch says by the first what a device has no memory or no operator for.
     """
     reason = None
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, UserError) as error:
         reason = 'out of memory' if isinstance(error, torch.OutOfMemoryError) else str(error).strip().partition('\n')[0]
     if reason:  # only now the traceback has let go of the subject, and its memory is free
         subjects.pop(name, None)
@@ -237,21 +207,12 @@ def room_for_compiled(count: int) -> ContextManager[Any]:
     return recompilations(8 * count)
 
 
-def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device,
-               out: Optional[Union[str, Path]]) -> LatencyRecord:
-    fresh = replace(record, versions=loaded_versions())  # building has loaded more libraries
-    _check_comparable(record, fresh, out or '.')
-    warmup = warm_up(subject.function, device)
-    if subject.keeps_memory:
-        return replace(fresh, warmup=warmup, memory_mb=None)
-    return replace(fresh, warmup=warmup + 1, memory_mb=peak_memory(subject.function, device))
-
-
-def comparable(first: LatencyRecord, second: LatencyRecord) -> bool:
-    """Whether two records were taken under the same conditions, as far as both tell."""
-    a, b = dict(first.conditions), dict(second.conditions)
-    versions, others = a.pop('versions'), b.pop('versions')
-    return a == b and all(versions[name] == others[name] for name in versions.keys() & others.keys())
+def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device) -> LatencyRecord:
+    warmup, memory = warm_up(subject.function, device), None
+    if not subject.keeps_memory:
+        memory, warmup = peak_memory(subject.function, device), warmup + 1
+    return replace(record, warmup=warmup, memory_mb=memory, operations=subject.operations,
+                   difference=subject.difference)
 
 
 def _extended(record: LatencyRecord, subject: Subject, device: torch.device, calls: int,
@@ -259,7 +220,7 @@ def _extended(record: LatencyRecord, subject: Subject, device: torch.device, cal
     subject.advance()
     on_gpu = device.type == 'cuda'
     time_call(subject.function, device)
-    in_a_row = _IN_A_ROW if on_gpu and record.batch_size > 1 and not subject.parts else 1
+    in_a_row = _IN_A_ROW if on_gpu and record.conditions.batch_size > 1 and not subject.parts else 1
     times = [time_call(subject.function, device, in_a_row) * 1e3 for _ in range(calls)]
     parts = subject.parts() if subject.parts else {}
     earlier = record.sessions or (('unknown', ) if record.times_ms else ())
@@ -268,7 +229,9 @@ def _extended(record: LatencyRecord, subject: Subject, device: torch.device, cal
                    parts_ms={part: (*record.parts_ms.get(part, ()), time) for part, time in parts.items()})
 
 
-def _progress() -> Progress:
+def _progress() -> Any:
     """On the terminal only: on stderr, so that tables can be piped."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     return Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                     console=Console(stderr=True), transient=True)

@@ -14,14 +14,14 @@ from torch import nn
 
 from mmfasternet.benchmark.harness.gpu_work import gpu_work
 from mmfasternet.benchmark.harness.machine import machine_facts
+from mmfasternet.benchmark.harness.records import LatencyRecord
 from mmfasternet.benchmark.harness.suite import Entry, Subject, replayed, run_suite
-from mmfasternet.benchmark.harness.timing import LatencyRecord
 from mmfasternet.benchmark.paper import TABLE_4
 from mmfasternet.benchmark.subjects import classifiers
 from mmfasternet.benchmark.subjects.classifiers import classifier_entry, find_networks
 from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, random_detector
-from mmfasternet.benchmark.subjects.forms import backbone_form_entries
-from mmfasternet.benchmark.subjects.operators import operator_entries, partial_conv_entries
+from mmfasternet.benchmark.subjects.operators import operator_entries
+from mmfasternet.benchmark.subjects.partial_conv import algorithm_entries, partial_conv_entries
 from mmfasternet.benchmark.subjects.training_steps import training_entry
 from mmfasternet.deploy.tf32 import set_tf32
 from mmfasternet.engine.config import configs_folder, load_config
@@ -30,7 +30,7 @@ from mmfasternet.engine.device import find_device
 from mmfasternet.engine.speedups import SpeedUps, native_amp_types
 from mmfasternet.files import write_atomically
 
-FACTS, SUITE, GPU_WORK = 'facts.json', 'suite.json', 'gpu-work.json'
+FACTS, GPU_WORK = 'facts.json', 'gpu-work.json'
 S, T0, R50 = 'mask_rcnn_fasternet_s_1x_coco', 'mask_rcnn_fasternet_t0_1x_coco', 'mask_rcnn_resnet50_1x_coco'
 #: Of Table 3, FasterNets first, then what is next to them in accuracy, and one of each other family.
 NETWORKS = ('FasterNet-T0', 'FasterNet-T1', 'FasterNet-T2', 'FasterNet-S', 'FasterNet-M', 'FasterNet-L', 'ResNet50',
@@ -73,18 +73,15 @@ class Bench:
         """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
-    def suite(self, name: str, kind: str, entries: Sequence[Entry], rounds: int,
-              least: float = 15.) -> List[LatencyRecord]:
-        """Measure a suite, if there are as many seconds as ``least``; a report of its kind is made of it later."""
+    def suite(self, name: str, entries: Sequence[Entry], rounds: int, least: float = 15.) -> List[LatencyRecord]:
+        """Measure a suite, if there are as many seconds as ``least``."""
         if self.left() < least:
             print(f'{name}: no time left')
             self.skipped.append(name)
             return []
-        start, folder = time.monotonic(), self.out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / SUITE, json.dumps(dict(kind=kind, names=[e.name for e in entries])).encode())
+        start = time.monotonic()
         entries = [replace(entry, build=functools.partial(_timed_build, entry)) for entry in entries]
-        records = run_suite(entries, self.target, 1 if self.small else rounds, out=folder)
+        records = run_suite(entries, self.target, 1 if self.small else rounds, out=self.out / name)
         for record in records:
             parts = ' '.join(f'{part}={ms:.2f}' for part, ms in record.part_medians_ms.items())
             print(f'{record.name}: {record.error}' if record.error else
@@ -146,13 +143,13 @@ def _table_4(bench: Bench, settings: Sequence[Tuple[str, str]]) -> None:
         if bench.on_gpu:
             forms.append(DeployOptions(True, dtype, graphs=True))
         entries = [_detector(bench, name, form, functools.partial(build, name)) for form in forms for name in configs]
-        bench.suite(f"table-4/{'TF32' if tf32 == 'on' else dtype}", 'detectors', entries, 6, 25.)
+        bench.suite(f"table-4/{'TF32' if tf32 == 'on' else dtype}", entries, 6, 25.)
 
 
 def _detector(bench: Bench, name: str, form: DeployOptions, build: Callable[[], nn.Module]) -> Entry:
     dtype = '' if form.dtype == 'float32' else f', {form.dtype}'
     return detector_entry(detector_configs(bench.small)[name], f'{name}, {form.form}{dtype}', bench.target,
-                          DetectorInput(bench.size), None, form, build)
+                          DetectorInput(bench.size), None, form, build, name)
 
 
 def forms_of_two(bench: Bench) -> List[DeployOptions]:
@@ -176,8 +173,7 @@ def forms(bench: Bench) -> None:
     set_tf32('convolutions')
     entries = [_detector(bench, name, form, functools.partial(build, name))
                for name in (R50, S) for form in forms_of_two(bench)]
-    records = bench.suite('forms', 'forms', [replace(e, build=functools.partial(kept_build, e)) for e in entries], 15,
-                          40.)
+    records = bench.suite('forms', [replace(e, build=functools.partial(kept_build, e)) for e in entries], 15, 40.)
     path = bench.out / 'forms' / GPU_WORK
     work = json.loads(path.read_text()) if path.exists() else {}
     for entry, record in zip(entries, records) if bench.on_gpu else ():
@@ -202,7 +198,7 @@ def training(bench: Bench) -> None:
     for batch in batches:
         entries = [training_entry(detector_configs(bench.small)[model], model, bench.target,
                                   SpeedUps.parse(name), size, batch) for name in names for model in (S, R50)]
-        bench.suite(f'training/batch-{batch}', 'training', entries, 5, 25.)
+        bench.suite(f'training/batch-{batch}', entries, 5, 25.)
 
 
 def training_compiled(bench: Bench) -> None:
@@ -212,7 +208,7 @@ def training_compiled(bench: Bench) -> None:
     entries = [training_entry(detector_configs(bench.small)[model], model, bench.target,
                               SpeedUps.parse(f'{half}channels-last{more}'), size, batch)
                for more in ('', '+compile') for model in (S, R50)]
-    bench.suite('training/compiled', 'training', entries, 5, 60.)
+    bench.suite('training/compiled', entries, 5, 60.)
 
 
 def operator_tables(bench: Bench) -> None:
@@ -222,15 +218,15 @@ def operator_tables(bench: Bench) -> None:
     nchw, nhwc = torch.contiguous_format, torch.channels_last
     one = functools.partial(_few, bench, lambda *args: operator_entries(device, batch, *args))
     nine = functools.partial(_few, bench, lambda *args: partial_conv_entries(device, batch, *args))
-    bench.suite('table-1/eager', 'operators', one(torch.float32, nchw), 15)
+    bench.suite('table-1/eager', one(torch.float32, nchw), 15)
     if bench.on_gpu:
         graphs = functools.partial(map, replayed)
-        bench.suite('table-1/graphs', 'operators', list(graphs(one(torch.float32, nchw))), 15)
-        bench.suite('table-9/graphs', 'partial convolutions', list(graphs(nine(torch.float32))), 8)
-        bench.suite('table-1/graphs-NHWC', 'operators', list(graphs(one(torch.float32, nhwc))), 15)
-        bench.suite('table-9/graphs-float16', 'partial convolutions', list(graphs(nine(torch.float16))), 8)
-        bench.suite('table-1/graphs-float16-NHWC', 'operators', list(graphs(one(torch.float16, nhwc))), 15)
-    bench.suite('table-9/eager', 'partial convolutions', nine(torch.float32), 8)
+        bench.suite('table-1/graphs', list(graphs(one(torch.float32, nchw))), 15)
+        bench.suite('table-9/graphs', list(graphs(nine(torch.float32))), 8)
+        bench.suite('table-1/graphs-NHWC', list(graphs(one(torch.float32, nhwc))), 15)
+        bench.suite('table-9/graphs-float16', list(graphs(nine(torch.float16))), 8)
+        bench.suite('table-1/graphs-float16-NHWC', list(graphs(one(torch.float16, nhwc))), 15)
+    bench.suite('table-9/eager', nine(torch.float32), 8)
 
 
 def _few(bench: Bench, make: Callable[..., List[Entry]], *args: Any) -> List[Entry]:
@@ -246,19 +242,19 @@ def table_3(bench: Bench) -> None:
     build = functools.cache(classifiers.build_folded)
     for batch, graphs in [(1, False), (32, True), (32, False), (1, True)] if bench.on_gpu else [(1, False)]:
         entries = [classifier_entry(network, bench.target, batch, build=build) for network in networks]
-        bench.suite(f"table-3/batch-{batch}{'-graphs' if graphs else ''}", 'classifiers',
+        bench.suite(f"table-3/batch-{batch}{'-graphs' if graphs else ''}",
                     [replayed(entry) for entry in entries] if graphs else entries, 10)
 
 
 def backbone_forms(bench: Bench) -> None:
-    """Forms of FasterNet's block in the backbone of S, at the size of a detector and of a classifier."""
+    """Algorithms of FasterNet's block in the backbone of S, at the size of a detector and of a classifier."""
     arch = 't0' if bench.small else 's'
     for tf32 in ('on', 'convolutions') if bench.on_gpu else ('convolutions', ):
         set_tf32(tf32)
         dtypes = [torch.float32, torch.float16 if bench.on_gpu else torch.bfloat16]
         for size, batch in (((64, 64), 1), ) if bench.small else ((bench.size, 1), ((224, 224), 32)):
-            entries = backbone_form_entries(arch, bench.target, size, batch, dtypes if tf32 == 'on' else dtypes[:1])
-            bench.suite(f"backbone-forms/{size[0]}x{size[1]}{'-TF32' if tf32 == 'on' else ''}", 'latencies',
+            entries = algorithm_entries(arch, bench.target, size, batch, dtypes if tf32 == 'on' else dtypes[:1])
+            bench.suite(f"backbone-forms/{size[0]}x{size[1]}{'-TF32' if tf32 == 'on' else ''}",
                         [replayed(entry) for entry in entries] if bench.on_gpu else entries, 10)
 
 

@@ -2,20 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
-import torch
-
-from mmfasternet.benchmark.harness.suite import read_record
-from mmfasternet.benchmark.harness.timing import LatencyRecord, describe_machine, failures, runs_of
+from mmfasternet.benchmark.harness.records import RECORDS, LatencyRecord, read_records
 from mmfasternet.benchmark.plan.run_all import STATE
-from mmfasternet.benchmark.plan.steps import FACTS, GPU_WORK, R50, SUITE, S, detector_configs
+from mmfasternet.benchmark.plan.steps import FACTS, GPU_WORK, R50, S, detector_configs
 from mmfasternet.benchmark.reporting.report import Report, Table, write_page
 from mmfasternet.benchmark.roofline import least_times
-from mmfasternet.benchmark.subjects.classifiers import classifier_report, find_networks
-from mmfasternet.benchmark.subjects.detectors import detector_report
-from mmfasternet.benchmark.subjects.operators import operator_report, partial_conv_report
-from mmfasternet.benchmark.subjects.training_steps import training_report
+from mmfasternet.benchmark.subjects import classifiers, detectors, operators, partial_conv, training_steps
+from mmfasternet.benchmark.subjects.forms import form_report
 from mmfasternet.errors import UserError
 
 PAGE = 'index.html'
@@ -34,14 +29,10 @@ def write_reports(out: Path) -> Path:
     Raises:
         UserError: If it holds nothing.
     """
-    suites = [path.parent for path in sorted(out.rglob(SUITE))]
     reports = [_machine_report(out)] if (out / FACTS).exists() else []
-    for folder in suites:
-        records = _records(folder)
-        if not records:
-            continue
+    for folder, records in _suites(out):
         try:
-            report = _REPORTS[_suite(folder)['kind']](records, folder, out)
+            report = _REPORTS[records[0].kind](records, folder, out)
         except UserError as error:  # a suite that was stopped early
             print(f'{folder}: {error}')
             continue
@@ -55,24 +46,20 @@ def write_reports(out: Path) -> Path:
 def summarize(out: Path) -> str:
     """How each step ended, and what came out of the detectors, for the terminal."""
     lines = [f'{name}: {how}' for name, how in json.loads((out / STATE).read_text())['steps'].items()]
-    for path in sorted(out.rglob(SUITE)):
-        found = {record.name: record for record in _records(path.parent) if not record.error}
-        for name, record in found.items():
-            reference = found.get(name.replace(S, R50))
-            if name.startswith(S) and reference:
-                lines.append(f'{path.parent.relative_to(out)}: {name}: {record.median_ms:.2f} ms, '
+    for folder, records in _suites(out):
+        for record in records:
+            reference = next((other for other in records if record.model == S and other.model == R50
+                              and other.conditions.comparable(record.conditions)), None)
+            if reference:
+                lines.append(f'{folder.relative_to(out)}: {record.name}: {record.median_ms:.2f} ms, '
                              f'{record.median_ms / reference.median_ms:.2f} of ResNet-50')
     return '\n'.join(lines)
 
 
-def _suite(folder: Path) -> Dict[str, Any]:
-    return json.loads((folder / SUITE).read_text())
-
-
-def _records(folder: Path) -> Records:
-    """Those of a suite that are there, in its order."""
-    found = [read_record(folder, name) for name in _suite(folder)['names']]
-    return [record for record in found if record and record.runs]
+def _suites(out: Path) -> List[Tuple[Path, Records]]:
+    """Folders and records of the suites that are there."""
+    found = [(path.parent, read_records(path.parent)) for path in sorted(out.rglob(RECORDS))]
+    return [(folder, records) for folder, records in found if records]
 
 
 def _named(report: Report, where: str) -> Report:
@@ -87,19 +74,12 @@ def _machine_report(out: Path) -> Report:
 
 
 def _config_of(record: LatencyRecord) -> Any:
-    return detector_configs()[record.name.partition(',')[0]]
-
-
-def _size(record: LatencyRecord) -> Any:
-    return tuple(map(int, record.input_size.split('x')))
+    return detector_configs()[record.model]
 
 
 def _detectors(records: Records, folder: Path, out: Path) -> Report:
-    return detector_report(records, [_config_of(record) for record in records], _size(records[0]))
-
-
-def _forms(records: Records, folder: Path, out: Path) -> Report:
-    report = _detectors(records, folder, out)
+    report = detectors.detector_report(records, [_config_of(record) for record in records],
+                                       records[0].conditions.sizes[0])
     if not (folder / GPU_WORK).exists() or not (out / FACTS).exists():
         return report
     work, facts = json.loads((folder / GPU_WORK).read_text()), json.loads((out / FACTS).read_text())
@@ -122,10 +102,10 @@ def _forms(records: Records, folder: Path, out: Path) -> Report:
 def _roofline(records: Records, facts: Mapping[str, Any]) -> Table:
     rows = []
     for record in records:
-        dtype = getattr(torch, record.dtype)
-        name = 'TF32' if 'TF32 in conv' in record.device else record.dtype
-        bounds = least_times(_config_of(record), _size(record), dtype, facts[f'3x3 convolution in {name}, TFLOP/s'],
-                             facts['copy, GB/s'])
+        where = record.conditions
+        name = 'TF32' if 'convolutions' in where.tf32 else where.dtype_name
+        bounds = least_times(_config_of(record), where.sizes[0], where.dtype,
+                             facts[f'3x3 convolution in {name}, TFLOP/s'], facts['copy, GB/s'])
         times = record.part_medians_ms
         rows.append({'detector': record.name, **{f'{part}, ms': times.get(part) for part in bounds},
                      **{f'{part}, bound': bound for part, bound in bounds.items()},
@@ -136,32 +116,16 @@ def _roofline(records: Records, facts: Mapping[str, Any]) -> Table:
     return Table('Parts and their bounds', {**columns, 'all, bound': '.2f'}, rows)
 
 
-def _operators(records: Records, folder: Path, out: Path) -> Report:
-    return operator_report(records)
-
-
-def _partial_convolutions(records: Records, folder: Path, out: Path) -> Report:
-    return partial_conv_report(records)
-
-
 def _classifiers(records: Records, folder: Path, out: Path) -> Report:
-    return classifier_report(find_networks([record.name for record in records]), {records[0].batch_size: records})
+    networks = classifiers.find_networks([record.model for record in records])
+    return classifiers.classifier_report(networks, {records[0].conditions.batch_size: records})
 
 
-def _training(records: Records, folder: Path, out: Path) -> Report:
-    return training_report(records, {})
-
-
-def _latencies(records: Records, folder: Path, out: Path) -> Report:
-    first = records[0]
-    rows = [{'': record.name, 'ms': record.median_ms, 'p10': record.p10_ms, 'p90': record.p90_ms,
-             'ratio': first.median_ms / record.median_ms} for record in records]
-    notes = [f'Batch {first.batch_size}, {first.input_size} pixels, {first.form}, {describe_machine(first.conditions)}',
-             f'{runs_of(records).capitalize()}; ratio: speed over that of {first.name}.', *failures(records)]
-    return Report('Forms of the block', [Table('Forms of the block', {'': '', 'ms': '.3f', 'p10': '.3f', 'p90': '.3f',
-                                                                      'ratio': '.2f'}, rows)], notes)
-
-
+#: By the kind of the records.
 _REPORTS: Dict[str, Callable[[Records, Path, Path], Report]] = {
-    'detectors': _detectors, 'forms': _forms, 'operators': _operators, 'partial convolutions': _partial_convolutions,
-    'classifiers': _classifiers, 'training': _training, 'latencies': _latencies}
+    detectors.KIND: _detectors,
+    classifiers.KIND: _classifiers,
+    partial_conv.FORMS: lambda records, folder, out: form_report(records),
+    partial_conv.KIND: lambda records, folder, out: partial_conv.partial_conv_report(records),
+    operators.KIND: lambda records, folder, out: operators.operator_report(records),
+    training_steps.KIND: lambda records, folder, out: training_steps.training_report(records, {})}

@@ -2,20 +2,19 @@
 
 import math
 import textwrap
-from typing import Dict, List, Literal, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Literal, Mapping, Optional, Sequence, Tuple
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: x, y and the name of a point.
 Point = Tuple[float, float, str]
 OURS = 'FasterNet'
 _MARKERS = 'svD^>p*hXd<P8H'
-_COLORS = [color for index, color in enumerate(matplotlib.color_sequences['tab20']) if index not in (6, 7)]  # no reds
 
 
-def stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str, title: str) -> Figure:
+def stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str, title: str) -> 'Figure':
     """Horizontal bars, each made of its parts.
 
     Args:
@@ -24,7 +23,7 @@ def stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str, title: str)
         unit: What the lengths are.
         title: Title of the plot.
     """
-    figure = Figure(figsize=(10, 1.6 + .42 * len(bars)))
+    figure = _figure(10, 1.6 + .42 * len(bars))
     axes = figure.subplots()
     names = list(bars)
     parts = list(dict.fromkeys(part for bar in bars.values() for part in bar))
@@ -44,7 +43,7 @@ def stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str, title: str)
     return figure
 
 
-def trade_off(families: Mapping[str, Sequence[Point]], x: str, y: str, title: str, log_y: bool = False) -> Figure:
+def trade_off(families: Mapping[str, Sequence[Point]], x: str, y: str, title: str, log_y: bool = False) -> 'Figure':
     """A line for each family of models; FasterNet's is the thick one.
 
     Args:
@@ -55,12 +54,14 @@ def trade_off(families: Mapping[str, Sequence[Point]], x: str, y: str, title: st
         log_y: Whether the y axis is logarithmic, as the x axis is. Defaults
             to False.
     """
-    figure = Figure(figsize=(9, 6))
+    figure = _figure(9, 6)
     axes = figure.subplots()
+    from matplotlib import color_sequences
+    colors = [color for index, color in enumerate(color_sequences['tab20']) if index not in (6, 7)]  # no reds
     for index, (family, points) in enumerate(families.items()):
         xs, ys, _ = zip(*sorted(points))
         ours = family == OURS
-        axes.plot(xs, ys, label=family, color='#d1242f' if ours else _COLORS[index % len(_COLORS)],
+        axes.plot(xs, ys, label=family, color='#d1242f' if ours else colors[index % len(colors)],
                   linewidth=2.5 if ours else 1, marker='o' if ours else _MARKERS[index % len(_MARKERS)],
                   markersize=7 if ours else 5, zorder=3 if ours else 2)
         if ours:
@@ -79,7 +80,7 @@ def roofline(points: Mapping[str, Sequence[Point]],
              peak: float,
              bandwidth: float,
              title: str,
-             work: str = 'multiply-adds') -> Figure:
+             work: str = 'multiply-adds') -> 'Figure':
     """Speed over intensity, below the two ceilings of a processor.
 
     Args:
@@ -90,7 +91,7 @@ def roofline(points: Mapping[str, Sequence[Point]],
         title: Title of the plot.
         work: What is counted.
     """
-    figure = Figure(figsize=(9, 6))
+    figure = _figure(9, 6)
     axes = figure.subplots()
     intensities = [x for series in points.values() for x, _, _ in series] + [peak / bandwidth]
     low, high = min(intensities) / 2, max(intensities) * 2
@@ -109,9 +110,9 @@ def roofline(points: Mapping[str, Sequence[Point]],
     return figure
 
 
-def histograms(groups: Mapping[str, Sequence[float]], labels: Sequence[str], x: str, y: str, title: str) -> Figure:
+def histograms(groups: Mapping[str, Sequence[float]], labels: Sequence[str], x: str, y: str, title: str) -> 'Figure':
     """Bars side by side: for each label one of each group."""
-    figure = Figure(figsize=(9, 5))
+    figure = _figure(9, 5)
     axes = figure.subplots()
     width = .8 / max(len(groups), 1)
     for index, (name, heights) in enumerate(groups.items()):
@@ -125,7 +126,7 @@ def histograms(groups: Mapping[str, Sequence[float]], labels: Sequence[str], x: 
     return figure
 
 
-def curves(series: Mapping[str, Sequence[float]], x: str, y: str, title: str) -> Figure:
+def curves(series: Mapping[str, Sequence[float]], x: str, y: str, title: str) -> 'Figure':
     """A line for each series, over the number of the value, from 1.
 
     Args:
@@ -134,7 +135,7 @@ def curves(series: Mapping[str, Sequence[float]], x: str, y: str, title: str) ->
         y: Label of the y axis.
         title: Title of the plot.
     """
-    figure = Figure(figsize=(9, 5))
+    figure = _figure(9, 5)
     axes = figure.subplots()
     for name, values in series.items():
         axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1)
@@ -154,12 +155,17 @@ def by_family(points: Sequence[Tuple[str, Optional[float], Optional[float], str]
     return families
 
 
-def _name_points(axes: Axes, points: Sequence[Point]) -> None:
+def _figure(width: float, height: float) -> 'Figure':
+    from matplotlib.figure import Figure
+    return Figure(figsize=(width, height))
+
+
+def _name_points(axes: 'Axes', points: Sequence[Point]) -> None:
     for x, y, name in points:
         axes.annotate(name, (x, y), xytext=(4, -11), textcoords='offset points', fontsize=8)
 
 
-def _finish(axes: Axes, title: str, grid: Literal['both', 'x', 'y'] = 'both') -> None:
+def _finish(axes: 'Axes', title: str, grid: Literal['both', 'x', 'y'] = 'both') -> None:
     axes.set_title(textwrap.fill(title, 100), loc='left', fontsize=11)
     axes.grid(axis=grid, alpha=.3)
     axes.spines[['top', 'right']].set_visible(False)

@@ -6,19 +6,17 @@ import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Union
-
-import jinja2
-import rich.table
-from matplotlib.figure import Figure
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence, Union
 
 from mmfasternet.files import write_atomically
 
+if TYPE_CHECKING:
+    import rich.table
+    from matplotlib.figure import Figure
+
 Row = Mapping[str, Any]
 
-_PAGE = jinja2.Template(
-    """<!doctype html>
+_PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <title>{{ title }}</title>
@@ -47,7 +45,7 @@ _PAGE = jinja2.Template(
 {% endfor %}
 {% endfor %}
 </html>
-""", autoescape=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,9 @@ class Table:
         writer.writerows(self.rows)
         return text.getvalue()
 
-    def for_terminal(self) -> rich.table.Table:
+    def for_terminal(self) -> 'rich.table.Table':
         """The table for a terminal."""
+        import rich.table
         table = rich.table.Table(title=self.name, title_justify='left')
         for heading in self.columns:
             text = self.is_text(heading)
@@ -111,10 +110,11 @@ class Report:
     title: str
     tables: Sequence[Table]
     notes: Sequence[str] = ()
-    plots: Mapping[str, Figure] = field(default_factory=dict)
+    plots: Mapping[str, 'Figure'] = field(default_factory=dict)
 
     def print(self) -> None:
         """Print tables and notes."""
+        from rich.console import Console
         console = Console(width=None if Console().is_terminal else 200)
         for table in self.tables:
             console.print(table.for_terminal())
@@ -149,7 +149,8 @@ def write_page(title: str, reports: Sequence[Report], path: Path) -> Path:
 
 
 def _page(title: str, reports: Sequence[Report]) -> bytes:
-    return _PAGE.render(title=title, reports=reports).encode()
+    import jinja2
+    return jinja2.Template(_PAGE, autoescape=True).render(title=title, reports=reports).encode()
 
 
 def _shown(value: Any, spec: str) -> str:
@@ -160,7 +161,7 @@ def _file_name(name: str) -> str:
     return re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: 'Figure') -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=120, bbox_inches='tight')
     return picture.getvalue()

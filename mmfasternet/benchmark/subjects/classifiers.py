@@ -7,8 +7,9 @@ from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
 from mmfasternet.benchmark.complexity import COUNTED_WITH_NORMS, Complexity, count_multiply_adds
-from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject
-from mmfasternet.benchmark.harness.timing import LatencyRecord, describe, failures, runs_of
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.records import LatencyRecord, failures, runs_of
+from mmfasternet.benchmark.harness.suite import Entry, Subject
 from mmfasternet.benchmark.paper import TABLE_3
 from mmfasternet.benchmark.reporting.plots import by_family, trade_off
 from mmfasternet.benchmark.reporting.report import Report, Table
@@ -18,6 +19,8 @@ from mmfasternet.benchmark.subjects.timm_networks import count_attention, fold_t
 from mmfasternet.deploy import to_deploy
 from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.deploy.folding import fold_norms
+
+KIND = 'classifiers'
 
 
 def classifier_entry(network: Network,
@@ -40,7 +43,7 @@ def classifier_entry(network: Network,
     """
 
     ours = deploy and network.family == 'FasterNet'
-    conditions = Conditions(f'{network.size}x{network.size}', batch_size, dtype, 'NHWC' if ours else 'NCHW',
+    conditions = Conditions(((network.size, network.size), ), batch_size, dtype, 'NHWC' if ours else 'NCHW',
                             'deploy' if ours else 'eager, norms folded')
 
     def subject() -> Subject:
@@ -50,7 +53,7 @@ def classifier_entry(network: Network,
         images = images.to(device, dtype, memory_format=torch.channels_last if ours else torch.contiguous_format)
         return Subject(lambda: model(images))
 
-    return Entry(network.name, conditions, subject)
+    return Entry(network.name, conditions, subject, KIND, network.name)
 
 
 def build_folded(network: Network, deploy: bool = False, dtype: torch.dtype = torch.float32,
@@ -128,7 +131,7 @@ def classifier_report(networks: Sequence[Network], records: Mapping[int, Sequenc
             for index, network in enumerate(networks)]
     plots = {}
     for batch in batches:
-        where = f'batch {batch}, {records[batch][0].device}'
+        where = f'batch {batch}, {records[batch][0].conditions.processor}'
         for name, x, y, title in (
             (f'Accuracy and latency, batch {batch}', f'ms, batch {batch}', 'top-1 (%)', 'latency, ms'),
             (f'Accuracy and throughput, batch {batch}', f'images/s, batch {batch}', 'top-1 (%)', 'images per second'),
@@ -143,7 +146,7 @@ def classifier_report(networks: Sequence[Network], records: Mapping[int, Sequenc
                                         log_y=y == f'ms, batch {batch}')
     notes = []
     for batch in batches:
-        notes += [f'{describe(records[batch][0].conditions)}: {runs_of(records[batch])}.',
+        notes += [f'{records[batch][0].conditions.describe()}: {runs_of(records[batch])}.',
                   f'Batch {batch}: no other is as accurate in as little time as each of '
                   f"{', '.join(_front(networks, records[batch]))}.",
                   *(f'Batch {batch}: {line}' for line in failures(records[batch]))]

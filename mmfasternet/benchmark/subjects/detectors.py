@@ -14,8 +14,9 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmfasternet.benchmark.complexity import Complexity, count_as_table_4, count_complexity
-from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject
-from mmfasternet.benchmark.harness.timing import LatencyRecord, describe, failures, runs_of
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.records import LatencyRecord, failures, runs_of
+from mmfasternet.benchmark.harness.suite import Entry, Subject
 from mmfasternet.benchmark.paper import TABLE_4, DetectorRow
 from mmfasternet.benchmark.reporting.plots import stacked_bars
 from mmfasternet.benchmark.reporting.report import Report, Table
@@ -28,6 +29,7 @@ from mmfasternet.engine.deploying import DeployOptions, is_export
 from mmfasternet.engine.preparing import with_exported
 from mmfasternet.errors import UserError
 
+KIND = 'detectors'
 _GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread most evenly
 
 
@@ -44,6 +46,11 @@ class DetectorInput:
     size: Tuple[int, int] = (800, 1280)
     images: Optional[Sequence[str]] = None
     batch_size: int = 1
+
+    @property
+    def source(self) -> str:
+        """The images' folder, or ``'random'``."""
+        return str(Path(self.images[0]).parent) if self.images else 'random'
 
     def batches(self, cfg: Config) -> List[Batch]:
         """The batches, by the test pipeline of a config.
@@ -64,7 +71,8 @@ def detector_entry(cfg: Config,
                    given: DetectorInput,
                    checkpoint: Optional[str] = None,
                    deploy: Optional[DeployOptions] = None,
-                   build_random: Optional[Callable[[], nn.Module]] = None) -> Entry:
+                   build: Optional[Callable[[], nn.Module]] = None,
+                   model: Optional[str] = None) -> Entry:
     """A detector as a line of a suite: normalisation, network and post-processing, and its parts.
 
     How many objects it finds weighs on the latency of its heads. With random
@@ -73,15 +81,17 @@ def detector_entry(cfg: Config,
 
     Args:
         cfg: Config of the detector.
-        name: Its name.
+        name: Name of the line.
         device: Where it runs.
         given: The images.
         checkpoint: Its weights, or folder of an export. Defaults to None,
             random weights.
         deploy: Inference form of the model. Defaults to None, the model as it
             is.
-        build_random: Gives the detector with random weights, where several
-            entries share one. Defaults to None: :func:`random_detector`.
+        build: Gives the detector as it is, where several entries share one.
+            Defaults to None: from its checkpoint, or :func:`random_detector`.
+        model: Name of its config, where the line is named otherwise.
+            Defaults to None, ``name``.
 
     Raises:
         UserError: If the config is a classifier's, or an image or export can't
@@ -91,39 +101,55 @@ def detector_entry(cfg: Config,
         raise UserError(f"'{cfg.filename}' is the config of a classifier: tools/benchmark_classifier.py is for these")
     options = deploy or DeployOptions()
     exported = checkpoint if checkpoint is not None and is_export(checkpoint) else None
-    form, memory_format = options.form, 'NHWC' if options.deploy else 'NCHW'
+    form, memory_format = ('deploy', 'NHWC') if options.deploy else ('eager', 'NCHW')
     if exported:
         file_format = Manifest.read(exported).format
         form, memory_format = f'exported, {file_format}', 'NHWC' if file_format == 'openvino' else 'NCHW'
     batches = given.batches(cfg)
     conditions = Conditions(
-        sizes_of(batches), given.batch_size, getattr(torch, options.dtype), memory_format, form, checkpoint or 'random',
-        str(Path(given.images[0]).parent) if given.images else 'random')
+        sizes_of(batches), given.batch_size, getattr(torch, options.dtype), memory_format, form,
+        compiled=options.compile, graphs=options.graphs, weights=checkpoint or 'random', images=given.source)
 
-    def build() -> Subject:
+    def subject() -> Subject:
         if exported:
-            model = build_model(with_exported(cfg, exported, options), device=device)
+            detector = build_model(with_exported(cfg, exported, options), device=device)
         else:
-            if checkpoint:
-                model = build_model(cfg, checkpoint, device)
-            else:
-                model = build_random() if build_random else random_detector(cfg, device)
+            detector = build() if build else detector_of(cfg, checkpoint, device)
             if options.deploy:
-                fold_backbone(model, given.size)
-            model = options.apply(model, cfg, None if given.images else [given.size])
-        turns, parts = _Turns(batches), DetectorParts(model, device)
-        return Subject(lambda: model.test_step(turns.batch()), lambda: parts(lambda: model.test_step(turns.batch())),
-                       turns.advance, options.graphs)
+                fold_backbone(detector, given.size)
+            detector = options.apply(detector, cfg, None if given.images else [given.size])
+        return detector_subject(detector, batches, device, options.graphs)
 
-    return Entry(name, conditions, build)
+    return Entry(name, conditions, subject, KIND, model or name)
 
 
-def random_detector(cfg: Config, device: torch.device) -> nn.Module:
-    """A detector with random weights that finds a hundred objects, if it is a two-stage one."""
+def detector_subject(detector: nn.Module, batches: Sequence[Batch], device: torch.device,
+                     keeps_memory: bool = False) -> Subject:
+    """A detector and its parts, ready to be timed on batches in turn, a round each."""
+    turns, parts = _Turns(batches), DetectorParts(detector, device)
+    return Subject(lambda: detector.test_step(turns.batch()), lambda: parts(lambda: detector.test_step(turns.batch())),
+                   turns.advance, keeps_memory)
+
+
+def detector_of(cfg: Config, checkpoint: Optional[str], device: torch.device) -> nn.Module:
+    """The detector of a checkpoint, or a random one."""
+    return build_model(cfg, checkpoint, device) if checkpoint else random_detector(cfg, device)
+
+
+def random_detector(cfg: Config, device: torch.device, alike: bool = True) -> nn.Module:
+    """A detector with random weights that finds a hundred objects, if it is a two-stage one.
+
+    Args:
+        cfg: Its config.
+        device: Where it goes.
+        alike: Whether it proposes alike; see :func:`propose_alike`. Defaults
+            to True.
+    """
     torch.manual_seed(0)
     model = build_model(cfg, None, device)
     find_objects(model)
-    propose_alike(model)
+    if alike:
+        propose_alike(model)
     return model
 
 
@@ -191,10 +217,10 @@ def random_batch(size: Tuple[int, int], batch_size: int = 1) -> Batch:
     return dict(inputs=images, data_samples=samples)
 
 
-def sizes_of(batches: Sequence[Batch]) -> str:
-    """The different sizes of the batches' images, such as ``'800x1280'``."""
-    shapes = (tuple(image.shape[1:]) for batch in batches for image in batch['inputs'])
-    return ' '.join(sorted({f'{h}x{w}' for h, w in shapes}))
+def sizes_of(batches: Sequence[Batch]) -> Tuple[Tuple[int, int], ...]:
+    """The different heights and widths of the batches' images."""
+    shapes = (image.shape[1:] for batch in batches for image in batch['inputs'])
+    return tuple(sorted({(height, width) for height, width in shapes}))
 
 
 class _Turns:
@@ -229,24 +255,28 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
         columns['speed-up'] = '.2f'
     if any('paper: ms' in row for row in rows):
         columns.update({'paper: parameters': '.1f', 'paper: FLOPs': '.0f', 'paper: ms': '.1f', 'paper: ratio': '.2f'})
-    parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
     medians = {record.name: record.part_medians_ms for record in records if not record.error}
-    part_rows = [{'detector': record.name, **medians[record.name], 'sum': sum(medians[record.name].values()),
-                  'sum / whole': record.parts_over_total}
-                 for record in records if not record.error]
-    part_columns = {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / whole': '.3f'}
-    notes = [describe(records[0].conditions),
+    notes = [records[0].conditions.describe(),
              f'{runs_of(records).capitalize()}; ratio: latency over that of the first detector in the same form and '
              f'type, such as {records[0].name}; speed-up: over the first form of the same detector. Parameters are '
              f'those that train; FLOPs are for {size[0]} x {size[1]} pixels, of a Mask R-CNN as Table 4 of the paper '
              f'counts them.',
-             'Parts are timed in calls of their own; sum / whole compares them with the call before, in the median of '
+             'Parts are timed in calls of their own; sum / total compares them with the call before, in the median of '
              'all rounds.', *failures(records)]
     if 'paper: ms' in columns:
         notes.append('Paper: Table 4, latency on a 2080 Ti.')
-    tables = [Table('Detectors', columns, rows), Table('Parts, ms', part_columns, part_rows)]
+    tables = [Table('Detectors', columns, rows), parts_table(records)]
     return Report('Latency of detectors', tables, notes,
                   {'Latency': stacked_bars(medians, 'ms, by the parts', f'From image to objects: {notes[0]}')})
+
+
+def parts_table(records: Sequence[LatencyRecord]) -> Table:
+    """The parts of measured detectors, and what they add up to."""
+    parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
+    rows = [{'detector': record.name, **record.part_medians_ms, 'sum': sum(record.part_medians_ms.values()),
+             'sum / total': record.parts_over_total} for record in records if not record.error]
+    return Table('Parts, ms', {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / total': '.3f'},
+                 rows)
 
 
 def _count(cfg: Config, size: Tuple[int, int]) -> Complexity:
@@ -254,9 +284,8 @@ def _count(cfg: Config, size: Tuple[int, int]) -> Complexity:
 
 
 def _row(record: LatencyRecord, total: Complexity, records: Sequence[LatencyRecord]) -> Dict[str, Any]:
-    name = _detector_of(record)
-    like = [other for other in records if (other.form, other.dtype) == (record.form, record.dtype)]
-    forms = [other for other in records if _detector_of(other) == name]
+    like = [other for other in records if other.conditions.same_form(record.conditions)]
+    forms = [other for other in records if other.model == record.model]
     row = {'detector': record.name, 'parameters (M)': total.parameters / 1e6, 'FLOPs (G)': total.multiply_adds / 1e9,
            'median (ms)': record.median_ms, 'p10': record.p10_ms, 'p90': record.p90_ms,
            'ratio': record.median_ms / like[0].median_ms, 'images/s': record.images_per_second,
@@ -264,15 +293,10 @@ def _row(record: LatencyRecord, total: Complexity, records: Sequence[LatencyReco
     if len(forms) > 1:
         row['speed-up'] = forms[0].median_ms / record.median_ms
     paper: Callable[[str], Optional[DetectorRow]] = TABLE_4.get
-    published, reference = paper(name), paper(_detector_of(like[0]))
+    published, reference = paper(record.model), paper(like[0].model)
     if published:
         row.update({'paper: parameters': published.parameters, 'paper: FLOPs': published.flops,
                     'paper: ms': published.latency})
         if reference:
             row['paper: ratio'] = published.latency / reference.latency
     return row
-
-
-def _detector_of(record: LatencyRecord) -> str:
-    """The config's name: behind it a record may name its form."""
-    return record.name.partition(',')[0]

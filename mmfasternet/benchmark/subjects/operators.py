@@ -1,30 +1,35 @@
-"""Convolutions by themselves: Tables 1 and 9 of the paper, the memory access behind them, and ShuffleNetV2's rules."""
+"""Convolutions by themselves: Table 1 of the paper, the memory access behind them, and ShuffleNetV2's rules."""
 
-import functools
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject
-from mmfasternet.benchmark.harness.timing import LatencyRecord, describe, failures, runs_of
-from mmfasternet.benchmark.paper import TABLE_1, TABLE_1_SIZES, TABLE_9
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.records import LatencyRecord, failures, runs_of
+from mmfasternet.benchmark.harness.suite import Entry, Subject
+from mmfasternet.benchmark.paper import TABLE_1, TABLE_1_SIZES
 from mmfasternet.benchmark.reporting.plots import Point, roofline
 from mmfasternet.benchmark.reporting.report import Report, Table
-from mmfasternet.benchmark.subjects.published_blocks import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
-from mmfasternet.deploy import to_deploy
-from mmfasternet.deploy.conversion import fastest_algorithm
+from mmfasternet.benchmark.subjects.partial_conv import (
+    KERNEL,
+    LAYERS,
+    PARTIAL_RATIO,
+    YARDSTICK_ADDS,
+    SlicingPartialConv,
+    layer_conditions,
+    layer_entry,
+    map_name,
+    partial_convs,
+    yardstick_entry,
+)
 from mmfasternet.errors import UserError
-from mmfasternet.models import FasterNet, PartialConv
 
-LAYERS = 10  # of an operator, Tables 1 and 9
+KIND = 'operators'
 GROUPS = 16  # of a group convolution, Table 1
-KERNEL = 3
-PARTIAL_RATIO = 1 / 4
 #: Of layers with equal work: output over input channels (rule 1), groups (2) and fragments (3); and their map's side.
 RATIOS = (1, 2, 6, 12)
 RULE_GROUPS = (1, 2, 4, 8)
@@ -33,8 +38,6 @@ RULE_SIDE, RULE_CHANNELS, RULE_LAYERS = 56, 128, 10
 _NARROW = RULE_CHANNELS // 4  # of a bottleneck
 _PEAK, _BANDWIDTH = 'yardstick, convolution', 'yardstick, copy'
 _COPIED = 1 << 26  # numbers, 256 MB of float32, more than caches hold
-_SPLIT_CAT_NHWC = 'split_cat channels-last'
-_ARCHS = ('t0', 't1', 't2', 's', 'm', 'l')
 
 
 @dataclass(frozen=True)
@@ -193,31 +196,6 @@ def least_access(work: Work) -> float:
     return 2 * math.sqrt(pixels * work.multiply_adds) + work.multiply_adds / pixels
 
 
-class SlicingPartialConv(nn.Module):
-    """Layers of partial convolution that write into one tensor.
-
-    Args:
-        layers: Layers of :class:`~mmfasternet.models.PartialConv`.
-        copies: How the input is spared: ``'none'`` is listing 1 of the paper,
-            which overwrites it; ``'all'`` copies it in each layer, the
-            published correction; ``'first'`` in the first one, whose copy
-            belongs to nobody else: our form.
-    """
-
-    def __init__(self, layers: Sequence[PartialConv], copies: str) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(layer.conv for layer in layers)
-        self.copies = copies
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to the same shape."""
-        for index, conv in enumerate(self.convs):
-            if self.copies == 'all' or (self.copies == 'first' and index == 0):
-                x = x.clone()
-            x[:, :conv.in_channels] = conv(x[:, :conv.in_channels])
-        return x
-
-
 def build_operator(operator: str, channels: int, side: int) -> nn.Module:
     """Ten layers of an operator of Table 1; PConv in our form.
 
@@ -227,7 +205,7 @@ def build_operator(operator: str, channels: int, side: int) -> nn.Module:
         side: Height and width of the maps in pixels.
     """
     if operator == 'PConv':
-        return SlicingPartialConv(_partial_convs(channels, side), 'first')
+        return SlicingPartialConv(partial_convs(channels, side), 'first')
     groups = dict(GConv=GROUPS, DWConv=channels).get(operator, 1)
     return nn.Sequential(*(nn.Conv2d(channels, channels, KERNEL, padding=1, groups=groups, bias=False)
                            for _ in range(LAYERS)))
@@ -243,83 +221,19 @@ def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dty
         dtype: Data type. Defaults to float32.
         memory_format: Of the maps. Defaults to NCHW.
     """
+    layout = 'NHWC' if memory_format == torch.channels_last else 'NCHW'
     entries = []
     for channels, side in TABLE_1_SIZES:
         for operator in TABLE_1:
-            entries.append(_entry(_name(operator, channels, side), partial(build_operator, operator, channels, side),
-                                  (batch_size, channels, side, side), device, dtype, memory_format))
+            entries.append(layer_entry(
+                map_name(operator, channels, side), partial(build_operator, operator, channels, side),
+                (batch_size, channels, side, side), device, dtype, layout, KIND))
     for name, layer in rule_layers().items():
-        entries.append(_entry(name, partial(_repeated, layer.build), (batch_size, layer.inputs, RULE_SIDE, RULE_SIDE),
-                              device, dtype, memory_format))
+        entries.append(layer_entry(name, partial(_repeated, layer.build),
+                                   (batch_size, layer.inputs, RULE_SIDE, RULE_SIDE), device, dtype, layout, KIND))
     peak_batch = max(batch_size, 32) if device.type == 'cuda' else batch_size  # less does not fill a GPU
-    entries.append(_entry(_PEAK, lambda: nn.Conv2d(256, 256, 3, padding=1, bias=False), (peak_batch, 256, 56, 56),
-                          device, dtype, torch.channels_last))
-    return [*entries, Entry(_BANDWIDTH, Conditions('-', peak_batch), lambda: _copy(device))]
-
-
-def partial_conv_entries(device: torch.device, batch_size: int = 1, dtype: torch.dtype = torch.float32) -> List[Entry]:
-    """Table 9: ten layers of PConv and whole backbones, by split_cat, the published slicing, its correction, and ours.
-
-    In a backbone, ours is the inference form that is fastest on the device,
-    channels-last; split_cat is there in both memory formats.
-
-    Args:
-        device: Where they run.
-        batch_size: Images per call. Defaults to 1.
-        dtype: Data type. Defaults to float32.
-    """
-    entries = []
-    for channels, side in TABLE_1_SIZES:
-        for form, copies in (('split_cat', None), ('slicing', 'none'), ('clone', 'all'), ('ours', 'first')):
-            def build(c: int = channels, s: int = side, copies: Optional[str] = copies) -> nn.Module:
-                layers = _partial_convs(c, s)
-                return nn.Sequential(*layers) if copies is None else SlicingPartialConv(layers, copies)
-            entries.append(_entry(f'{_name("PConv", channels, side)}, {form}', build,
-                                  (batch_size, channels, side, side), device, dtype, torch.contiguous_format, form))
-    for arch in _ARCHS:
-        for form in ('split_cat', _SPLIT_CAT_NHWC, 'slicing', 'clone', 'ours'):
-            entries.append(_entry(
-                f'FasterNet-{arch.upper()}, {form}', partial(_backbone, arch, form, dtype, device),
-                (batch_size, 3, 224, 224), device, dtype,
-                torch.channels_last if form in (_SPLIT_CAT_NHWC, 'ours') else torch.contiguous_format,
-                f'ours, {fastest_algorithm(device, dtype)}' if form == 'ours' else form))
-    return entries
-
-
-def _backbone(arch: str, form: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    torch.manual_seed(0)
-    backbone = FasterNet(arch, out_indices=(3, ), out_norm=False).eval().to(device)
-    if form == 'ours':
-        return to_deploy(backbone, inplace=True, dtype=dtype)
-    if form == _SPLIT_CAT_NHWC:
-        return to_deploy(backbone, inplace=True, algorithm='conv', dtype=dtype)
-    blocks = dict(slicing=InPlaceSlicingBlock, clone=CloneSlicingBlock)
-    if form in blocks:
-        backbone = with_blocks(backbone, blocks[form])
-    return to_deploy(backbone, inplace=True, algorithm='conv', memory_format=torch.contiguous_format, dtype=dtype)
-
-
-def _partial_convs(channels: int, side: int) -> List[PartialConv]:
-    layers = [PartialConv(channels, partial_ratio=PARTIAL_RATIO) for _ in range(LAYERS)]
-    for layer in layers:
-        layer.conv.weight.data = _lasting_weight(layer.conv_channels, side).clone()
-    return layers
-
-
-@functools.cache
-def _lasting_weight(channels: int, side: int) -> Tensor:
-    """A random weight by which maps keep their size over thousands of calls, as what overwrites its input needs it.
-
-    No weight is zero: on zeros a GPU's clock is higher. The convolution is a
-    symmetric matrix, divided by its largest eigenvalue.
-    """
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(channels, channels, KERNEL, KERNEL, generator=generator)
-    weight += weight.transpose(0, 1).flip(2, 3)
-    x = torch.randn(1, channels, side, side, generator=generator)
-    for _ in range(300):
-        x = F.conv2d(x / x.norm(), weight, padding=KERNEL // 2)
-    return weight / x.norm()
+    return [*entries, yardstick_entry(_PEAK, peak_batch, device, dtype, KIND),
+            Entry(_BANDWIDTH, Conditions((), peak_batch), lambda: _copy(device), KIND, _BANDWIDTH)]
 
 
 def _repeated(build: Callable[[], nn.Module]) -> nn.Module:
@@ -339,26 +253,10 @@ class _Repeated(nn.Module):
         return output
 
 
-def _entry(name: str, build: Callable[[], nn.Module], shape: Tuple[int, ...], device: torch.device, dtype: torch.dtype,
-           memory_format: torch.memory_format, form: str = 'eager') -> Entry:
-    def subject() -> Subject:
-        module = build().eval().to(device, dtype).to(memory_format=memory_format)
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(*shape, generator=generator).to(device, dtype).contiguous(memory_format=memory_format)
-        return Subject(lambda: module(x))
-
-    layout = 'NHWC' if memory_format == torch.channels_last else 'NCHW'
-    return Entry(name, Conditions(f'{shape[2]}x{shape[3]}', shape[0], dtype, layout, form), subject)
-
-
 def _copy(device: torch.device) -> Subject:
     source = torch.rand(_COPIED, device=device)
     target = torch.empty_like(source)
     return Subject(lambda: target.copy_(source))
-
-
-def _name(operator: str, channels: int, side: int) -> str:
-    return f'{operator} {channels}x{side}x{side}'
 
 
 def operator_report(records: Sequence[LatencyRecord]) -> Report:
@@ -375,19 +273,19 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
     missing = [name for name in (_PEAK, _BANDWIDTH) if name not in found]
     if missing:
         raise UserError(f'a table of operators needs its {missing[0]}, and there is no record of it: measure it again')
-    first, batch = records[0], records[0].batch_size
-    dtype = getattr(torch, first.dtype)
-    peak = found[_PEAK].batch_size * 256 * 256 * 9 * 56 * 56 / found[_PEAK].median_ms / 1e6
+    first = records[0].conditions
+    peak_batch = found[_PEAK].conditions.batch_size
+    peak = peak_batch * YARDSTICK_ADDS / found[_PEAK].median_ms / 1e6
     bandwidth = 2 * 4 * _COPIED / found[_BANDWIDTH].median_ms / 1e6
     points: Dict[str, List[Point]] = {}
     rows = []
     for channels, side in TABLE_1_SIZES:
         for operator, published in TABLE_1.items():
-            if _name(operator, channels, side) not in found:
+            if map_name(operator, channels, side) not in found:
                 continue
-            record, work = found[_name(operator, channels, side)], work_of(operator, channels, side)
+            record, work = found[map_name(operator, channels, side)], work_of(operator, channels, side)
             paper = published[TABLE_1_SIZES.index((channels, side))]
-            row = _work_row(record, work, dtype, peak, bandwidth)
+            row = _work_row(record, work, peak, bandwidth)
             rows.append({'operator': operator, 'map': f'{channels}x{side}x{side}', **row,
                          'paper: FLOPs (M)': paper.flops, 'paper: GPU images/s': paper.throughput,
                          'paper: CPU ms': paper.cpu_latency, 'paper: CPU G/s': paper.flops / paper.cpu_latency})
@@ -402,9 +300,9 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
         access = layer.work.map_access + layer.work.weight_access
         rules.append({'layer': name, 'channels': layer.channels,
                       'access / least': access / least_access(layer.work) if layer.pointwise else None,
-                      **_work_row(found[name], layer.work * RULE_LAYERS, dtype, peak, bandwidth)})
-    notes = [f'{_conditions(records)}: {runs_of(records)}, each of {LAYERS} layers.',
-             f'Yardsticks of the same run: a 3x3 convolution of 256 channels at batch {found[_PEAK].batch_size}, '
+                      **_work_row(found[name], layer.work * RULE_LAYERS, peak, bandwidth)})
+    notes = [f'{layer_conditions(records)}: {runs_of(records)}, each of {LAYERS} layers.',
+             f'Yardsticks of the same run: a 3x3 convolution of 256 channels at batch {peak_batch}, '
              f'{peak:.1f} G multiply-adds per second; a copy of 256 MB, {bandwidth:.1f} GB/s.',
              'FLOPs are multiply-adds. MB is the memory access of equations 2 to 5 of the paper, or of ShuffleNetV2, '
              'for a batch: an activation reads and writes a map, an addition reads two and writes one. Bound is the '
@@ -413,7 +311,7 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
     tables = [Table('Operators', columns, rows),
               Table('Rules of ShuffleNetV2', {'layer': '', 'channels': '', **_WORK_COLUMNS, 'access / least': '.2f'},
                     rules)]
-    plot = roofline(points, peak, bandwidth, f'Ten layers of each operator, batch {batch}, {first.device}')
+    plot = roofline(points, peak, bandwidth, f'Ten layers of each operator, batch {first.batch_size}, {first.processor}')
     return Report('Operators', tables, notes, {'Roofline': plot})
 
 
@@ -421,42 +319,10 @@ _WORK_COLUMNS = {'FLOPs (M)': '.1f', 'MB': '.2f', 'FLOPs / byte': '.2f', 'ms': '
                  'bound (ms)': '.3f', 'bound / ms': '.2f'}
 
 
-def _work_row(record: LatencyRecord, work: Work, dtype: torch.dtype, peak: float, bandwidth: float) -> Dict[str, Any]:
-    batch = record.batch_size
+def _work_row(record: LatencyRecord, work: Work, peak: float, bandwidth: float) -> Dict[str, Any]:
+    batch, dtype = record.conditions.batch_size, record.conditions.dtype
     bound = max(batch * work.multiply_adds / peak, work.bytes(batch, dtype) / bandwidth) / 1e6
     return {'FLOPs (M)': work.multiply_adds / 1e6, 'MB': work.bytes(batch, dtype) / 1e6,
             'FLOPs / byte': work.intensity(batch, dtype), 'ms': record.median_ms, 'images/s': record.images_per_second,
             'G/s': work.multiply_adds * record.images_per_second / 1e9, 'bound (ms)': bound,
             'bound / ms': bound / record.median_ms}
-
-
-def _conditions(records: Sequence[LatencyRecord]) -> str:
-    sizes = dict.fromkeys(record.input_size for record in records if record.name != _BANDWIDTH)
-    return describe({**records[0].conditions, 'input_size': ', '.join(sizes), 'form': 'eager'})
-
-
-def partial_conv_report(records: Sequence[LatencyRecord]) -> Report:
-    """Table 9: what each form gains over split_cat.
-
-    Args:
-        records: Those of :func:`partial_conv_entries`.
-    """
-    found: Mapping[str, LatencyRecord] = {record.name: record for record in records}
-    forms = ('split_cat', _SPLIT_CAT_NHWC, 'slicing', 'clone', 'ours')
-    rows = []
-    for subject, paper in TABLE_9.items():
-        times = {form: found[f'{subject}, {form}'].median_ms if f'{subject}, {form}' in found else math.nan
-                 for form in forms}
-        rows.append({'network': subject, **{f'{form} (ms)': time for form, time in times.items()},
-                     **{f'{form} / split_cat': times['split_cat'] / times[form] for form in forms[1:]},
-                     'paper: slicing on GPU': paper[1] / paper[0], 'paper: slicing on CPU': paper[2] / paper[3]})
-    columns = {'network': '', **{f'{form} (ms)': '.2f' for form in forms},
-               **{f'{form} / split_cat': '.2f' for form in forms[1:]}, 'paper: slicing on GPU': '.2f',
-               'paper: slicing on CPU': '.2f'}
-    form = next((record.form for record in reversed(records) if record.form.startswith('ours')), 'ours')
-    notes = [f'{_conditions(records)}: {runs_of(records)}; norms folded; in the backbones ours is the form '
-             f"'{form.removeprefix('ours, ')}', channels-last.",
-             'A ratio is the speed over that of split_cat. The published slicing overwrites its input, which behind a '
-             "shortcut, in FasterNet, gives wrong outputs; clone corrects it by a copy in each layer. The paper's "
-             'ratios are those of Table 9.', *failures(records)]
-    return Report('Forms of partial convolution', [Table('Forms of partial convolution', columns, rows)], notes)

@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
@@ -14,8 +15,9 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject
-from mmfasternet.benchmark.harness.timing import LatencyRecord, describe_machine, failures, runs_of
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.records import LatencyRecord, failures, runs_of
+from mmfasternet.benchmark.harness.suite import Entry, Subject
 from mmfasternet.benchmark.reporting.plots import curves
 from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.detectors import propose_alike, random_batch
@@ -26,6 +28,7 @@ from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError
 
+KIND = 'training'
 #: Objects in a random image: as many as in an image of COCO's training set on average, rounded.
 NUM_OBJECTS = 7
 #: The share of a curve, at its end, whose mean is compared.
@@ -63,9 +66,9 @@ def training_entry(cfg: Config,
     if is_classifier(cfg):
         raise UserError(f"'{cfg.filename}' is the config of a classifier: the images and objects made here are for "
                         f'detectors')
-    conditions = Conditions(f'{size[0]}x{size[1]}', batch_size, getattr(torch, options.amp or 'float32'),
-                            'NHWC' if options.channels_last else 'NCHW', options.form)
-
+    conditions = Conditions((size, ), batch_size, getattr(torch, options.amp or 'float32'),
+                            'NHWC' if options.channels_last else 'NCHW', replace(options, compile=False).form,
+                            compiled=options.compile)
     if options.amp and device.type == 'cpu':
         raise UserError(f'automatic mixed precision in {options.amp} needs a GPU: name --forms without it')
     own = with_speed_ups(cfg, options)
@@ -83,7 +86,7 @@ def training_entry(cfg: Config,
         batch = random_training_batch(size, batch_size)
         return Subject(lambda: _step(model, batch, optimizer))
 
-    return Entry(f'{name}, {options.form}', conditions, build)
+    return Entry(f'{name}, {options.form}', conditions, build, KIND, name)
 
 
 def random_training_batch(size: Tuple[int, int], batch_size: int = 2) -> Batch:
@@ -155,9 +158,9 @@ def training_report(records: Sequence[LatencyRecord],
              'memory (MB)': record.memory_mb} for record in records]
     columns = {'training': '', 'images/s': '.2f', 'ms per step': '.1f', 'p10': '.1f', 'p90': '.1f',
                'speed-up': '.2f', 'memory (MB)': '.0f'}
-    first = records[0]
-    notes = [f'Batch {first.batch_size}, random images of {first.input_size} pixels with {NUM_OBJECTS} objects, random '
-             f'weights, {describe_machine(first.conditions)}',
+    first, where = records[0], records[0].conditions
+    notes = [f'Batch {where.batch_size}, random images of {where.input_size} pixels with {NUM_OBJECTS} objects, random '
+             f'weights, {where.machine}',
              f'{runs_of(records).capitalize()}; speed-up: over {first.name}. A step is preprocessing, forward, '
              f'backward and the step of the optimizer; memory is what it takes on top of the weights and '
              f"the optimizer's state.", *failures(records)]

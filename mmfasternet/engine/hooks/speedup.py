@@ -1,13 +1,14 @@
 """The form that a model is trained in."""
 
 from dataclasses import replace
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmfasternet.engine.mixed_precision import KeptFloat32
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.registry import HOOKS
 
@@ -28,6 +29,7 @@ class SpeedUpHook(Hook):
 
     def __init__(self, channels_last: bool = False, compile: bool = False) -> None:
         self.options = SpeedUps(channels_last=channels_last, compile=compile)
+        self._kept: Optional[KeptFloat32] = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         # Training in bfloat16 has no loss scale, and may go on in float16 on another GPU.
@@ -37,4 +39,12 @@ class SpeedUpHook(Hook):
     def before_train(self, runner: Runner) -> None:
         in_bfloat16 = getattr(runner.optim_wrapper, 'cast_dtype', None) == torch.bfloat16
         options = replace(self.options, amp='bfloat16' if in_bfloat16 else None)
-        options.apply_to_model(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+        self._kept = options.apply_to_model(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+
+    def after_train(self, runner: Runner) -> None:
+        self.after_loop(runner)
+
+    def after_loop(self, runner: Runner) -> None:
+        """Give mmcv's operators back, also where the training has failed."""
+        if self._kept:
+            self._kept.remove()

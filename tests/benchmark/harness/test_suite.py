@@ -1,19 +1,24 @@
 import json
 import math
+import os
 import statistics
+import subprocess
 import sys
-from dataclasses import replace
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mmfasternet.benchmark.harness.suite import Conditions, Entry, Subject, read_record, run_suite
-from mmfasternet.benchmark.harness.timing import MAX_WARMUP, WARMUP_PATIENCE, failures, make_record, runs_of
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.records import RECORDS, failures, read_records, runs_of
+from mmfasternet.benchmark.harness.suite import Entry, Subject, run_suite
+from mmfasternet.benchmark.harness.timing import MAX_WARMUP, WARMUP_PATIENCE
 from mmfasternet.errors import UserError
-from tests.conftest import sleep_ms
+from tests.conftest import ROOT, sleep_ms
 
 CPU = torch.device('cpu')
+SIZES = ((8, 8), )
 BEFORE = 1 + WARMUP_PATIENCE + 1  # calls before the first round: warm-up, and one for the memory
 
 
@@ -32,7 +37,7 @@ class Sleeper:
         self.slept.append(sleep_ms(self.seconds * 1e3))
 
     def entry(self, **conditions):
-        return Entry(self.name, Conditions('8x8', **conditions), lambda: Subject(self))
+        return Entry(self.name, Conditions(SIZES, **conditions), lambda: Subject(self))
 
 
 def test_medians_are_right_and_calls_take_turns():
@@ -47,7 +52,7 @@ def test_medians_are_right_and_calls_take_turns():
 
 
 def test_parts_are_timed_between_the_calls():
-    entry = Entry('a', Conditions('8x8'), lambda: Subject(lambda: None, lambda: {'first': 10., 'second': 20.}))
+    entry = Entry('a', Conditions(SIZES), lambda: Subject(lambda: None, lambda: {'first': 10., 'second': 20.}))
     record, = run_suite([entry], CPU, rounds=3)
     assert record.parts_ms == {'first': (10.,) * 3, 'second': (20.,) * 3} and record.runs == 3
 
@@ -58,7 +63,8 @@ def test_an_interrupted_suite_keeps_its_records_and_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt, match='the same command goes on'):
         run_suite([Sleeper('a', 0.001, calls).entry(), Sleeper('b', 0.001, calls, third_round).entry()], CPU, rounds=4,
                   out=tmp_path)
-    kept = {path.stem: json.loads(path.read_text())['times_ms'] for path in tmp_path.iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == [RECORDS]
+    kept = {row['name']: row['times_ms'] for row in map(json.loads, (tmp_path / RECORDS).read_text().splitlines())}
     assert {name: len(times) for name, times in kept.items()} == {'a': 3, 'b': 2}
 
     calls.clear()
@@ -91,27 +97,19 @@ def test_reports_tell_when_calls_were_timed_apart(tmp_path, monkeypatch):
 
 def test_records_of_earlier_releases_are_read(tmp_path):
     run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
-    content = json.loads((tmp_path / 'a.json').read_text())
+    content = json.loads((tmp_path / RECORDS).read_text())
     del content['sessions']
-    (tmp_path / 'a.json').write_text(json.dumps(content))
-    assert read_record(tmp_path, 'a').sessions == ()
+    (tmp_path / RECORDS).write_text(json.dumps(content))
+    assert read_records(tmp_path)[0].sessions == ()
     records = run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=2, out=tmp_path)
     assert records[0].sessions[0] == 'unknown' and 'in 2 interleaved runs' in runs_of(records)
-
-
-def test_parts_are_compared_with_the_whole_of_their_round():
-    """Not their median with its: a machine that slows down slows both."""
-    parts = {'first': (10., 20., 39.), 'second': (10., 20., 40.)}
-    record = replace(make_record([], 'a', CPU, '8x8', 1), times_ms=(20., 20., 40., 40., 80., 80.), parts_ms=parts)
-    assert record.parts_over_total == 1.
-    assert math.isnan(make_record([0.1], 'a', CPU, '8x8', 1).parts_over_total)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_batches_on_a_gpu_are_timed_in_a_row():
     device, x = torch.device('cuda:0'), torch.rand(64, 64, device='cuda')
     calls = []
-    entries = [Entry(f'{size}', Conditions('8x8', size), lambda size=size: Subject(lambda: calls.append((size, x @ x))))
+    entries = [Entry(f'{size}', Conditions(SIZES, size), lambda size=size: Subject(lambda: calls.append((size, x @ x))))
                for size in (1, 32)]
     records = run_suite(entries, device, rounds=2)
     assert [record.runs for record in records] == [2, 2]
@@ -120,7 +118,7 @@ def test_batches_on_a_gpu_are_timed_in_a_row():
 
 def test_what_is_complete_is_not_even_built(tmp_path):
     run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=2, out=tmp_path)
-    record, = run_suite([Entry('a', Conditions('8x8'), lambda: pytest.fail('built'))], CPU, rounds=2, out=tmp_path)
+    record, = run_suite([Entry('a', Conditions(SIZES), lambda: pytest.fail('built'))], CPU, rounds=2, out=tmp_path)
     assert record.runs == 2
 
 
@@ -130,14 +128,16 @@ def test_what_is_complete_is_not_even_built(tmp_path):
 def test_records_of_other_conditions_are_not_taken_nor_continued(tmp_path, conditions, rounds):
     run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
     other = Sleeper('a', 0.001, [])
-    with pytest.raises(UserError, match='a.json.*other conditions'):
+    with pytest.raises(UserError, match="'a' in .*records.jsonl.*other conditions"):
         run_suite([other.entry(**conditions)], CPU, rounds=rounds, out=tmp_path)
     assert other.count == 0
 
 
 def test_a_spoilt_record_is_named(tmp_path):
-    (tmp_path / 'a.json').write_text('{"median_ms": 3}')
-    with pytest.raises(UserError, match='a.json'):
+    run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
+    with (tmp_path / RECORDS).open('a') as file:
+        file.write('{"median_ms": 3}\n')
+    with pytest.raises(UserError, match='line 2 of .*records.jsonl'):
         run_suite([Sleeper('a', 0.001, []).entry()], CPU, out=tmp_path)
 
 
@@ -164,13 +164,13 @@ def test_what_a_device_cannot_run_is_left_out(tmp_path):
     def call():
         raise RuntimeError('"conv" not implemented for \'Half\'\nMore.')
 
-    entries = [Sleeper('a', 0.001, []).entry(), Entry('large', Conditions('8x8'), build),
-               Entry('half', Conditions('8x8'), lambda: Subject(call)), Sleeper('b', 0.001, []).entry()]
+    entries = [Sleeper('a', 0.001, []).entry(), Entry('large', Conditions(SIZES), build),
+               Entry('half', Conditions(SIZES), lambda: Subject(call)), Sleeper('b', 0.001, []).entry()]
     records = run_suite(entries, CPU, rounds=2, out=tmp_path)
     assert [record.runs for record in records] == [2, 0, 0, 2]
     assert [record.error for record in records] == [None, 'out of memory', '"conv" not implemented for \'Half\'', None]
     assert math.isnan(records[1].median_ms) and math.isnan(records[1].images_per_second)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.json', 'b.json']
+    assert [record.name for record in read_records(tmp_path)] == ['a', 'b']
     assert failures(records)[0] == 'large was not measured: out of memory'
     with pytest.raises(UserError, match="'large' can't be measured: out of memory"):
         run_suite(entries[1:3], CPU)
@@ -185,7 +185,7 @@ def test_a_failure_between_the_calls_ends_one_entry_only():
         if count > MAX_WARMUP + 5:
             raise RuntimeError('worn out')
 
-    records = run_suite([Entry('a', Conditions('8x8'), lambda: Subject(call)), Sleeper('b', 0.001, []).entry()], CPU,
+    records = run_suite([Entry('a', Conditions(SIZES), lambda: Subject(call)), Sleeper('b', 0.001, []).entry()], CPU,
                         rounds=50)
     assert records[0].warmup > 1  # it was between the calls
     assert (records[0].error, records[0].runs, records[1].runs) == ('worn out', 0, 50)
@@ -200,13 +200,67 @@ def test_libraries_that_come_with_a_model_are_conditions(tmp_path, monkeypatch):
         return Subject(lambda: None)
 
     monkeypatch.delitem(sys.modules, 'timm', raising=False)
-    entry = Entry('a', Conditions('8x8'), build)
+    entry = Entry('a', Conditions(SIZES), build)
     record, = run_suite([entry], CPU, rounds=1, out=tmp_path)
-    assert record.versions['timm'] == '1'
+    assert record.conditions.versions['timm'] == '1'
     monkeypatch.delitem(sys.modules, 'timm')
     library.__version__ = '2'
     with pytest.raises(UserError, match='other conditions'):
         run_suite([entry], CPU, rounds=2, out=tmp_path)
+
+
+def test_calls_are_not_lost_when_an_entry_fails_later(tmp_path):
+    run_suite([Sleeper('a', 0.001, []).entry(), Sleeper('b', 0.001, []).entry()], CPU, rounds=2, out=tmp_path)
+
+    def build():
+        raise UserError('the file is gone')
+
+    records = run_suite([Entry('a', Conditions(SIZES), build), Sleeper('b', 0.001, []).entry()], CPU, rounds=3,
+                        out=tmp_path)
+    assert failures(records) == ['a was not measured: the file is gone'] and records[1].runs == 3
+    assert [record.runs for record in read_records(tmp_path)] == [2, 3]
+
+
+def test_records_of_other_names_stay(tmp_path):
+    run_suite([Sleeper('b', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
+    records = run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
+    assert [record.name for record in records] == ['a']
+    assert [record.name for record in read_records(tmp_path)] == ['a', 'b']
+
+
+def test_what_a_model_tells_of_itself_is_recorded(tmp_path):
+    entry = Entry('a', Conditions(SIZES), lambda: Subject(lambda: None, operations=6, difference=0.5), 'kind', 'model')
+    record, = run_suite([entry], CPU, rounds=1, out=tmp_path)
+    assert (record.operations, record.difference, record.kind, record.model) == (6, 0.5, 'kind', 'model')
+    assert read_records(tmp_path) == [record]
+
+
+KILLED = """
+import sys
+import time
+import torch
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.suite import Entry, Subject, run_suite
+entries = [Entry(name, Conditions(((8, 8), )), lambda: Subject(lambda: time.sleep(1e-4))) for name in 'abcd']
+run_suite(entries, torch.device('cpu'), rounds=100_000, out=sys.argv[1])
+"""
+
+
+def test_a_suite_that_is_killed_leaves_a_sound_file_and_goes_on(tmp_path):
+    process = subprocess.Popen([sys.executable, '-c', KILLED, tmp_path], env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    end = time.monotonic() + 120
+    while time.monotonic() < end and sum(record.runs for record in read_records(tmp_path)) < 20:
+        time.sleep(0.05)  # and each of these looks finds a sound file
+    process.kill()
+    process.wait()
+    (tmp_path / f'.{RECORDS}.{process.pid}.unfinished').write_text('{"name": "a", "ti')  # killed as it was written
+    kept = read_records(tmp_path)
+    assert [record.name for record in kept] == list('abcd') and sum(record.runs for record in kept) >= 20
+    rounds = kept[0].runs + 1
+    records = run_suite([Sleeper(name, 1e-4, []).entry() for name in 'abcd'], CPU, rounds, out=tmp_path)
+    assert all(record.times_ms[:before.runs] == before.times_ms for record, before in zip(records, kept))
+    assert {record.runs for record in records} == {rounds}
+    assert [path.name for path in tmp_path.iterdir()] == [RECORDS]
 
 
 def test_all_calls_of_a_round_have_the_same_input():
@@ -215,5 +269,5 @@ def test_all_calls_of_a_round_have_the_same_input():
     subject = Subject(lambda: seen.append(current[-1]), lambda: seen.append(current[-1]) or {},
                       lambda: current.append(next(turns)))
     current.append('warm-up')
-    run_suite([Entry('a', Conditions('8x8'), lambda: subject)], CPU, rounds=3, calls=2)
+    run_suite([Entry('a', Conditions(SIZES), lambda: subject)], CPU, rounds=3, calls=2)
     assert seen[-12:] == [turn for turn in range(3) for _ in range(4)]

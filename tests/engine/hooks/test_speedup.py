@@ -26,8 +26,11 @@ def extractor_hooks(model):
 def test_rois_stay_in_float32_in_bfloat16(model, of_config, kept):
     own = copy.deepcopy(model)
     runner = SimpleNamespace(model=own, optim_wrapper=SimpleNamespace(cast_dtype=of_config))
-    SpeedUpHook().before_train(runner)
+    hook = SpeedUpHook()
+    hook.before_train(runner)
     assert len(extractor_hooks(own)) == (2 if kept else 0)  # of boxes and of masks
+    hook.after_loop(runner)
+    assert extractor_hooks(own) == []
 
 
 def test_a_training_without_a_loss_scale_can_go_on_with_one():

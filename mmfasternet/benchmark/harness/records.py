@@ -1,0 +1,201 @@
+"""Records of latencies, and the file of a suite that keeps them."""
+
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.errors import UserError
+from mmfasternet.files import remove_unfinished, write_atomically
+
+#: Records of a suite in its folder, one JSON object a line.
+RECORDS = 'records.jsonl'
+_DERIVED = ('median_ms', 'p10_ms', 'p90_ms', 'runs', 'images_per_second', 'part_medians_ms')
+
+
+class Summary(NamedTuple):
+    """What an early release kept of its calls."""
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """Latency of one call, over many, and its conditions.
+
+    Attributes:
+        name: Name in its suite.
+        conditions: What it was taken under.
+        kind: What is measured, which says by which report it is shown.
+        model: Name of the model or operator, whatever its form.
+        times_ms: Duration of each timed call in milliseconds; of batches on a
+            GPU the mean of several calls that follow each other.
+        warmup: Number of calls before them that were not timed.
+        memory_mb: What a call takes at its peak on top of what is there
+            before it (weights among it), in 10^6 bytes; None where the system
+            does not tell, or CUDA graphs keep their memory between calls.
+        operations: Multiplications and additions of a call; None if they were
+            not counted.
+        difference: Largest difference to the model as it was given, in
+            float32, over the largest value of each output; None if it was not
+            looked at.
+        parts_ms: Durations of its parts in milliseconds, in calls of their
+            own between the timed ones, by the name of the part.
+        error: Why it can't be measured, such as ``'out of memory'``; its
+            figures are NaN then.
+        sessions: When the runs began that its calls were timed in.
+        summary: What is known instead of ``times_ms`` where single calls
+            were not kept. Defaults to None.
+    """
+
+    name: str
+    conditions: Conditions
+    kind: str = ''
+    model: str = ''
+    times_ms: Tuple[float, ...] = ()
+    warmup: int = 0
+    memory_mb: Optional[float] = None
+    operations: Optional[int] = None
+    difference: Optional[float] = None
+    parts_ms: Dict[str, Tuple[float, ...]] = field(default_factory=dict)
+    error: Optional[str] = None
+    sessions: Tuple[str, ...] = ()
+    summary: Optional[Summary] = None
+
+    @property
+    def median_ms(self) -> float:
+        return self.summary.median_ms if self.summary else self._percentile(50)
+
+    @property
+    def p10_ms(self) -> float:
+        return self.summary.p10_ms if self.summary else self._percentile(10)
+
+    @property
+    def p90_ms(self) -> float:
+        return self.summary.p90_ms if self.summary else self._percentile(90)
+
+    def _percentile(self, percent: float) -> float:
+        return float(np.percentile(self.times_ms, percent)) if self.times_ms else math.nan
+
+    @property
+    def runs(self) -> int:
+        return self.summary.runs if self.summary else len(self.times_ms)
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput by the median."""
+        return self.conditions.batch_size * 1e3 / self.median_ms
+
+    @property
+    def gflops(self) -> Optional[float]:
+        """10^9 multiplications and additions a second, by the median; None if they were not counted."""
+        return self.operations / self.median_ms / 1e6 if self.operations else None
+
+    @property
+    def part_medians_ms(self) -> Dict[str, float]:
+        return {part: float(np.median(times)) for part, times in self.parts_ms.items()}
+
+    @property
+    def parts_over_total(self) -> float:
+        """Sum of the parts over the complete call of the same round, the median of all rounds; NaN without parts."""
+        sums = np.sum(list(self.parts_ms.values()), axis=0)
+        if not self.parts_ms or not self.times_ms:
+            return math.nan
+        totals = np.reshape(self.times_ms, (len(sums), -1)).mean(axis=1)  # there may be several calls in a round
+        return float(np.median(sums / totals))
+
+    def to_dict(self) -> Dict[str, Any]:
+        """For JSON: the fields and what follows from them."""
+        return {**{key: getattr(self, key) for key in _DERIVED}, **vars(self), 'conditions': self.conditions.to_dict()}
+
+    @classmethod
+    def from_dict(cls, content: Dict[str, Any]) -> 'LatencyRecord':
+        """What :meth:`to_dict` gave; fields that came with later releases may be missing.
+
+        Raises:
+            KeyError: If conditions or times are missing.
+            TypeError: If the name is.
+        """
+        known = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        return cls(**{**known,
+                      'conditions': Conditions.from_dict(content['conditions']),
+                      'times_ms': tuple(content['times_ms']),
+                      'parts_ms': {part: tuple(times) for part, times in known.get('parts_ms', {}).items()},
+                      'sessions': tuple(known.get('sessions', ())),
+                      'summary': Summary(*known['summary']) if known.get('summary') else None})
+
+    def __str__(self) -> str:
+        return (f'{self.name}: {self.median_ms:.1f} ms (p10 {self.p10_ms:.1f}, p90 {self.p90_ms:.1f}; {self.runs} runs '
+                f'after {self.warmup}) at {self.conditions.describe()}')
+
+
+class RecordFile:
+    """The records of a suite: what is in its folder, written anew, atomically, with each that is kept.
+
+    Args:
+        folder: Folder of the suite. Without one, nothing is read or written.
+        names: Names of its records in their order; others that are there stay
+            behind them.
+
+    Raises:
+        UserError: If a line of the file is no record.
+    """
+
+    def __init__(self, folder: Optional[Union[str, Path]], names: Sequence[str] = ()) -> None:
+        self.path = Path(folder) / RECORDS if folder else None
+        self.records = {record.name: record for record in read_records(folder)} if folder else {}
+        self._lines = {name: _line(self.records[name]) if name in self.records else ''
+                       for name in [*names, *self.records]}
+
+    def keep(self, record: LatencyRecord) -> None:
+        """Put a record in the place of the one of its name, on the disk as well."""
+        self.records[record.name] = record
+        self._lines[record.name] = _line(record)
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.path.parent)  # of a process that was killed
+            write_atomically(self.path, ''.join(self._lines.values()).encode())
+
+
+def read_records(folder: Union[str, Path]) -> List[LatencyRecord]:
+    """Those of a suite in their order; none if its folder has no file of them.
+
+    Raises:
+        UserError: If a line is no record.
+    """
+    path = Path(folder) / RECORDS
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+        try:
+            records.append(LatencyRecord.from_dict(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"line {number} of '{path}' is no record of a latency: remove it, or name another folder "
+                            f'by --out') from None
+    return records
+
+
+def runs_of(records: Sequence[LatencyRecord]) -> str:
+    """What the figures of a suite are, in words."""
+    calls = f'medians of {max(record.runs for record in records)} calls'
+    sessions = {record.sessions for record in records if not record.error}
+    if len(sessions) > 1:
+        return f'{calls} in runs of different times, so that ratios mean less than in one interleaved run'
+    count = max(len(max(sessions, default=())), 1)
+    return f'{calls} in one interleaved run' if count == 1 else f'{calls} in {count} interleaved runs'
+
+
+def failures(records: Sequence[LatencyRecord]) -> List[str]:
+    """A line for each record that could not be taken."""
+    return [f'{record.name} was not measured: {record.error}' for record in records if record.error]
+
+
+def _line(record: LatencyRecord) -> str:
+    return json.dumps(record.to_dict()) + '\n'
