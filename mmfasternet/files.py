@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written atomically: complete, or not at all."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
 
 
 def write_atomically(path: Union[str, Path], content: bytes) -> Path:
-    """Write bytes to ``path``, whole or not at all; gives the path."""
+    """Write bytes to ``path`` atomically; gives the path."""
     with atomic_path(path) as unfinished:
         unfinished.write_bytes(content)
     return Path(path)

@@ -1,4 +1,4 @@
-"""Measure the latency of whole detectors and of their parts, from image to boxes and masks, side by side."""
+"""Measure the end-to-end latency of detectors, from image to boxes and masks, and of their parts, side by side."""
 
 from mmfasternet.cli.options import (
     add_benchmark_options,

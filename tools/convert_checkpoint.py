@@ -34,7 +34,7 @@ def main():
         classes = 'unknown number of classes' if kind.num_classes is None else f'{kind.num_classes} classes'
         variant = kind.variant(FasterNet.arch_settings)
         if variant not in {f'FasterNet-{arch.upper()}' for arch in FasterNet.arch_settings}:
-            print(f'warning: {args.input} holds {variant}, none of the variants. Is it whole?', file=sys.stderr)
+            print(f'warning: {args.input} holds {variant}, none of the variants. Is it complete?', file=sys.stderr)
         what = f'{variant}, {kind.layout} {kind.model}'
         print(f'{what}{"" if kind.model == "backbone" else ", " + classes} -> {new_kind.layout} {new_kind.model}: '
               f'{args.output}')

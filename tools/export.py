@@ -16,7 +16,7 @@ def parse_args():
     what.add_argument('--parts', action='store_true',
                       help='of a two-stage detector also the box and the mask head, for test.py and '
                       'benchmark_detector.py (default: backbone, neck and RPN head)')
-    what.add_argument('--whole', action='store_true',
+    what.add_argument('--end-to-end', '--whole', action='store_true',
                       help='a Faster or Mask R-CNN as one ONNX file, from image to boxes, scores, labels and masks')
     what.add_argument('--backbone', action='store_true', help='the backbone alone')
     parser.add_argument('--out', metavar='DIR', help='new folder for the files (default: work_dirs/CONFIG/FORMAT)')
@@ -38,7 +38,7 @@ def main():
         model = build_model(cfg, args.checkpoint)
         reports = export_model(
             model.backbone if args.backbone else model, args.out or str(Path(cfg.work_dir) / args.format), args.format,
-            args.parts, args.whole, real_images(cfg, model, args.images), args.tolerance, cfg.model)
+            args.parts, args.end_to_end, real_images(cfg, model, args.images), args.tolerance, cfg.model)
         for report in reports:
             print(f'{report.file}: {report.bytes / 1e6:.2f} MB, {report.bytes / report.weight_bytes:.1%} of the '
                   f'weights; largest difference to PyTorch {report.difference:.1e}, {report.relative:.1e} of the '

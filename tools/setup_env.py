@@ -109,7 +109,7 @@ def mmcv_wheel(python, stack):
         for wheel in Path(build).glob('*.whl'):
             wheel.rename(done / wheel.name)
         shutil.rmtree(folder, ignore_errors=True)
-        done.rename(folder)  # whole or not at all
+        done.rename(folder)  # atomic
     return next(folder.glob('*.whl'))
 
 

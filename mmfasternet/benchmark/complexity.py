@@ -65,7 +65,7 @@ def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Comple
     its rows, are the multiply-adds of convolutions and linear layers and one
     for each of their biases, two for each element of a batch or group norm,
     one for each of an activation or pooling; attention's products, layer norms
-    and the mask head's last two layers are left out.
+    and the mask head's last two layers count nothing.
 
     Args:
         cfg: Config of a Mask R-CNN with one head for boxes and one for masks.

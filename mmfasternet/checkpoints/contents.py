@@ -24,7 +24,7 @@ def state_dict_of(content: Dict[str, Any], path: str) -> Dict[str, Tensor]:
 
     Returns:
         The weights; none where nothing looks like some. What a wrapper of a
-        FasterNet holds beside it, such as the network of a loss, is left out.
+        FasterNet holds beside it, such as the network of a loss, is not among them.
 
     Raises:
         CheckpointError: If two keys are the same without the prefix.

@@ -62,7 +62,7 @@ def download(url: str) -> Path:
         the second gets a folder of its own.
 
     Raises:
-        CheckpointError: If it can't be fetched whole; the message names the
+        CheckpointError: If it can't be fetched to its end; the message names the
             file, its address and the place to put it.
     """
     folder = Path(torch.hub.get_dir()) / 'checkpoints'

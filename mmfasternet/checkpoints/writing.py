@@ -1,4 +1,4 @@
-"""Checkpoints written whole or not at all: converted to another layout, or made ready to publish."""
+"""Checkpoints written atomically: converted to another layout, or made ready to publish."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ from mmfasternet.models.weights.layouts import WeightsKind, convert, recognize
 def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tuple[WeightsKind, WeightsKind]:
     """Write the weights of a checkpoint by the names of another layout.
 
-    Weights and class names are kept; the state of a training is left out.
+    Weights and class names are kept; the state of a training is dropped.
     What becomes ours, and detectors in the official layout, have MMEngine's
     form (``state_dict`` and ``meta``); official and timm's classifiers and
     bare backbones are plain state dicts.
@@ -96,7 +96,7 @@ def _check_target(target: str) -> None:
 
 
 def _write(path: Path, content: Dict[str, Any], classes: Tuple[str, ...], named: bool = False) -> Path:
-    """Write a checkpoint whole or not at all; with ``named``, the name gets the hash."""
+    """Write a checkpoint atomically; with ``named``, the name gets the hash."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         data, target = _serialized(path, content, classes), path

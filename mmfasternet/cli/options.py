@@ -100,7 +100,7 @@ def set_up_device(args: argparse.Namespace) -> Any:
     from mmfasternet.engine.device import find_device, set_threads
     device = find_device(args.device)
     if getattr(args, 'cuda_graphs', False) and device.type == 'cpu':
-        raise UserError('--cuda-graphs needs a GPU: leave it out')
+        raise UserError('--cuda-graphs needs a GPU: run it without')
     set_threads(args.threads)
     set_tf32(args.tf32)
     return device

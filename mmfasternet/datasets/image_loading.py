@@ -10,7 +10,7 @@ from PIL import Image
 from mmfasternet.errors import DataError
 from mmfasternet.registry import TRANSFORMS
 
-_ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}  # how a whole JPEG or PNG starts and ends
+_ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}  # how a complete JPEG or PNG starts and ends
 
 
 @TRANSFORMS.register_module()
@@ -18,7 +18,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that refuses missing, broken and truncated files.
 
     OpenCV fills the missing rest of a truncated JPEG with grey and says
-    nothing; a training run would learn from it. Whether a file is whole is
+    nothing; a training run would learn from it. Whether a file is complete is
     read off its last bytes, for local files only.
 
     Args:
@@ -58,5 +58,5 @@ def _check_complete(path: str) -> None:
         raise OSError('the file is empty')
     for beginning, ending in _ENDINGS.items():
         if start.startswith(beginning) and not end.endswith(ending):
-            with Image.open(path) as image:  # cut short, or whole with something appended: only decoding tells
+            with Image.open(path) as image:  # cut short, or complete with something appended: only decoding tells
                 np.asarray(image)

@@ -17,7 +17,7 @@ from mmfasternet.errors import ArgumentError, DataError
 CLASSES = ('circle', 'square', 'triangle', 'star')
 
 _SUPERSAMPLING = 4  # images are drawn this much larger, then averaged down: smooth edges
-_MIN_VISIBLE = 0.6  # share of a shape that later ones must leave in sight
+_MIN_VISIBLE = 0.6  # share of a shape that later ones must not cover
 _MIN_RADIUS, _MAX_RADIUS = 0.07, 0.2  # of the image's side
 
 
@@ -173,7 +173,7 @@ def make_shapes_coco(root: Union[str, Path],
             raise ArgumentError(f'{name} must be at least {least}, got {value}')
     if root.exists():
         raise DataError(f"'{root}' exists already: remove it, or name another folder")
-    # Written beside its place and moved there whole: an interrupted run leaves nothing half made.
+    # Written beside its place and moved there when it is complete: an interrupted run leaves nothing half made.
     partial = root.with_name(root.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
     for split, count, stream in (('train', num_train, 2 * seed), ('val', num_val, 2 * seed + 1)):

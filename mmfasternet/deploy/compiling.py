@@ -1,4 +1,4 @@
-"""``torch.compile`` for the networks of a model, with Python's post-processing left outside."""
+"""``torch.compile`` for the networks of a model, with Python's post-processing outside of it."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from mmfasternet.errors import ArgumentError, UserError
 
 
 def compile_networks(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) -> None:
-    """Compile backbone, neck and dense head (or the head of a classifier), in place; a bare backbone as a whole.
+    """Compile backbone, neck and dense head (or the head of a classifier), in place; of a bare backbone all.
 
     Compilation takes place at the first call. On a CPU the weights become
     constants of the code: do not change them afterwards.

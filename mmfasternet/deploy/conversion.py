@@ -228,7 +228,7 @@ def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_form
 
 
 def feed_mmcv_contiguous(model: nn.Module) -> None:
-    """Have mmcv's own operators get contiguous maps, in place: they pay no heed to strides."""
+    """Have mmcv's own operators get contiguous maps, in place: they ignore strides."""
     for module in model.modules():
         if any(base.__module__.startswith('mmcv.ops.') for base in type(module).__mro__):
             module.to(memory_format=torch.contiguous_format)
@@ -236,7 +236,7 @@ def feed_mmcv_contiguous(model: nn.Module) -> None:
 
 
 def _check_castable(model: nn.Module, dtype: torch.dtype) -> None:
-    """Refuse a whole model whose parts talk to each other in ways that are not known here."""
+    """Refuse a model whose parts talk to each other in ways that are not known here."""
     if not isinstance(model, BaseModel):
         return
     known = {id(p) for part in _parts(model) for p in part.parameters()}
@@ -297,7 +297,7 @@ def _replace_hook(module: nn.Module, register: Callable, hook: Callable) -> None
 
 
 def _parts(model: nn.Module) -> List[nn.Module]:
-    """The parts of a whole model that hold its weights; none of a bare backbone."""
+    """The parts of a model that hold its weights; none of a bare backbone."""
     if not isinstance(model, BaseModel):
         return []
     return [part for name in ('backbone', 'neck', 'rpn_head', 'roi_head', 'bbox_head', 'head')

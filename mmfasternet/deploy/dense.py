@@ -50,7 +50,7 @@ class DenseMaps(tuple):
 
 
 class _DenseRunner(nn.Module):
-    """Stands in a detector's backbone's place and computes the whole dense part."""
+    """Stands in a detector's backbone's place and computes all of the dense part."""
 
     def __init__(self, run: Callable[[Tensor], DenseOutputs]) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def remove_layers(head: nn.Module) -> None:
 
 
 def dense_head(detector: nn.Module) -> nn.Module:
-    """The head that works on whole maps: the RPN of a two-stage detector, the only head of a single-stage one.
+    """The head that works on maps, not on RoIs: the RPN of a two-stage detector, the only head of a single-stage one.
 
     Raises:
         ValueError: If the detector is of another kind.

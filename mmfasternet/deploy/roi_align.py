@@ -52,7 +52,7 @@ def roi_align(feature_map: Tensor, rois: Tensor, output_size: Tuple[int, int], s
     """
     _, channels, height, width = feature_map.shape
     table = feature_map.permute(0, 2, 3, 1).reshape(-1, channels)
-    # A RoI that is no number would be read from anywhere: it is read from outside of the map, which gives zeros.
+    # A RoI that is NaN would be read from anywhere: it is read from outside of the map, which gives zeros.
     scaled = (rois[:, 1:].float() * spatial_scale - (0.5 if aligned else 0.)).nan_to_num(-2., -2., -2.)
     start, extent = scaled[:, :2], scaled[:, 2:] - scaled[:, :2]
     if not aligned:

@@ -94,7 +94,7 @@ def with_text_types(cfg: Config) -> Config:
     Args:
         cfg: The config, which stays as it is.
     """
-    # to_dict() leaves out the names that such a config imports.
+    # to_dict() is without the names that such a config imports.
     copied = Config({key: _plain(cfg[key]) for key in cfg.to_dict()}, filename=cfg.filename)
     nodes = [node for _, node in walk([copied[key] for key in copied]) if callable(node.get('type'))]
     if not nodes:

@@ -59,7 +59,7 @@ class DeployOptions:
         model = model.module if is_model_wrapper(model) else model
         on_gpu = any(p.is_cuda for p in model.parameters())
         if self.graphs and not on_gpu:
-            raise UserError('--cuda-graphs needs a GPU, and the model is on the CPU: leave it out')
+            raise UserError('--cuda-graphs needs a GPU, and the model is on the CPU: run it without')
         padded: Sequence[Tuple[int, int]] = ()
         if (self.compile or self.graphs) and on_gpu and not is_classifier(cfg):
             padded = image_sizes(cfg) if sizes is None else [padded_size(size, cfg) for size in sizes]

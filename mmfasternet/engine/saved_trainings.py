@@ -61,7 +61,7 @@ def saved_trainings(work_dir: Union[str, Path], out_dir: Optional[str] = None) -
     if pointer.is_file() and pointer.read_text().strip():
         named = pointer.read_text().strip()
         here = next((path for path in paths if path.name == Path(named).name), None)
-        if here:  # the folder may have been moved or copied, and whole paths are noted
+        if here:  # the folder may have been moved or copied, and full paths are noted
             named = str(here)
         if '://' in named or Path(named).is_file():
             # Those that were completed, and then the process was killed before it could name them. Numbers have to tell

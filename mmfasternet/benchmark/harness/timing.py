@@ -46,7 +46,7 @@ def peak_memory(function: Callable[[], Any], device: torch.device) -> Optional[f
 
     On a GPU it is what PyTorch allocates there; on Linux the process'
     resident memory, after the allocator has given back what earlier calls
-    left (glibc's does; with others, what is reused of it is left out). None on
+    left (glibc's does; with others, what is reused of it does not count). None on
     other systems.
     """
     gc.collect()

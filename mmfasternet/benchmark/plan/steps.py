@@ -124,7 +124,7 @@ def facts(bench: Bench) -> None:
 
 
 def table_4(bench: Bench) -> None:
-    """Twelve detectors in float32 and on a GPU in float16, eager and by CUDA graphs, whole and in parts."""
+    """Twelve detectors in float32 and on a GPU in float16, eager and by CUDA graphs, end-to-end and in parts."""
     _table_4(bench, [('float32', 'off'), ('float16', 'convolutions')] if bench.on_gpu else [('float32', 'off')])
 
 

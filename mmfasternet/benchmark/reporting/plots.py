@@ -147,7 +147,7 @@ def curves(series: Mapping[str, Sequence[float]], x: str, y: str, title: str) ->
 
 
 def by_family(points: Sequence[Tuple[str, Optional[float], Optional[float], str]]) -> Dict[str, List[Point]]:
-    """Points as ``(family, x, y, name)``, grouped; those without an x or y, or with NaN, are left out."""
+    """Points as ``(family, x, y, name)``, grouped; those without an x or y, or with NaN, are dropped."""
     families: Dict[str, List[Point]] = {}
     for family, x, y, name in points:
         if x is not None and y is not None and not (math.isnan(x) or math.isnan(y)):

@@ -1,4 +1,4 @@
-"""Latency of whole detectors and of their parts, from image tensor to boxes and masks."""
+"""End-to-end latency of detectors, from image tensor to boxes and masks, and that of their parts."""
 
 import copy
 import itertools

@@ -47,7 +47,7 @@ class Work:
     Attributes:
         multiply_adds: Multiply-adds of all its layers.
         map_access: Numbers it reads and writes of feature maps.
-        weight_access: Numbers it reads of weights, once for a whole batch.
+        weight_access: Numbers it reads of weights, once for a batch.
     """
     multiply_adds: int
     map_access: int
@@ -311,7 +311,7 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
     tables = [Table('Operators', columns, rows),
               Table('Rules of ShuffleNetV2', {'layer': '', 'channels': '', **_WORK_COLUMNS, 'access / least': '.2f'},
                     rules)]
-    plot = roofline(points, peak, bandwidth, f'Ten layers of each operator, batch {first.batch_size}, {first.processor}')
+    plot = roofline(points, peak, bandwidth, f'Ten layers each, batch {first.batch_size}, {first.processor}')
     return Report('Operators', tables, notes, {'Roofline': plot})
 
 

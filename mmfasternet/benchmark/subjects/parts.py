@@ -18,7 +18,7 @@ _REST = 'post-process'
 
 
 class DetectorParts:
-    """Times the parts of a detector in one call; together they are the whole call.
+    """Times the parts of a detector in one call; together they are all of the call.
 
     A part ends where another one begins within it or behind it: the box
     head's time is without that of its non-maximum suppression. Post-processing

@@ -133,7 +133,7 @@ def loss_curve(cfg: Config, options: SpeedUps, steps: int, seed: int = 0) -> Lis
     if options.compile:
         torch.compiler.reset()  # what earlier trainings compiled counts against Dynamo's limit
     with tempfile.TemporaryDirectory() as folder:
-        # MMEngine keeps loggers and visualizers by name for the whole process, with the folder they write to.
+        # MMEngine keeps loggers and visualizers by name as long as the process lives, with the folder they write to.
         own.merge_from_dict({'work_dir': folder, 'experiment_name': Path(folder).name,
                              'visualizer.name': Path(folder).name})
         runner = train(own, TrainOptions(speed_ups=options))

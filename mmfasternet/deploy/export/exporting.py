@@ -65,7 +65,7 @@ def export_model(model: nn.Module,
                  out_dir: str,
                  file_format: str = 'onnx',
                  parts: bool = False,
-                 whole: bool = False,
+                 end_to_end: bool = False,
                  images: Sequence[Tensor] = (),
                  tolerance: float = 1e-4,
                  model_cfg: Optional[Dict[str, Any]] = None) -> List[PartReport]:
@@ -88,7 +88,7 @@ def export_model(model: nn.Module,
         parts: Write the box and the mask head of a two-stage detector as well,
             so that :class:`ExportedDetector` needs no weights. Defaults to
             False.
-        whole: Write a Faster or Mask R-CNN as one ONNX file instead, from an
+        end_to_end: Write a Faster or Mask R-CNN as one ONNX file instead, from an
             image to boxes, scores, labels and masks of 28 x 28; see
             :class:`~mmfasternet.deploy.export.end_to_end.EndToEndDetector`.
             Defaults to False.
@@ -108,8 +108,8 @@ def export_model(model: nn.Module,
     """
     if file_format not in SUFFIXES:
         raise ArgumentError(f'format must be one of {tuple(SUFFIXES)}, got {file_format!r}')
-    if whole and (parts or file_format != 'onnx'):
-        raise ArgumentError('a whole detector is one ONNX file, without parts: leave out --parts and --format')
+    if end_to_end and (parts or file_format != 'onnx'):
+        raise ArgumentError('an end-to-end detector is one ONNX file: export it without --parts and --format')
     out = Path(out_dir)
     if out.exists():
         raise UserError(f"'{out_dir}' exists. Name a new folder, or remove it")
@@ -123,7 +123,7 @@ def export_model(model: nn.Module,
         folder = Path(temporary) / out.name
         folder.mkdir()
         reports, entries = [], []
-        for target, oracle in zip(_targets(deployed, parts, whole), _targets(original, parts, whole)):
+        for target, oracle in zip(_targets(deployed, parts, end_to_end), _targets(original, parts, end_to_end)):
             file = folder / (target.name + SUFFIXES[file_format])
             names = _output_names(target)
             _write(target, tree_leaves(names), file)
@@ -136,9 +136,9 @@ def export_model(model: nn.Module,
     return reports
 
 
-def _targets(model: nn.Module, parts: bool, whole: bool) -> List[_Target]:
+def _targets(model: nn.Module, parts: bool, end_to_end: bool) -> List[_Target]:
     """What is exported of a model."""
-    if whole:
+    if end_to_end:
         return [_Target('detector', EndToEndDetector(model), 'images', {2: 'height', 3: 'width'},
                         [(1, 3, 160, 192), (1, 3, 96, 130)])]
     heads = _roi_heads(model) if parts else []
@@ -231,7 +231,7 @@ def _check(oracle: _Target, file: Path, real: Sequence[Tensor], tolerance: float
     inputs = [torch.rand(shape) * 4 - 2 for shape in oracle.shapes]
     for x in (*inputs, *real):
         for actual, expected in zip(run(x), module(x)):
-            if actual.shape != expected.shape:  # a whole detector may find more or fewer objects
+            if actual.shape != expected.shape:  # an end-to-end detector may find more or fewer objects
                 difference = relative = math.inf
             elif expected.numel():
                 distance = (actual - expected).abs().max()

@@ -80,7 +80,7 @@ class Manifest:
 
 
 def fingerprint(model_cfg: Dict[str, Any]) -> str:
-    """A hash of the layers in a model's config: what may change after an export, such as score thresholds, is left out.
+    """A hash of the layers in a model's config: what may change after an export, such as thresholds, is not in it.
     """
     return hashlib.sha256(json.dumps(_layers(model_cfg), sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -28,7 +28,7 @@ class OnnxRuntimeModel:
 
     def __init__(self, path: Union[str, Path], dtype: torch.dtype = torch.float32) -> None:
         if dtype != torch.float32:
-            raise UserError(f'ONNX Runtime computes in float32 on a CPU, not in {dtype}: leave out --dtype, or export '
+            raise UserError(f'ONNX Runtime computes in float32 on a CPU, not in {dtype}: run without --dtype, or export '
                             f'with --format openvino')
         onnxruntime = require('onnxruntime')
         options = onnxruntime.SessionOptions()
@@ -64,7 +64,7 @@ class OpenVinoModel:
     def __init__(self, path: Union[str, Path], dtype: torch.dtype = torch.float32) -> None:
         openvino = require('openvino')
         if not self.knows(dtype):
-            raise UserError(f"OpenVINO can't compute in {dtype} on this processor: leave out --dtype")
+            raise UserError(f"OpenVINO can't compute in {dtype} on this processor: run it without --dtype")
         core = _openvino_core()
         try:
             model = core.read_model(str(path))

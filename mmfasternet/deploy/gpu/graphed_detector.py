@@ -1,4 +1,4 @@
-"""A whole detector by CUDA graphs, from normalisation to the masks in their boxes."""
+"""An end-to-end detector by CUDA graphs, from normalisation to the masks in their boxes."""
 
 import copy
 import functools
@@ -43,7 +43,7 @@ def record_detector(model: nn.Module, sizes: Sequence[Size] = ()) -> None:
     Of any model these are backbone, neck and dense head (or the head of a
     classifier), or a bare backbone; of a detector normalisation, too. A
     two-stage detector with MMDetection's ``RPNHead``, ``StandardRoIHead``,
-    plain ``nms`` and, if it has masks, ``FCNMaskHead`` is replayed as a whole:
+    plain ``nms`` and, if it has masks, ``FCNMaskHead`` is replayed end-to-end:
     the CPU waits once, for the number of objects. Boxes are filled up to their
     limits by some that don't count. The results are the same.
 
@@ -58,13 +58,13 @@ def record_detector(model: nn.Module, sizes: Sequence[Size] = ()) -> None:
     parts = networks(model)
     remove_recordings(model)
     pool = GraphPool()
-    whole = is_known(model)
+    end_to_end = is_known(model)
     for part in parts:
-        if not (whole and part is model.rpn_head):
+        if not (end_to_end and part is model.rpn_head):
             replay_calls(part, pool, sizes if part is parts[0] else ())
     if is_known_preprocessor(getattr(model, 'data_preprocessor', None)):
         model.data_preprocessor.forward = GraphedPreprocessor(model.data_preprocessor, pool, sizes)
-    if whole:
+    if end_to_end:
         head = model.roi_head
         model.rpn_head.predict = GraphedProposals(model.rpn_head, pool)
         head.predict_bbox = boxes = GraphedBoxes(head, model.rpn_head.test_cfg.max_per_img, pool)
@@ -82,7 +82,7 @@ def remove_recordings(model: nn.Module) -> None:
 
 
 def is_known(model: nn.Module) -> bool:
-    """Whether a detector is one that is replayed as a whole."""
+    """Whether a detector is one that is replayed end-to-end."""
     rpn: Any = getattr(model, 'rpn_head', None)
     head: Any = getattr(model, 'roi_head', None)
     if not isinstance(model, TwoStageDetector) or type(rpn) is not RPNHead or type(head) is not StandardRoIHead:

@@ -59,7 +59,7 @@ if triton is not None:
         y1 = tl.load(rois + roi * 5 + 2)
         x2 = tl.load(rois + roi * 5 + 3)
         y2 = tl.load(rois + roi * 5 + 4)
-        # The sum is no number, or infinite, if one of them is.
+        # The sum is NaN or infinite if one of them is.
         usable = (tl.abs(x1) + tl.abs(y1) + tl.abs(x2) + tl.abs(y2) < 1e8) & (image >= 0.) & (image < images)
         image = tl.where(usable, image, 0.)
         x1 = tl.where(usable, x1, 0.)

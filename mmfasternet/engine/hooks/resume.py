@@ -1,4 +1,4 @@
-"""What MMEngine's checkpoints leave out of a training that goes on in the middle of an epoch."""
+"""What MMEngine's checkpoints lack of a training that goes on in the middle of an epoch."""
 
 from typing import Any, Dict
 
@@ -19,7 +19,7 @@ _LENGTH, _GRADIENTS = 'batches_per_epoch', 'accumulated_gradients'
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Keeps in checkpoints what MMEngine leaves out, and brings it back.
+    """Keeps in checkpoints what MMEngine does not, and brings it back.
 
     That is how many batches an epoch has, by which the place in the epoch is
     found, and, between two steps of gradient accumulation, the gradients. (The

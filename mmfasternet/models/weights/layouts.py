@@ -81,7 +81,7 @@ def recognize(state_dict: StateDict) -> Optional[WeightsKind]:
     """What FasterNet weights these are, by their keys; None if they are another network's.
 
     Args:
-        state_dict: The weights of a whole model or of a bare backbone.
+        state_dict: The weights of a model or of a bare backbone.
     """
     prefix = _prefix(state_dict)
     layout = _layout(state_dict, prefix)

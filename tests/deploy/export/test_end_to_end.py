@@ -30,7 +30,7 @@ def run(file, images):
 
 
 def test_one_file_finds_what_mmdetection_finds(cfg, model, shapes, tmp_path):
-    report, = export_model(model, str(tmp_path / 'out'), whole=True)
+    report, = export_model(model, str(tmp_path / 'out'), end_to_end=True)
     assert report.bytes <= 1.05 * report.weight_bytes
     found = 0
     for batch in load_batches(cfg, sorted(map(str, (shapes / 'val').iterdir()))):
@@ -50,7 +50,7 @@ def test_one_file_finds_what_mmdetection_finds(cfg, model, shapes, tmp_path):
 def test_an_image_without_objects(model, tmp_path):
     model = copy.deepcopy(model)
     model.test_cfg.rcnn.score_thr = 0.9999
-    report, = export_model(model, str(tmp_path / 'out'), whole=True)
+    report, = export_model(model, str(tmp_path / 'out'), end_to_end=True)
     boxes, scores, labels, masks = run(report.file, torch.zeros(1, 3, 64, 97))
     assert boxes.shape == (0, 4) and scores.shape == labels.shape == (0, ) and masks.shape == (0, 28, 28)
     assert labels.numpy().dtype == np.int64
@@ -59,7 +59,7 @@ def test_an_image_without_objects(model, tmp_path):
 @pytest.mark.parametrize('options', [dict(parts=True), dict(file_format='openvino')], ids=str)
 def test_what_does_not_go_with_it(model, tmp_path, options):
     with pytest.raises(ArgumentError, match='one ONNX file'):
-        export_model(model, str(tmp_path / 'out'), whole=True, **options)
+        export_model(model, str(tmp_path / 'out'), end_to_end=True, **options)
 
 
 @pytest.mark.parametrize('changes, text', [
@@ -78,4 +78,4 @@ def test_settings_that_it_does_not_know_are_refused(cfg, changes, text):
 def test_other_models_are_refused(tmp_path):
     from mmfasternet.models import FasterNet
     with pytest.raises(ArgumentError, match='FasterNet'):
-        export_model(FasterNet('t0'), str(tmp_path / 'out'), whole=True)
+        export_model(FasterNet('t0'), str(tmp_path / 'out'), end_to_end=True)
