@@ -199,8 +199,8 @@ def find_network(name: str) -> Network:
     if not name.startswith(PREFIX):
         raise ArgumentError(f"no network is called '{name}': it must be one of {', '.join(NETWORKS)}, or {PREFIX}NAME")
     timm_name = name.removeprefix(PREFIX)
+    size = image_size(timm_name)
     for network in NETWORKS.values():
         if isinstance(network.build, partial) and network.build.args == (timm_name, ):
             return replace(network, name=name)
-    size = image_size(timm_name)
     return Network(name, family_of(timm_name), _timm(timm_name), size, None)

@@ -105,13 +105,17 @@ def test_report_has_the_paper_beside():
 
 
 def test_report_of_a_network_of_timm_has_no_accuracy_and_no_paper():
-    networks = [find_network(name) for name in ('FasterNet-T0', 'timm:test_convnext')]
+    networks = [find_network(name) for name in ('FasterNet-T0', 'timm:test_convnext', 'timm:resnet18')]
     records = {1: run_suite([classifier_entry(n, CPU) for n in networks], CPU, rounds=1)}
-    row = classifier_report(networks, records).tables[0].rows[1]
+    report = classifier_report(networks, records)
+    row = report.tables[0].rows[1]
     assert (row['network'], row['pixels'], row['top-1 (%)']) == ('timm:test_convnext', 160, None)
     assert row['parameters (M)'] == pytest.approx(
         sum(p.numel() for p in timm.create_model('test_convnext').parameters()) / 1e6)
     assert row['FLOPs (G)'] > 0 and row['ms, batch 1'] > 0 and 'paper: CPU ms' not in row
+    assert report.tables[0].rows[2]['top-1 (%)'] == 72.12
+    source, = (note for note in report.notes if note.startswith('Accuracy of '))
+    assert source.startswith('Accuracy of timm:resnet18: Deep Residual Learning')
 
 
 def test_the_front_has_what_nothing_beats():

@@ -78,7 +78,8 @@ def test_what_timm_does_not_list_is_one_line(name, part):
 
 def test_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
-    for build in (lambda: find_network('timm:resnet34'), NETWORKS['StarNet-S4'].build):
+    for build in (lambda: find_network('timm:resnet34'), lambda: find_network('timm:resnet18'),
+                  NETWORKS['StarNet-S4'].build):
         with pytest.raises(UserError, match='pip install timm'):
             build()
     assert find_network('FasterNet-T0')
