@@ -131,6 +131,7 @@ def is_first_process() -> bool:
 def one_line_errors() -> Iterator[None]:
     """End the program with one line and status 1 on a :class:`UserError`; other errors keep their traceback.
 
+    A missing module that an extra brings ends it like that, too.
     Of several processes the first one says it.
     """
     warnings.filterwarnings('ignore', message='faster_coco_eval')  # an evaluator that is not used here
@@ -147,7 +148,8 @@ def one_line_errors() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if not missing(error):
             raise
-        print(f'error: {missing(error)}', file=sys.stderr)
+        if is_first_process():
+            print(f'error: {missing(error)}', file=sys.stderr)
         sys.exit(1)
     except UserError as error:
         if not is_first_process():
