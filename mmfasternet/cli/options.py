@@ -124,6 +124,7 @@ def set_local_rank(args: argparse.Namespace) -> None:
 def one_line_errors() -> Iterator[None]:
     """End the program with one line and status 1 on a :class:`UserError`; other errors keep their traceback.
 
+    A missing module that an extra brings ends it like that, too.
     Of several processes the first one says it.
     """
     try:
@@ -141,7 +142,8 @@ def one_line_errors() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if not missing(error):
             raise
-        print(f'error: {missing(error)}', file=sys.stderr)
+        if is_first_process():
+            print(f'error: {missing(error)}', file=sys.stderr)
         sys.exit(1)
     except UserError as error:
         from mmfasternet.engine.processes import is_first_process
