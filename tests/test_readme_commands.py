@@ -60,8 +60,8 @@ MEASURED = {
     'benchmark_classifier.py': 'table-3/report.md',
     'benchmark_operators.py': 'operators/table-1/report.md',
     'benchmark_training.py': 'training/report.md',
-    'benchmark_forms.py configs/fasternet': 'fasternet_s_in1k-forms.json',
-    'benchmark_forms.py configs/mask_rcnn': 'mask_rcnn_fasternet_s_1x_coco-forms.json',
+    'benchmark_forms.py configs/fasternet': 'forms/fasternet_s_in1k/report.md',
+    'benchmark_forms.py configs/mask_rcnn': 'forms/mask_rcnn_fasternet_s_1x_coco/report.md',
 }
 
 

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50
 
 from mmfasternet.benchmark.harness import suite
-from mmfasternet.benchmark.subjects import operators
+from mmfasternet.benchmark.harness.records import RECORDS, read_records
+from mmfasternet.benchmark.subjects import partial_conv
 from mmfasternet.checkpoints import TARGETS, convert, read_checkpoint
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.models import FasterNet
@@ -238,17 +239,15 @@ def test_benchmark_detector_writes_and_goes_on(run_tool, tmp_path):
     arguments = [SHAPES_CONFIG, other, '--size', 64, 96, '--device', 'cpu', '--out', tmp_path / 'out']
     first = run_tool('benchmark_detector', *arguments, '--runs', 2)
     assert first.code == 0, first.err
-    records = {name: tmp_path / 'out' / f'{name}.json' for name in ('slow', 'mask_rcnn_fasternet_t0_shapes')}
-    times = {name: json.loads(path.read_text())['times_ms'] for name, path in records.items()}
+    times = {record.name: record.times_ms for record in read_records(tmp_path / 'out')}
+    assert list(times) == ['mask_rcnn_fasternet_t0_shapes', 'slow']
     second = run_tool('benchmark_detector', *arguments, '--runs', 3)
     assert second.code == 0, second.err
-    for name, path in records.items():
-        content = json.loads(path.read_text())
-        assert content['times_ms'][:2] == times[name] and len(content['times_ms']) == 3
-        assert set(content['parts_ms']) == {'preprocess', 'backbone', 'neck', 'RPN', 'RoI box', 'RoI mask',
-                                            'post-process'}
-    written = {path.name for path in (tmp_path / 'out').iterdir()} - {path.name for path in records.values()}
-    assert written == {'report.md', 'report.html', 'detectors.csv', 'parts-ms.csv', 'latency.png'}
+    for record in read_records(tmp_path / 'out'):
+        assert record.times_ms[:2] == times[record.name] and len(record.times_ms) == 3
+        assert set(record.parts_ms) == {'preprocess', 'backbone', 'neck', 'RPN', 'RoI box', 'RoI mask', 'post-process'}
+    written = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert written == {RECORDS, 'report.md', 'report.html', 'detectors.csv', 'parts-ms.csv', 'latency.png'}
     mixed = run_tool('benchmark_detector', *arguments, '--runs', 4, '--deploy')
     assert mixed.code == 1 and 'other conditions' in mixed.err
 
@@ -278,9 +277,10 @@ def test_benchmark_classifier(run_tool, tmp_path):
                       '--threads', 1, '--device', 'cpu', '--out', tmp_path)
     assert result.code == 0, result.err
     for batch, runs in ((1, 5), (2, 1)):
-        content = json.loads((tmp_path / f'batch-{batch}' / 'FasterNet-T0.json').read_text())
-        assert (content['batch_size'], content['runs'], content['threads']) == (batch, runs, 1)
-        assert content['form'] == 'eager, norms folded'
+        record = read_records(tmp_path / f'batch-{batch}')[0]
+        conditions = record.conditions
+        assert (record.name, conditions.batch_size, record.runs, conditions.threads) == ('FasterNet-T0', batch, runs, 1)
+        assert conditions.form == 'eager, norms folded'
     assert (tmp_path / 'report.html').is_file() and (tmp_path / 'flops-and-flops-batch-1.png').is_file()
     half = run_tool('benchmark_classifier', 'FasterNet-T0', '--dtype', 'bfloat16', '--deploy', '--runs', 1,
                     '--device', 'cpu')
@@ -322,7 +322,8 @@ def test_benchmark_training(run_tool, shapes, tmp_path):
     result = run_tool('benchmark_training', *arguments, '--batch', 1, '--curve', 1, '--out', tmp_path / 'out')
     assert result.code == 0, result.err
     assert 'plain, another seed' in result.out and 'Batch 1, random images of 64x96 pixels' in result.out
-    assert json.loads((tmp_path / 'out' / 'small-channels-last.json').read_text())['memory_format'] == 'NHWC'
+    assert [(record.name, record.conditions.memory_format) for record in read_records(tmp_path / 'out')] == [
+        ('small, plain', 'NCHW'), ('small, channels-last', 'NHWC')]
     assert (tmp_path / 'out' / 'loss-of-small.png').is_file()
     amp = run_tool('benchmark_training', cfg, '--forms', 'amp', '--device', 'cpu')
     assert amp.code == 1 and 'needs a GPU: name --forms without it' in amp.err
@@ -343,8 +344,9 @@ def test_train_in_channels_last(run_tool, shapes, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_benchmark_operators(run_tool, tmp_path, monkeypatch):
-    backbone = operators._backbone
-    monkeypatch.setattr(operators, '_backbone', lambda arch, *args: backbone('t0', *args))  # not six sizes, for time
+    build = partial_conv._random_fasternet
+    monkeypatch.setattr(partial_conv, '_random_fasternet',
+                        lambda arch, *args, **options: build('t0', *args, **options))  # not six sizes, for time
     monkeypatch.setattr(suite, 'warm_up', lambda function, device: function() is None or 1)
     result = run_tool('benchmark_operators', '--runs', 1, '--threads', 1, '--device', 'cpu', '--out', tmp_path)
     assert result.code == 0, result.err
@@ -472,9 +474,11 @@ def test_benchmark_forms(run_tool, trained, shapes, tmp_path):
                       '--dtypes', 'float32', '--no-compile', '--device', 'cpu', '--out', tmp_path)
     assert result.code == 0, result.err
     assert 'slice in place (wrong)' in result.out and 'bfloat16' not in result.out and 'compile' not in result.out
-    rows = json.loads((tmp_path / 'fasternet_t0_in1k-forms.json').read_text())
-    record = rows[0]['record']
-    assert (record['batch_size'], record['input_size'], record['threads'], record['runs']) == (2, '32x64', 1, 3)
+    folder = tmp_path / 'fasternet_t0_in1k'
+    record = read_records(folder)[0]
+    conditions = record.conditions
+    assert (conditions.batch_size, conditions.input_size, conditions.threads, record.runs) == (2, '32x64', 1, 3)
+    assert {path.name for path in folder.iterdir()} == {RECORDS, 'report.md', 'report.html', 'forms.csv', 'latency.png'}
     detector = run_tool('benchmark_forms', SHAPES_CONFIG, '--checkpoint', weights(trained), '--images', shapes / 'val',
                         '--dtypes', 'float32', '--no-compile', '--rounds', 1)
     assert detector.code == 0 and 'ONNX Runtime' in detector.out and '192x192 pixels' in detector.out, detector.err

@@ -311,8 +311,8 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
     tables = [Table('Operators', columns, rows),
               Table('Rules of ShuffleNetV2', {'layer': '', 'channels': '', **_WORK_COLUMNS, 'access / least': '.2f'},
                     rules)]
-    plot = roofline(points, peak, bandwidth, f'Ten layers each, batch {first.batch_size}, {first.processor}')
-    return Report('Operators', tables, notes, {'Roofline': plot})
+    title = f'Ten layers of each operator, batch {first.batch_size}, {first.processor}'
+    return Report('Operators', tables, notes, {'Roofline': roofline(points, peak, bandwidth, title)})
 
 
 _WORK_COLUMNS = {'FLOPs (M)': '.1f', 'MB': '.2f', 'FLOPs / byte': '.2f', 'ms': '.3f', 'images/s': '.0f', 'G/s': '.1f',

@@ -12,7 +12,8 @@ HERE = Conditions(((8, 16), ), 2).on(CPU)
 
 def test_the_machine_is_among_them():
     assert HERE.threads == torch.get_num_threads() and HERE.versions['torch'] == torch.__version__ and HERE.device
-    assert HERE.describe().startswith('batch 2, 8x16 pixels, float32, NCHW, eager, weights: random, images: random, on ')
+    assert HERE.describe().startswith(
+        'batch 2, 8x16 pixels, float32, NCHW, eager, weights: random, images: random, on ')
     assert 'eager' not in HERE.describe(form=False) and '8x16' in HERE.describe(form=False)
     assert replace(HERE, weights=None).describe().count('random') == 1
     assert Conditions(((8, 16), (16, 8))).input_size == '8x16, 16x8' and Conditions(()).input_size == '-'

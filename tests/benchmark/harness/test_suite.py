@@ -228,6 +228,15 @@ def test_records_of_other_names_stay(tmp_path):
     assert [record.name for record in read_records(tmp_path)] == ['a', 'b']
 
 
+def test_dynamo_has_room_for_each_compiled_entry_and_size():
+    limits = []
+    entries = [Entry(f'{count}', Conditions(((8, 8), (8, 16))[:count], compiled=True),
+                     lambda: Subject(lambda: limits.append(torch._dynamo.config.recompile_limit))) for count in (1, 2)]
+    before = torch._dynamo.config.recompile_limit
+    run_suite([*entries, Sleeper('eager', 0.001, []).entry()], CPU, rounds=1)
+    assert set(limits) == {3 * 8} and torch._dynamo.config.recompile_limit == before
+
+
 def test_what_a_model_tells_of_itself_is_recorded(tmp_path):
     entry = Entry('a', Conditions(SIZES), lambda: Subject(lambda: None, operations=6, difference=0.5), 'kind', 'model')
     record, = run_suite([entry], CPU, rounds=1, out=tmp_path)

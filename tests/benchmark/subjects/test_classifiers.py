@@ -7,8 +7,9 @@ import torch
 from mmengine.registry import DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.records import LatencyRecord
 from mmfasternet.benchmark.harness.suite import run_suite
-from mmfasternet.benchmark.harness.timing import make_record
 from mmfasternet.benchmark.paper import TABLE_3
 from mmfasternet.benchmark.subjects.classifiers import (
     _front,
@@ -121,7 +122,8 @@ def test_report_of_a_network_of_timm_has_no_accuracy_and_no_paper():
 def test_the_front_has_what_nothing_beats():
     networks = [Network(name, 'a', lambda: None, 224, accuracy)
                 for name, accuracy in (('slow', 70.), ('fast', 60.), ('beaten', 59.), ('best', 71.), ('failed', 99.))]
-    records = [make_record([seconds], network.name, CPU, '224x224', 1)
+    conditions = Conditions(((224, 224), )).on(CPU)
+    records = [LatencyRecord(network.name, conditions, times_ms=(seconds * 1e3, ))
                for network, seconds in zip(networks, (2., 1., 1.5, 3., 1.))]
     records[-1] = replace(records[-1], times_ms=(), error='out of memory')
     report = classifier_report([NETWORKS['FasterNet-T0']], {1: [replace(records[0], name='FasterNet-T0')]})

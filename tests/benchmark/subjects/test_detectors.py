@@ -1,6 +1,7 @@
 import functools
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from mmengine.config import Config
 from torch import nn
 
 from mmfasternet.benchmark.complexity import Complexity
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.records import LatencyRecord
 from mmfasternet.benchmark.harness.suite import run_suite
-from mmfasternet.benchmark.harness.timing import LatencyRecord, make_record
 from mmfasternet.benchmark.subjects.detectors import (
     DetectorInput,
     detector_entry,
@@ -128,7 +130,7 @@ def test_a_single_stage_detector():
 def test_the_paper_stands_beside():
     cfg = load_config(str(SHAPES_CONFIG))
     record, = run_suite([detector_entry(cfg, 'a', CPU, DetectorInput((64, 96)))], CPU, rounds=1)
-    records = [LatencyRecord(**{**vars(record), 'name': name, 'times_ms': times})
+    records = [replace(record, name=name, model=name, times_ms=times)
                for name, times in (('mask_rcnn_resnet50_1x_coco', (100.,)), ('mask_rcnn_fasternet_s_1x_coco', (50.,)))]
     row = detector_report(records, [cfg, cfg], (64, 96)).tables[0].rows[1]
     assert row['ratio'] == 0.5 and row['paper: ms'] == 35.1 and row['paper: ratio'] == pytest.approx(0.64, abs=0.001)
@@ -168,10 +170,11 @@ def test_a_classifier_is_refused():
 def test_forms_are_compared_with_their_like(monkeypatch):
     monkeypatch.setattr('mmfasternet.benchmark.subjects.detectors._count', lambda cfg, size: Complexity('total', 1, 1))
     names = ['mask_rcnn_resnet50_1x_coco', 'mask_rcnn_fasternet_s_1x_coco']
-    times = {('eager', names[0]): 10, ('eager', names[1]): 9, ('deploy, CUDA graphs', names[0]): 5,
-             ('deploy, CUDA graphs', names[1]): 3}
-    records = [make_record([ms / 1e3], f'{name}, {form}', CPU, '800x1280', 1, form=form)
-               for (form, name), ms in times.items()]
+    eager = Conditions(((800, 1280), )).on(CPU)
+    graphs = replace(eager, form='deploy', graphs=True)
+    times = [(eager, names[0], 10.), (eager, names[1], 9.), (graphs, names[0], 5.), (graphs, names[1], 3.)]
+    records = [LatencyRecord(f'line {index}', conditions, model=name, times_ms=(ms, ))
+               for index, (conditions, name, ms) in enumerate(times)]
     rows = detector_report(records, [Config()] * 4, (800, 1280)).tables[0].rows
     assert [row['ratio'] for row in rows] == pytest.approx([1, 0.9, 1, 0.6])
     assert [row['speed-up'] for row in rows] == pytest.approx([1, 1, 2, 3])

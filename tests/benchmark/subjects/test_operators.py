@@ -1,26 +1,27 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mmfasternet.benchmark.complexity import count_multiply_adds
-from mmfasternet.benchmark.harness.timing import make_record
-from mmfasternet.benchmark.paper import TABLE_1, TABLE_1_SIZES, TABLE_9
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.records import LatencyRecord
+from mmfasternet.benchmark.paper import TABLE_1, TABLE_1_SIZES
 from mmfasternet.benchmark.subjects.operators import (
     FRAGMENTS,
     RATIOS,
     RULE_GROUPS,
-    SlicingPartialConv,
     build_operator,
     least_access,
     operator_entries,
     operator_report,
-    partial_conv_entries,
-    partial_conv_report,
     rule_layers,
     work_of,
 )
-from mmfasternet.models import PartialConv
+from mmfasternet.errors import UserError
 
 CPU = torch.device('cpu')
+RECORD = LatencyRecord('', Conditions(((56, 56), )).on(CPU), times_ms=(2., ))
 
 
 @pytest.mark.parametrize('index, size', enumerate(TABLE_1_SIZES))
@@ -80,35 +81,12 @@ def test_fragments_and_bottlenecks_compute_what_they_are_called():
         torch.testing.assert_close(block(x), (third(second(first(x).relu()).relu()) + shortcut).relu())
 
 
-def test_only_the_published_form_overwrites_its_input():
-    torch.manual_seed(0)
-    layers, x = [PartialConv(16).eval() for _ in range(3)], torch.randn(2, 16, 5, 5)
-    with torch.no_grad():
-        expected = torch.nn.Sequential(*layers)(x)
-        for copies, spared in (('none', False), ('all', True), ('first', True)):
-            given = x.clone()
-            torch.testing.assert_close(SlicingPartialConv(layers, copies)(given), expected)
-            assert torch.equal(given, x) == spared
-
-
-def test_reports():
-    entries = [*operator_entries(CPU), *partial_conv_entries(CPU)]
-    records = [make_record([0.002], entry.name, CPU, '56x56', 1, form=entry.conditions.form) for entry in entries]
-    first = operator_report(records[:len(operator_entries(CPU))])
-    rows = first.tables[0].rows
+def test_report():
+    records = [replace(RECORD, name=entry.name, model=entry.model) for entry in operator_entries(CPU)]
+    report = operator_report(records)
+    rows = report.tables[0].rows
     assert len(rows) == 16 and rows[0]['G/s'] == pytest.approx(2601.1 / 2, rel=1e-3)
-    assert rows[0]['paper: CPU ms'] == 35.67 and 'Roofline' in first.plots
+    assert rows[0]['paper: CPU ms'] == 35.67 and 'Roofline' in report.plots
     assert {row['bound / ms'] > 0 for row in rows} == {True}
-    second = partial_conv_report(records[len(operator_entries(CPU)):])
-    assert [row['network'] for row in second.tables[0].rows] == list(TABLE_9)
-    assert second.tables[0].rows[0]['ours / split_cat'] == 1
-
-
-def test_forms_of_a_whole_backbone_agree_but_the_published_one():
-    subjects = {entry.name: entry.build() for entry in partial_conv_entries(CPU) if 'T0' in entry.name}
-    with torch.no_grad():
-        outputs = {name.rpartition(', ')[2]: subject.function()[0] for name, subject in subjects.items()}
-    scale = outputs['split_cat'].abs().max()
-    for form in ('clone', 'ours'):
-        torch.testing.assert_close(outputs[form], outputs['split_cat'], rtol=1e-4, atol=1e-5 * scale)
-    assert (outputs['slicing'] - outputs['split_cat']).abs().max() > 1e-2 * scale
+    with pytest.raises(UserError, match='needs its yardstick, copy'):
+        operator_report(records[:-1])

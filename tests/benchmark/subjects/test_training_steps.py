@@ -3,8 +3,9 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
+from mmfasternet.benchmark.harness.conditions import Conditions
+from mmfasternet.benchmark.harness.records import LatencyRecord
 from mmfasternet.benchmark.harness.suite import run_suite
-from mmfasternet.benchmark.harness.timing import LatencyRecord
 from mmfasternet.benchmark.subjects.training_steps import (
     NUM_OBJECTS,
     loss_curve,
@@ -70,8 +71,8 @@ def test_forms_are_measured_side_by_side(cfg):
     entries = [training_entry(cfg, 'shapes', CPU, SpeedUps.parse(form), (64, 96), 1)
                for form in ('plain', 'channels-last')]
     records = run_suite(entries, CPU, rounds=2)
-    assert [record.form for record in records] == ['plain', 'channels-last']
-    assert all(record.runs == 2 and record.images == 'random' for record in records)
+    assert [record.conditions.form for record in records] == ['plain', 'channels-last']
+    assert all(record.runs == 2 and record.conditions.images == 'random' for record in records)
 
 
 def test_amp_is_for_gpus(cfg):
@@ -84,7 +85,12 @@ def test_amp_is_for_gpus(cfg):
 def test_conditions_name_the_type(cfg, monkeypatch, form, dtype):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     entry = training_entry(cfg, 'shapes', torch.device('cuda'), SpeedUps.parse(form))
-    assert (entry.conditions.dtype, entry.conditions.form) == (dtype, form)
+    assert (entry.conditions.dtype, entry.conditions.form) == (dtype, form) and not entry.conditions.compiled
+
+
+def test_compiling_is_a_condition_of_its_own(cfg):
+    conditions = training_entry(cfg, 'shapes', CPU, SpeedUps.parse('channels-last+compile')).conditions
+    assert (conditions.form, conditions.compiled) == ('channels-last', True)
 
 
 def test_the_model_is_built_once(cfg, monkeypatch):
@@ -118,8 +124,7 @@ def test_curves_are_those_of_the_trainings(cfg):
 
 
 def record(name, milliseconds, **options):
-    return LatencyRecord(name, (milliseconds, ) * 3, 1, 2, '8x8', 'float32', 'NCHW', 'plain', 'a processor', 1, {},
-                         **options)
+    return LatencyRecord(name, Conditions(((8, 8), ), 2, form='plain'), times_ms=(milliseconds, ) * 3, **options)
 
 
 def test_report(tmp_path):
