@@ -125,7 +125,6 @@ def one_line_errors() -> Iterator[None]:
     """End the program with one line and status 1 on a :class:`UserError`; other errors keep their traceback.
 
     A missing module that an extra brings ends it like that, too.
-    Of several processes the first one says it.
     """
     try:
         with warnings.catch_warnings():
@@ -137,19 +136,20 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"error: '{error.filename or 'a file'}' can't be written: {error.strerror}. Make room", file=sys.stderr)
-        sys.exit(1)
+        _end(f"'{error.filename or 'a file'}' can't be written: {error.strerror}. Make room")
     except ModuleNotFoundError as error:
         if not missing(error):
             raise
-        if is_first_process():
-            print(f'error: {missing(error)}', file=sys.stderr)
-        sys.exit(1)
+        _end(missing(error))
     except UserError as error:
-        from mmfasternet.engine.processes import is_first_process
-        if not is_first_process():
-            sys.exit(1)
         # A data loader's worker sends its traceback along; the error itself is the last line.
         line = str(error).strip().splitlines()[-1]
-        print(f"error: {line.removeprefix('mmfasternet.errors.' + type(error).__name__ + ': ')}", file=sys.stderr)
-        sys.exit(1)
+        _end(line.removeprefix(f'mmfasternet.errors.{type(error).__name__}: '))
+
+
+def _end(line: str) -> None:
+    """End the program with an error; of several processes the first one says it."""
+    from mmfasternet.engine.processes import is_first_process
+    if is_first_process():
+        print(f'error: {line}', file=sys.stderr)
+    sys.exit(1)

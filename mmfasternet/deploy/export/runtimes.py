@@ -28,7 +28,7 @@ class OnnxRuntimeModel:
 
     def __init__(self, path: Union[str, Path], dtype: torch.dtype = torch.float32) -> None:
         if dtype != torch.float32:
-            raise UserError(f'ONNX Runtime computes in float32 on a CPU, not in {dtype}: run without --dtype, or export '
+            raise UserError(f'ONNX Runtime computes in float32 on a CPU, not in {dtype}: omit --dtype, or export '
                             f'with --format openvino')
         onnxruntime = require('onnxruntime')
         options = onnxruntime.SessionOptions()
