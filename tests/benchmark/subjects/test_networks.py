@@ -16,7 +16,7 @@ PUBLISHED = {
     # The paper counts batch norms: 1.050 are those of PaddleClas, which builds it on its own and does not.
     'StarNet-S4': ((7.5, .05), (1.050, .0006), 78.4),
     'RepViT-M1.1': ((8.2, .05), (1.3, .05), 80.7),
-    # The paper has 0.65 M less, from another head.
+    # Papers that compare with it print 0.65 M less.
     'FastViT-SA12': ((10.9, .65), (1.9, .05), 80.9),
     # The paper has 9.2 M and 1.0 G: these are of github.com/d-li14/mobilenetv4.pytorch, another's implementation.
     'MobileNetV4-Conv-M': ((9.72, .005), (1.080, .0005), 79.9),
