@@ -10,6 +10,7 @@ import torch
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, Registry
+from mmengine.utils import get_object_from_string
 
 import mmfasternet
 from mmfasternet.config_tree import walk
@@ -95,12 +96,14 @@ def with_text_types(cfg: Config) -> Config:
         cfg: The config, which stays as it is.
     """
     # to_dict() is without the names that such a config imports.
-    copied = Config({key: _plain(cfg[key]) for key in cfg.to_dict()}, filename=cfg.filename)
+    # With a text, the file is not read again: it may be gone.
+    copied = Config({key: _plain(cfg[key]) for key in cfg.to_dict()}, cfg_text=cfg.text or ' ', filename=cfg.filename,
+                    env_variables=cfg.env_variables)
     nodes = [node for _, node in walk([copied[key] for key in copied]) if callable(node.get('type'))]
     if not nodes:
         return copied
     if not copied.get('default_scope') and callable(copied.get('model', {}).get('type')):
-        package = copied.model.type.__module__.partition('.')[0]
+        package = str(copied.model.type.__module__).partition('.')[0]
         copied.default_scope = 'mmpretrain' if package == 'mmpretrain' else 'mmdet'
     modules = set()
     for node in nodes:
@@ -137,8 +140,11 @@ def _text_type(kind: Any, scope: Optional[str]) -> Any:
             for key in (key for key, value in each.module_dict.items() if value is kind):
                 from_here = root.children.get(scope, root) if scope else root
                 return key if from_here.get(key) is kind else f'{name}.{key}'
-    path = f'{kind.__module__}.{kind.__qualname__}'
-    return kind if '<' in path else path  # a local class has no path
+    path = f"{getattr(kind, '__module__', None)}.{getattr(kind, '__qualname__', None)}"
+    try:
+        return path if get_object_from_string(path) == kind else kind
+    except (ImportError, AttributeError, ValueError):
+        return kind  # of a function, or of the config's own file: it has no path
 
 
 def _registries() -> Iterator[Registry]:

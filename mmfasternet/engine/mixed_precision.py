@@ -21,7 +21,7 @@ class KeptFloat32:
                        for module in model.modules() if isinstance(module, BaseRoIExtractor)]
         _Float32Operators.enter()
         self._model = model
-        # A training that ends with an error calls no hook more: its operators are given back with its model.
+        # Whoever forgets to remove it gives the operators back with the model.
         self._leave = weakref.finalize(model, _Float32Operators.leave)
         self._leave.atexit = False
 

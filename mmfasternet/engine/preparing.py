@@ -33,6 +33,7 @@ from mmfasternet.engine.config import (
 )
 from mmfasternet.engine.deploying import DeployOptions, is_export
 from mmfasternet.engine.resuming import find_training
+from mmfasternet.engine.saved_trainings import ATOMIC
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.errors import UserError
 
@@ -123,12 +124,28 @@ def prepare(cfg: Config, options: Options) -> Config:
     unknown = sorted(set(omitted) - {*TRAIN_PARTS, *TEST_PARTS})
     if unknown:
         raise UserError(f"{ENTRY}.omit names '{unknown[0]}': it must be of {', '.join({**TRAIN_PARTS, **TEST_PARTS})}")
-    added = [name for name, add in parts.items() if name not in omitted and add(cfg, options)]
-    if added:
-        cfg[ENTRY] = dict(entry, added=[*entry.get('added', []), *added])
+    removed = _remove(cfg, omitted)
+    before = [name for name in entry.get('added') or [] if name not in removed]
+    for name in set(omitted) & set(before):
+        raise UserError(f"{ENTRY}.omit names '{name}', which was added when this config was prepared: omit it from the "
+                        f'config that was there before')
+    added = [*before, *(name for name, add in parts.items() if name not in omitted and add(cfg, options))]
+    if added != (entry.get('added') or []):
+        cfg[ENTRY] = dict(entry, added=added)
     if not any(module.partition('.')[0] == 'mmfasternet' for module in _imports(cfg)):
         add_imports(cfg, ['mmfasternet'])
     return cfg
+
+
+def _remove(cfg: Config, names: List[str]) -> List[str]:
+    """Remove hooks of ours from a config's own; gives the names of those that were there."""
+    own = cfg.get('custom_hooks') or []
+    found = [name for name in names if any(isinstance(hook, dict) and hook.get('type') == f'mmfasternet.{name}'
+                                           for hook in own)]
+    if found:
+        cfg.custom_hooks = [hook for hook in own if not isinstance(hook, dict)
+                            or str(hook.get('type')).removeprefix('mmfasternet.') not in found]
+    return found
 
 
 def what_was_added(cfg: Config) -> str:
@@ -206,7 +223,7 @@ def _seed(cfg: Config, options: TrainOptions) -> None:
         randomness['deterministic'] = True
         if randomness.get('seed') is None:
             randomness['seed'] = 0
-    if randomness.get('seed') is None and cfg.get('launcher', 'none') == 'none':
+    if randomness.setdefault('seed', None) is None and cfg.get('launcher', 'none') == 'none':
         randomness['seed'] = sync_random_seed()
     cfg.randomness = randomness
 
@@ -292,8 +309,8 @@ def _show(cfg: Config, options: TestOptions) -> None:
     """Have the test loop draw its predictions."""
     if not options.show_dir:
         return
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
+    hook = _visualization(cfg)
+    if not hook:
         raise UserError('--show-dir needs default_hooks.visualization, and the config has none')
     folder = str(Path(options.show_dir).resolve())  # MMDetection joins a relative one to the work folder
     kind = class_of(hook, HOOKS, scope_of(cfg))
@@ -303,12 +320,17 @@ def _show(cfg: Config, options: TestOptions) -> None:
         hook.update(enable=True, out_dir=folder)
 
 
+def _visualization(cfg: Config) -> Dict[str, Any]:
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    return hook if isinstance(hook, dict) else {}
+
+
 def _augment(cfg: Config, options: TestOptions) -> None:
     """Average the predictions over an image and its mirror image, unless the config says how."""
     if not options.tta:
         return
     classifies = is_classifier(cfg)
-    if classifies and options.show_dir:
+    if classifies and _visualization(cfg).get('enable'):
         raise UserError('--tta and --show-dir do not go together for a classifier: MMPretrain draws single views only. '
                         'Give one of them')
     dataset = innermost_dataset(cfg)
@@ -338,9 +360,17 @@ def _instance_tta(test_cfg: Dict[str, Any]) -> ConfigDict:
 
 def _dump(cfg: Config, options: TestOptions) -> None:
     """Have an evaluator write the raw predictions."""
-    if options.out:
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
-        cfg.test_evaluator = [*evaluators, dict(type='mmdet.DumpDetResults', out_file_path=options.out)]
+    if not options.out:
+        return
+    dump, evaluator = dict(type='mmdet.DumpDetResults', out_file_path=options.out), cfg.test_evaluator
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:
+        evaluator['metrics'] = [*_listed(evaluator['metrics']), dump]
+    else:
+        cfg.test_evaluator = [*_listed(evaluator), dump]
+
+
+def _listed(value: Any) -> List[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 # Parts: each gives whether it was added.
@@ -393,8 +423,10 @@ def _use_loop(cfg: Config, key: str, theirs: type, ours: type, by_epoch: Optiona
 def _seed_samples(cfg: Config, options: TrainOptions) -> bool:
     """Seed the augmentations of a config that trains by epochs sample by sample."""
     loader: Any = cfg.get('train_dataloader') or {}
-    kind = class_of(cfg.get('train_cfg') or {}, LOOPS, scope_of(cfg))
-    by_epoch = isinstance(kind, type) and issubclass(kind, EpochBasedTrainLoop)
+    loop = cfg.get('train_cfg') or {}
+    kind = class_of(loop, LOOPS, scope_of(cfg))
+    by_epoch = isinstance(kind, type) and issubclass(kind, EpochBasedTrainLoop) if 'type' in loop else loop.get(
+        'by_epoch', True)
     if not by_epoch or not isinstance(loader.get('sampler'), dict) or 'dataset' not in loader:
         return False
     sampler = class_of(loader.sampler, DATA_SAMPLERS, scope_of(cfg))
@@ -413,9 +445,17 @@ def _seed_samples(cfg: Config, options: TrainOptions) -> bool:
 def _save_atomically(cfg: Config, options: TrainOptions) -> bool:
     default_hooks = dict(cfg.get('default_hooks') or {})
     hook = default_hooks.get('checkpoint', dict(interval=1))
-    if hook is None or ('type' in hook and not is_kind(hook, CheckpointHook, HOOKS, scope_of(cfg))):
+    if not isinstance(hook, dict):
         return False
-    cfg.default_hooks = dict(default_hooks, checkpoint=dict(hook, type='mmfasternet.CheckpointHook'))
+    kind = class_of(hook, HOOKS, scope_of(cfg)) if 'type' in hook else CheckpointHook
+    if kind is CheckpointHook:
+        changed = dict(hook, type='mmfasternet.CheckpointHook')
+    elif isinstance(kind, type) and issubclass(kind, CheckpointHook) and kind is not hooks.CheckpointHook and hook.get(
+            'backend_args') is None and '://' not in str(hook.get('out_dir')):
+        changed = dict(hook, backend_args=dict(ATOMIC))  # one of somebody else's
+    else:
+        return False
+    cfg.default_hooks = dict(default_hooks, checkpoint=changed)
     return True
 
 
@@ -426,8 +466,12 @@ def _add_hook(kind: type, arguments: Callable[[Config, Any], Optional[Dict[str, 
     def add(cfg: Config, options: Any) -> bool:
         given = arguments(cfg, options)
         own = list(cfg.get('custom_hooks') or [])
-        if given is None or any(isinstance(hook, dict) and class_of(hook, HOOKS, scope_of(cfg)) is kind
-                                for hook in own):
+        if given is None or any(isinstance(hook, kind) for hook in own):
+            return False
+        there = next((hook for hook in own if isinstance(hook, dict)
+                      and class_of(hook, HOOKS, scope_of(cfg)) is kind), None)
+        if there is not None:  # what an option asks for holds for it, too
+            there.update({key: value for key, value in given.items() if value})
             return False
         cfg.custom_hooks = [*own, dict(type=f'mmfasternet.{kind.__name__}', **given)]
         return True
@@ -450,7 +494,9 @@ def _is_mmdets_check(hook: Any, cfg: Config) -> bool:
 def _speed_up_arguments(cfg: Config, options: TrainOptions) -> Optional[Dict[str, Any]]:
     speed_ups = options.speed_ups
     given = dict(channels_last=speed_ups.channels_last, compile=speed_ups.compile)
-    return given if any(given.values()) or _has_amp(cfg) else None
+    wrapper = class_of(cfg.get('optim_wrapper') or {}, OPTIM_WRAPPERS, scope_of(cfg))
+    has_amp = isinstance(wrapper, type) and issubclass(wrapper, AmpOptimWrapper)
+    return given if any(given.values()) or has_amp else None
 
 
 def _deploy_arguments(cfg: Config, options: TestOptions) -> Optional[Dict[str, Any]]:

@@ -2,13 +2,13 @@
 
 import copy
 import inspect
-import os
 import random
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 import torch
+from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -20,6 +20,7 @@ from mmfasternet.engine.checks import check_checkpoints, check_data
 from mmfasternet.engine.loops import TrainingStopped
 from mmfasternet.engine.preparing import Options, TestOptions, TrainOptions, prepare, what_was_added
 from mmfasternet.engine.processes import check_launcher, end_processes, join_processes
+from mmfasternet.errors import UserError
 
 
 def train(cfg: Config, options: Optional[TrainOptions] = None) -> Runner:
@@ -48,6 +49,8 @@ def train(cfg: Config, options: Optional[TrainOptions] = None) -> Runner:
             runner.train()
         except TrainingStopped as stopped:  # in a loop that is not ours
             runner.logger.info(str(stopped))
+        finally:
+            runner.call_hook('after_loop')  # after others than ours
     end_processes()
     return runner
 
@@ -67,30 +70,41 @@ def test(cfg: Config, options: TestOptions) -> Dict[str, Any]:
         UserError: If the config's data or the checkpoint can't be used.
     """
     with safe_loading(), _determinism_restored():
-        metrics = _make_runner(cfg, options).test()
+        runner = _make_runner(cfg, options)
+        try:
+            metrics = runner.test()
+        finally:
+            runner.call_hook('after_loop')
     end_processes()
     return metrics
 
 
 def _make_runner(cfg: Config, options: Options) -> Runner:
     """MMEngine's runner of the prepared config, with the one model that was checked."""
+    setup_cache_size_limit_of_dynamo()
     check_launcher(cfg.get('launcher', 'none'))
     cfg = prepare(cfg, options)
     trains = isinstance(options, TrainOptions)
     check_data(cfg, ('test', ) if not trains else ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
-    _seed(cfg)
+    seeded = _seed(cfg)
     model = build_unloaded(cfg)
     state = _random_state()
     check_checkpoints(cfg, model, trains)
     join_processes(cfg.get('launcher', 'none'))
     runner = _runner_of(cfg, model)
-    _set_random_state(state)  # as if the runner, which seeds once more, had built the model
+    if seeded:
+        _set_random_state(state)  # as if the runner, which seeds once more, had built the model
     runner.logger.info(what_was_added(cfg))
     return runner
 
 
 def _runner_of(cfg: Config, model: nn.Module) -> Runner:
-    kind = RUNNERS.get(cfg.runner_type) if 'runner_type' in cfg else Runner
+    kind = cfg.get('runner_type') or Runner
+    if isinstance(kind, str):
+        with RUNNERS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
+            kind = registry.get(kind)
+    if kind is None:
+        raise UserError(f"runner_type '{cfg.runner_type}' is not registered: import its module by custom_imports")
     if kind.from_cfg.__func__ is not Runner.from_cfg.__func__:
         return RUNNERS.build(cfg)  # which knows other things of a config, and builds a model of its own
     # What from_cfg() does, but for the model: its arguments have the names of the config's entries.
@@ -98,16 +112,16 @@ def _runner_of(cfg: Config, model: nn.Module) -> Runner:
     return kind(model=model, cfg=cfg, **{name: copy.deepcopy(cfg[name]) for name in names})
 
 
-def _seed(cfg: Config) -> None:
-    """Seed as MMEngine's runner does before it builds a model."""
+def _seed(cfg: Config) -> bool:
+    """Seed as MMEngine's runner does before it builds a model; not where several processes have yet to agree on it."""
     randomness = cfg.get('randomness') or {}
     seed = randomness.get('seed')
-    if seed is None:
-        return  # several processes agree on one later
-    seed += int(os.environ.get('RANK', 0)) if randomness.get('diff_rank_seed') else 0
+    if seed is None or randomness.get('diff_rank_seed') and cfg.get('launcher', 'none') != 'none':
+        return False
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+    return True
 
 
 def _random_state() -> Tuple[Any, Any, torch.Tensor]:

@@ -78,6 +78,23 @@ class SomeHook(Hook):
     pass
 
 
+def test_functions_of_the_config_itself_stay(tmp_path):
+    (tmp_path / 'pure.py').write_text('''
+from functools import partial
+from mmdet.models import MaskRCNN
+from mmengine.dataset import pseudo_collate
+def collate(samples):
+    return samples
+model = dict(type=MaskRCNN)
+train_dataloader = dict(collate_fn=dict(type=collate))
+val_dataloader = dict(collate_fn=dict(type=partial(collate)))
+test_dataloader = dict(collate_fn=dict(type=pseudo_collate))
+''')
+    cfg = load_config(str(tmp_path / 'pure.py'))
+    assert callable(cfg.train_dataloader.collate_fn.type) and callable(cfg.val_dataloader.collate_fn.type)
+    assert (cfg.model.type, cfg.test_dataloader.collate_fn.type) == ('MaskRCNN', 'pseudo_collate')
+
+
 @pytest.mark.parametrize('path, expected', [(COCO_CONFIG, False),
                                             (str(ROOT / 'configs' / 'fasternet_t0_in1k.py'), True)])
 def test_classifiers_are_told_from_detectors(path, expected):

@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import HOOKS, LOOPS, DefaultScope
 
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.deploying import DeployOptions
+from mmfasternet.engine.hooks import StopHook
 from mmfasternet.engine.preparing import (
     TEST_PARTS,
     TRAIN_PARTS,
@@ -76,6 +78,67 @@ def test_each_part_can_be_omitted(options, parts):
         assert named == 0 < everything.pretty_text.count(f"type='mmfasternet.{name}'"), name
     line = what_was_added(everything)
     assert '\n' not in line and all(name in line for name in added) and f'mmfasternet.omit=[{added[-1]}]' in line
+
+
+def test_hooks_can_be_omitted_from_a_prepared_config_and_other_parts_say_that_they_can_not():
+    cfg = coco()
+    cfg.mmfasternet.omit = ['StopHook']
+    again = prepare(cfg, TrainOptions())
+    assert 'mmfasternet.StopHook' not in hook_types(again) and 'StopHook' not in again.mmfasternet.added
+    assert len(again.custom_hooks) == len(cfg.custom_hooks) - 1
+    cfg.mmfasternet.omit = ['CheckpointHook']
+    with pytest.raises(UserError, match="^mmfasternet.omit names 'CheckpointHook', which was added when"):
+        prepare(cfg, TrainOptions())
+
+
+def test_options_hold_for_hooks_that_are_there_already():
+    cfg = coco()
+    cfg.custom_hooks[2]['max_skipped'] = 3
+    again = prepare(cfg, TrainOptions(skip_nan=True))
+    assert again.custom_hooks[2] == dict(type='mmfasternet.FiniteLossHook', skip=True, max_skipped=3)
+    assert prepare(again, TrainOptions()).custom_hooks[2].skip
+    deployed = prepared_test(load_config(COCO_CONFIG), deploy=DeployOptions(True))
+    hook = prepared_test(deployed, deploy=DeployOptions(True, 'bfloat16', compile=True)).custom_hooks[-1]
+    assert hook == dict(type='mmfasternet.DeployHook', dtype='bfloat16', compile=True, graphs=False)
+
+
+def test_hooks_that_are_built_already_are_kept():
+    cfg = load_config(COCO_CONFIG)
+    stop, ema = StopHook(), EMAHook()
+    cfg.custom_hooks = [stop, ema]
+    prepared = prepare(cfg, TrainOptions())
+    kinds = [type(hook) for hook in prepared.custom_hooks]
+    assert kinds[:2] == [StopHook, EMAHook] and 'StopHook' not in prepared.mmfasternet.added
+
+
+def test_checkpoint_hooks_of_others_write_atomically():
+    cfg = load_config(COCO_CONFIG)
+    for changes, expected in ((dict(), dict(backend='mmfasternet.atomic')),
+                              (dict(backend_args=dict(backend='petrel')), dict(backend='petrel'))):
+        cfg.default_hooks.checkpoint = dict(type='tests.engine.test_preparing.OwnCheckpointHook', **changes)
+        hook = prepare(cfg, TrainOptions()).default_hooks.checkpoint
+        assert hook == dict(type='tests.engine.test_preparing.OwnCheckpointHook', backend_args=expected)
+
+
+class OwnCheckpointHook(CheckpointHook):
+    pass
+
+
+def test_the_loop_that_is_omitted_still_has_seeded_samples():
+    cfg = load_config(COCO_CONFIG, {'mmfasternet.omit': ['EpochBasedTrainLoop']})
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
+    prepared = prepare(cfg, TrainOptions())
+    assert prepared.train_cfg == cfg.train_cfg
+    assert prepared.train_dataloader.sampler.type == 'mmfasternet.SeededSampler'
+
+
+def test_a_config_without_a_file(tmp_path):
+    text = load_config(str(SHAPES_CONFIG)).pretty_text
+    assert prepare(Config.fromstring(text, '.py'), TrainOptions()).mmfasternet.added
+    (tmp_path / 'gone.py').write_text(text)
+    cfg = Config.fromfile(tmp_path / 'gone.py')
+    (tmp_path / 'gone.py').unlink()
+    assert prepare(cfg, TrainOptions()).filename == str(tmp_path / 'gone.py')
 
 
 def test_an_unknown_part_is_named():
@@ -167,7 +230,7 @@ def test_several_processes_without_a_gpu_have_a_wrapper_without_one(monkeypatch)
     cfg = prepare(load_config(COCO_CONFIG, launcher='pytorch'), TrainOptions())
     assert cfg.model_wrapper_cfg == dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None,
                                          find_unused_parameters=False)
-    assert cfg.randomness.get('seed') is None  # they draw one together
+    assert cfg.randomness == dict(seed=None)  # they draw one together
 
 
 def test_a_missing_compiler_is_named(monkeypatch):
@@ -250,11 +313,17 @@ def test_tta_without_a_pipeline():
 def test_a_classifiers_views_are_not_drawn():
     with pytest.raises(UserError, match='--tta and --show-dir do not go together'):
         prepared_test(load_config(IMAGENET_M_CONFIG), tta=True, show_dir='pictures')
+    with pytest.raises(UserError, match='--tta and --show-dir do not go together'):
+        prepared_test(load_config(IMAGENET_M_CONFIG, {'default_hooks.visualization.enable': True}), tta=True)
 
 
 def test_raw_predictions_are_an_evaluator_of_the_config():
     evaluators = prepared_test(load_config(COCO_CONFIG), out='raw.pkl').test_evaluator
     assert [each.type for each in evaluators] == ['CocoMetric', 'mmdet.DumpDetResults']
+    cfg = load_config(COCO_CONFIG)
+    cfg.test_evaluator = dict(type='mmdet.MultiDatasetsEvaluator', metrics=cfg.test_evaluator, dataset_prefixes=['a'])
+    evaluator = prepared_test(cfg, out='raw.pkl').test_evaluator
+    assert [each.type for each in evaluator.metrics] == ['CocoMetric', 'mmdet.DumpDetResults']
     with pytest.raises(UserError, match=r'must end with \.pkl'):
         prepared_test(load_config(COCO_CONFIG), out='raw.json')
 

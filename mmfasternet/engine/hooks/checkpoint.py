@@ -64,7 +64,8 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def __init__(self, *args: Any, backend_args: Optional[Dict[str, Any]] = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args, **kwargs)
-        if self.backend_args is None and self.file_client_args is None and '://' not in str(self.out_dir):
+        is_local = self.backend_args in (None, dict(backend='local')) and '://' not in str(self.out_dir)
+        if is_local and self.file_client_args is None:
             self.backend_args = dict(ATOMIC)
 
     def before_train(self, runner: Runner) -> None:

@@ -16,7 +16,8 @@ class NameImagesHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         for loop in built_loops(runner):
-            name_images_in_errors(loop.dataloader.dataset)
+            if hasattr(loop, 'dataloader'):  # some have several
+                name_images_in_errors(loop.dataloader.dataset)
 
     def before_train_epoch(self, runner: Runner) -> None:
         name_images_in_errors(runner.train_dataloader.dataset)  # a hook may have switched the pipeline

@@ -38,7 +38,7 @@ class StopHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         for loop in built_loops(runner):
-            if isinstance(loop.dataloader, DataLoader):
+            if isinstance(getattr(loop, 'dataloader', None), DataLoader):  # some have several
                 loop.dataloader.worker_init_fn = functools.partial(_shelter, loop.dataloader.worker_init_fn)
 
     def before_train(self, runner: Runner) -> None:

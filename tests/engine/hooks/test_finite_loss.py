@@ -109,8 +109,9 @@ class Fail(Hook):
 MODELS = []
 
 
-def test_the_model_is_left_as_it_was_where_something_else_fails(shapes, tmp_path):
-    cfg = shapes_config(shapes, tmp_path)
+@pytest.mark.parametrize('omit', [[], ['EpochBasedTrainLoop']])
+def test_the_model_is_left_as_it_was_where_something_else_fails(shapes, tmp_path, omit):
+    cfg = shapes_config(shapes, tmp_path, **{'mmfasternet.omit': omit})
     cfg.custom_hooks = [dict(type=Fail)]
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError, match='something else'):

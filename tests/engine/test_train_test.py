@@ -1,0 +1,40 @@
+import pytest
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmfasternet.engine.train_test import train
+from mmfasternet.errors import UserError
+from tests.engine.hooks.test_resume import losses, shapes_config
+
+
+@RUNNERS.register_module()
+class OwnRunner(Runner):
+    pass
+
+
+@pytest.mark.parametrize('kind', ['OwnRunner', OwnRunner])
+def test_runners_of_others(shapes, tmp_path, kind):
+    runner = train(shapes_config(shapes, tmp_path, runner_type=kind, **{'train_cfg.max_epochs': 1}))
+    assert type(runner) is OwnRunner and len(losses(tmp_path)) == 4
+
+
+def test_an_unknown_runner_is_named(shapes, tmp_path):
+    with pytest.raises(UserError, match="runner_type 'NoRunner' is not registered"):
+        train(shapes_config(shapes, tmp_path / 'work', runner_type='NoRunner'))
+    assert not (tmp_path / 'work').exists()
+
+
+def test_the_log_says_what_was_added_and_how_to_omit_it(shapes, tmp_path):
+    train(shapes_config(shapes, tmp_path, **{'train_cfg.max_epochs': 1, 'mmfasternet.omit': ['SeedHook']}))
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    line, = [line for line in log.splitlines() if 'mmfasternet added to the config' in line]
+    assert 'SeedHook' not in line and 'FiniteLossHook' in line and 'mmfasternet.omit=[StopHook]' in line
+
+
+def test_losses_are_bit_identical_to_those_of_mmengines_own_way(shapes, tmp_path):
+    """Without our parts, a config with a seed trains as by MMEngine's ``Runner.from_cfg``."""
+    parts = ['LoadImageFromFile', 'EpochBasedTrainLoop', 'SeededSampler', 'CheckpointHook', 'SeedHook', 'ResumeHook',
+             'FiniteLossHook', 'NameImagesHook', 'StopHook']
+    train(shapes_config(shapes, tmp_path / 'ours', **{'train_cfg.max_epochs': 1, 'mmfasternet.omit': parts}))
+    Runner.from_cfg(shapes_config(shapes, tmp_path / 'theirs', **{'train_cfg.max_epochs': 1})).train()
+    assert len(losses(tmp_path / 'ours')) == 4 and losses(tmp_path / 'ours') == losses(tmp_path / 'theirs')
