@@ -92,7 +92,7 @@ def test_table_7(arch):
 
 
 @pytest.mark.parametrize('arch', list(TABLE_7))
-def test_the_whole_backbone_is_trained_with_its_norms(arch):
+def test_all_of_the_backbone_is_trained_with_its_norms(arch):
     model = MODELS.build(coco_config(arch).model).train()
     assert all(p.requires_grad for p in model.parameters())
     norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]

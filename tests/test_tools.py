@@ -460,8 +460,8 @@ def test_export_of_a_backbone_and_its_options(run_tool, trained, shapes, tmp_pat
     strict = run_tool('export', *data, '--out', tmp_path / 'strict', '--tolerance', '1e-12')
     assert strict.code == 1 and 'over the tolerance of 1.0e-12' in strict.err.splitlines()[-1]
     assert not (tmp_path / 'strict').exists()
-    whole = run_tool('export', SHAPES_CONFIG, weights(trained), '--whole', '--out', tmp_path / 'whole')
-    assert whole.code == 0 and (tmp_path / 'whole' / 'detector.onnx').is_file(), whole.err
+    exported = run_tool('export', SHAPES_CONFIG, weights(trained), '--whole', '--out', tmp_path / 'end-to-end')
+    assert exported.code == 0 and (tmp_path / 'end-to-end' / 'detector.onnx').is_file(), exported.err
     both = run_tool('export', *data, '--parts')
     assert both.code == 2 and 'not allowed with' in both.err
     result = run_tool('test', SHAPES_CONFIG, tmp_path / 'backbone', '--cfg-options', *data_options(shapes))

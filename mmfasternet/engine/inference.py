@@ -97,8 +97,8 @@ def _detect(cfg: Config, checkpoint: str, images: List[str], out_dir: str, devic
     for kind, wanted, known in (('image', names, image_ids), ('category', classes, category_ids)):
         absent = [name for name in wanted if name not in known]
         if absent:
-            raise DataError(f"the annotation file has no {kind} '{absent[0]}' ({len(absent)} in all). Leave it out, or "
-                            f'name the one that belongs to these images and this model')
+            raise DataError(f"the annotation file has no {kind} '{absent[0]}' ({len(absent)} in all). Predict "
+                            f'without it, or name the one that belongs to these images and this model')
     results = inferencer(images, out_dir=out_dir, pred_score_thr=score_thr, no_save_pred=True)['predictions']
     predictions = []
     for name, result in zip(names, results):

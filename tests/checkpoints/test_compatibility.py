@@ -38,7 +38,7 @@ def assert_starts(model, path):
     check_start(model, load_for_mmengine(path), path)
 
 
-def test_official_detectors_fit_whole(tmp_path, detector):
+def test_official_detectors_fit(tmp_path, detector):
     """As MMDetection 2.x writes them, with a training's state and class names in capitals."""
     path = saved(dict(state_dict=official_detector(detector), optimizer=dict(state={}),
                       meta=dict(CLASSES=('a', 'b'), PALETTE=[(1, 2, 3)] * 2, epoch=12, mmdet_version='2.25.0')),
@@ -53,7 +53,7 @@ def test_official_detectors_fit_whole(tmp_path, detector):
     assert_same_features(target.backbone, detector.backbone)
 
 
-def test_a_checkpoint_to_test_must_hold_the_whole_model_and_no_other(tmp_path, detector, source):
+def test_a_checkpoint_to_test_must_hold_all_of_the_model_and_no_other(tmp_path, detector, source):
     weights = detector.state_dict()
     assert_fits(detector, saved(dict(state_dict=weights), tmp_path / 'a.pth'))
     assert_fits(detector, saved({f'module.{key}': value for key, value in weights.items()}, tmp_path / 'a.pth'))

@@ -48,7 +48,7 @@ def test_a_missing_file_is_named(tmp_path):
         LoadImageFromFile().transform({'img_path': str(tmp_path / 'nowhere.jpg')})
 
 
-def test_a_whole_jpeg_with_something_appended_loads(tmp_path, picture):
+def test_a_complete_jpeg_with_something_appended_loads(tmp_path, picture):
     path = tmp_path / 'appended.jpg'
     Image.fromarray(picture).save(path)
     path.write_bytes(path.read_bytes() + b'trailer of a camera')

@@ -154,7 +154,7 @@ def test_other_necks_and_backbones_keep_their_output_norms():
     fold_output_norms(build(dict(type='ResNet', depth=18)), mapper)
 
 
-def test_a_whole_resnet_detector_folds():
+def test_a_resnet_detector_folds():
     cfg = Config.fromfile(build.__globals__['ROOT'] / 'configs' / 'mask_rcnn_fasternet_t0_shapes.py')
     cfg.model.backbone = dict(type='ResNet', depth=18)
     cfg.model.neck.in_channels = [64, 128, 256, 512]

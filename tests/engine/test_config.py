@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmfasternet.config_tree import walk
 from mmfasternet.engine.config import class_of, is_classifier, load_config
 from mmfasternet.errors import UserError
-from tests.conftest import ROOT, SHAPES_CONFIG
+from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 from tests.engine.pure_python import pure_python
 
 COCO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py')
@@ -102,3 +102,25 @@ def test_classifiers_are_told_from_detectors(path, expected):
     assert is_classifier(cfg) is expected
     cfg.model = dict(type='AnyTTA', module=cfg.model)
     assert is_classifier(cfg) is expected
+
+
+@pytest.mark.slow
+def test_tools_take_a_pure_python_config_as_one_in_text(run_tool, shapes, tmp_path):
+    pure = tmp_path / 'pure.py'
+    pure.write_text(pure_python(load_config(str(SHAPES_CONFIG), {
+        'optim_wrapper.type': 'AmpOptimWrapper',  # without a GPU it trains without
+        'model.test_cfg.rcnn.score_thr': 0.})))
+    short = ['--cfg-options', *data_options(shapes), 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=1',
+             'train_cfg.val_interval=1']
+    assert run_tool('train', pure, '--work-dir', tmp_path / 'work', *short).code == 0
+    weights = tmp_path / 'work' / 'epoch_1.pth'
+    for flags in (['--show-dir', tmp_path / 'shown'], ['--tta'], ['--deploy']):
+        result = run_tool('test', pure, weights, '--work-dir', tmp_path / 'test', *flags, *short)
+        assert result.code == 0 and 'box' in result.out, result.err
+    assert list((tmp_path / 'shown').glob('*.png'))
+    result = run_tool('image_demo', shapes / 'val', pure, weights, '--out-dir', tmp_path / 'out', '--device', 'cpu')
+    assert result.code == 0 and (tmp_path / 'out' / 'predictions.json').exists(), result.err
+    result = run_tool('export', pure, weights, '--out', tmp_path / 'exported')
+    assert result.code == 0 and (tmp_path / 'exported' / 'dense.onnx').exists(), result.err
+    assert run_tool('get_flops', pure, '--size', '96', '128').code == 0
+    assert run_tool('benchmark_detector', pure, '--runs', '1', '--size', '96', '128', '--device', 'cpu').code == 0

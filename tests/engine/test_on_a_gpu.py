@@ -87,7 +87,7 @@ def test_synchronised_norms_of_one_process_are_plain_ones(shapes, tmp_path):
     assert found[1] == pytest.approx(expected[1], rel=1e-3)
 
 
-def test_deterministic_losses_are_the_same_to_the_bit(shapes, tmp_path):
+def test_deterministic_losses_are_bit_identical(shapes, tmp_path):
     (_, first), (_, second) = (trained(shapes, tmp_path / name, deterministic=True) for name in 'ab')
     assert first[1] == second[1]  # no gradients have come in yet
     if first != second:

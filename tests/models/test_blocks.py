@@ -52,7 +52,7 @@ def test_recomputation_keeps_fewer_activations():
 
 
 @pytest.mark.parametrize('rate', [0., 0.5])
-def test_stochastic_depth_drops_whole_samples_in_training_only(rate):
+def test_stochastic_depth_drops_samples_in_training_only(rate):
     block = FasterNetBlock(8, BN, RELU, drop_path_rate=rate)
     x = torch.randn(64, 8, 4, 4)
     dropped = (block(x) == x).flatten(1).all(1).float().mean().item()

@@ -156,7 +156,7 @@ def _targets(model: nn.Module, parts: bool, end_to_end: bool) -> List[_Target]:
         lacking = next((name for name, p in model.named_parameters() if id(p) not in held), None)
         if lacking:
             raise ArgumentError(f'--parts is not for this {type(model).__name__}, which has weights in no part of it '
-                                f'({lacking}). Leave it out')
+                                f'({lacking}). Export without it')
     return targets
 
 
@@ -166,7 +166,7 @@ def _roi_heads(model: nn.Module) -> List[_Target]:
     if type(roi_head) not in (StandardRoIHead, CascadeRoIHead) or roi_head.with_shared_head:
         kind = type(model if roi_head is None else roi_head).__name__
         raise ArgumentError(f'--parts is for detectors with a StandardRoIHead or CascadeRoIHead, and this is a {kind}. '
-                            f'Leave it out')
+                            f'Export without it')
     targets = []
     for kind in ('bbox', 'mask'):
         heads = getattr(roi_head, f'{kind}_head', None)

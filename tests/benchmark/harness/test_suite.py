@@ -157,7 +157,7 @@ def test_a_name_is_there_once():
         run_suite([Sleeper('a', 0.001, []).entry()] * 2, CPU)
 
 
-def test_what_a_device_cannot_run_is_left_out(tmp_path):
+def test_what_a_device_cannot_run_is_named_and_the_others_go_on(tmp_path):
     def build():
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 1 GiB.\nMore.')
 

@@ -67,7 +67,7 @@ def not_in_a_fork(bench):
     assert multiprocessing.get_start_method() == 'spawn'  # which a process that was spawned takes for its own
 
 
-def test_a_cpu_has_no_limits_but_the_whole(monkeypatch, tmp_path):
+def test_a_cpu_has_no_limits_but_that_of_all(monkeypatch, tmp_path):
     given = []
     monkeypatch.setattr(module, '_run', lambda method, step, device, out, small, limit: given.append(limit) or DONE)
     monkeypatch.setattr(module, 'STEPS', (Step(good, 60, 0), ))

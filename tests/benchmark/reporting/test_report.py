@@ -40,7 +40,7 @@ def test_the_terminal_shows_all(capsys):
     assert all(part in shown for part in ('Two rows', '20.1', '-', '[a note]'))
 
 
-def test_points_without_a_value_are_left_out():
+def test_points_without_a_value_are_dropped():
     points = [('A', 1., 2., 'a'), ('A', None, 2., 'b'), ('B', 1., None, 'c')]
     assert by_family(points) == {'A': [(1., 2., 'a')]}
 

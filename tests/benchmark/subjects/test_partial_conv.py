@@ -175,7 +175,7 @@ def test_report_of_table_9():
     assert f"ours is the algorithm '{algorithm}'" in report.notes[0]
 
 
-def test_forms_of_a_whole_backbone_agree_but_the_published_one():
+def test_forms_of_a_backbone_agree_but_the_published_one():
     subjects = {entry.name: entry.build() for entry in partial_conv_entries(CPU) if 'T0' in entry.name}
     with torch.no_grad():
         outputs = {name.rpartition(', ')[2]: subject.function()[0] for name, subject in subjects.items()}

@@ -37,7 +37,7 @@ def test_random_batches_look_like_the_training_pipelines():
             assert mask.sum() == pytest.approx(torch.pi / 4 * (x2 - x1) * (y2 - y1), rel=0.25)  # an ellipse
 
 
-def test_a_step_is_a_whole_one_and_leaves_the_weights(cfg, monkeypatch):
+def test_a_step_is_a_complete_one_and_keeps_the_weights(cfg, monkeypatch):
     built, rois, moves = [], [], []
 
     def look(model, optim_wrapper):

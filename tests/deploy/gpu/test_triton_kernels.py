@@ -23,12 +23,12 @@ SCALES = (1 / 4, 1 / 8, 1 / 16)
 CLOSE = dict(rtol=1e-4, atol=1e-4) if ON_GPU else dict(rtol=1e-5, atol=1e-5)
 kernels = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason='needs a GPU or the interpreter')
 
-#: On two images of 96 x 108 pixels: plain, partly and wholly outside, larger, empty, whole, thin, tiny, huge.
+#: On two images of 96 x 108 pixels: plain, partly and fully outside, larger, empty, all of it, thin, tiny, huge.
 ROIS = torch.tensor([[0, 5, 5, 60, 70.], [1, -20, -30, 40, 30], [0, 150, 150, 200, 300], [0, 50, 50, 200, 300],
                      [1, 10, 10, 10, 10], [1, 0, 0, 96, 108], [0, .3, 90.2, 1.1, 107.9],
                      [1, 50, 50, 50.01, 50.02], [0, -300, -200, 500, 400]])
 NAN, INF = float('nan'), float('inf')
-#: Coordinates that are no numbers, then images that are not there.
+#: Coordinates that are NaN, then images that are not there.
 UNUSABLE = torch.tensor([[1, NAN, 0, 1, 1], [0, 0, 0, INF, 4], [0, 0, -INF, 1, 1], [NAN, 0, 0, 9, 9],
                          [-1, 0, 0, 9, 9], [2, 0, 0, 9, 9], [INF, 0, 0, 9, 9]])
 
@@ -76,7 +76,7 @@ def test_half_precision_rounds_maps_and_nothing_else(dtype):
 
 
 @kernels
-def test_rois_that_are_no_numbers_read_nothing():
+def test_rois_that_are_nan_read_nothing():
     rois = UNUSABLE.to(DEVICE)
     levels = torch.tensor([-2**40, 7, 2**40, 0, 1, 2, -1], device=DEVICE)
     out = triton_kernels.roi_align_levels(maps(8), rois, levels, (2, 2), SCALES, 0, True)
@@ -186,7 +186,7 @@ def test_masks_are_pasted_over_several_parts_of_an_image(threshold, dtype):
 @kernels
 @pytest.mark.parametrize('box', [[NAN, 0, 9, 9], [0, 0, 9, NAN], [9.5, 0, 9.5, 9], [INF, 0, INF, 9], [-INF, 0, INF, 9]])
 @pytest.mark.parametrize('threshold', [0.5, 0.])
-def test_boxes_that_are_no_numbers(box, threshold):
+def test_boxes_that_are_nan(box, threshold):
     masks, boxes = torch.ones(1, 28, 28, device=DEVICE), torch.tensor([box], device=DEVICE)
     out = triton_kernels.paste_masks(masks, boxes, 20, 30, threshold)
     expected = _do_paste_mask(masks.cpu()[:, None], boxes.cpu(), 20, 30, skip_empty=False)[0] >= threshold

@@ -108,7 +108,7 @@ def test_loops_are_resumable(loop, expected):
     assert cfg.train_cfg.type == expected and 'by_epoch' not in cfg.train_cfg
 
 
-def test_from_the_middle_of_an_epoch_the_losses_go_on_to_the_bit(shapes, tmp_path):
+def test_from_the_middle_of_an_epoch_the_losses_go_on_bit_identically(shapes, tmp_path):
     train(shapes_config(shapes, tmp_path / 'unbroken'))
     expected = losses(tmp_path / 'unbroken')
     assert list(expected) == list(range(1, 9))

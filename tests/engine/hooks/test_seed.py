@@ -7,7 +7,7 @@ import torch
 from tests.engine.hooks.test_resume import losses, shapes_config
 
 
-def test_deterministic_losses_are_the_same_to_the_bit(run_tool, shapes, tmp_path):
+def test_deterministic_losses_are_bit_identical(run_tool, shapes, tmp_path):
     options = shapes_config(shapes, tmp_path, **{'train_cfg.max_epochs': 1, 'randomness.seed': None})
     found = []
     for name, flags in (('a', ['--deterministic']), ('b', ['--deterministic']), ('c', [])):
