@@ -33,6 +33,8 @@ def parse_args():
     args = parser.parse_args()
     if args.checkpoint and len(args.configs) > 1:
         parser.error('--checkpoint goes with one config')
+    if len({Path(config).stem for config in args.configs}) < len(args.configs):
+        parser.error('configs must differ in the names of their files, by which records are kept')
     return args
 
 

@@ -23,7 +23,10 @@ def parse_args():
     parser.add_argument('--curve', type=int, metavar='STEPS',
                         help="also train so many steps on each config's own data, as tools/train.py does, in each form")
     add_benchmark_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if len({Path(config).stem for config in args.configs}) < len(args.configs):
+        parser.error('configs must differ in the names of their files, by which records are kept')
+    return args
 
 
 def main():
@@ -32,7 +35,12 @@ def main():
         import torch
 
         from mmfasternet.benchmark.harness.suite import run_suite
-        from mmfasternet.benchmark.subjects.training_steps import loss_curve, training_entry, training_report
+        from mmfasternet.benchmark.subjects.training_steps import (
+            loss_curve,
+            training_entry,
+            training_report,
+            write_losses,
+        )
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.speedups import SpeedUps, native_amp_types
         from mmfasternet.errors import UserError
@@ -53,6 +61,7 @@ def main():
         report = training_report(records, losses)
         report.print()
         if args.out:
+            write_losses(losses, args.out)
             report.write(args.out)
 
 

@@ -11,6 +11,9 @@ from mmfasternet.deploy.tf32 import tf32
 
 _LIBRARIES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmpretrain', 'timm', 'onnxruntime', 'openvino')
 
+# None where an early record does not say.
+_MAY_BE_UNKNOWN = ('weights', 'images')
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -61,8 +64,10 @@ class Conditions:
     def comparable(self, other: 'Conditions') -> bool:
         """Whether both agree, as far as both tell: one may name libraries that the other has not loaded yet."""
         shared = self.versions.keys() & other.versions.keys()
-        return replace(self, versions={}) == replace(other, versions={}) and all(
-            self.versions[name] == other.versions[name] for name in shared)
+        return all(self.versions[name] == other.versions[name] for name in shared) and all(
+            getattr(self, f.name) == getattr(other, f.name) or f.name == 'versions'
+            or f.name in _MAY_BE_UNKNOWN and None in (getattr(self, f.name), getattr(other, f.name))
+            for f in fields(self))
 
     def same_form(self, other: 'Conditions') -> bool:
         """Whether models are in the same form, and compute in the same type."""

@@ -1,10 +1,13 @@
 """Records of latencies, and the file of a suite that keeps them."""
 
+import fcntl
 import json
 import math
+import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -48,7 +51,7 @@ class LatencyRecord:
         parts_ms: Durations of its parts in milliseconds, in calls of their
             own between the timed ones, by the name of the part.
         error: Why it can't be measured, such as ``'out of memory'``; its
-            figures are NaN then.
+            figures are NaN then, and times are those until it failed.
         sessions: When the runs began that its calls were timed in.
         summary: What is known instead of ``times_ms`` where single calls
             were not kept. Defaults to None.
@@ -70,6 +73,7 @@ class LatencyRecord:
 
     @property
     def median_ms(self) -> float:
+        """In milliseconds; NaN, as the percentiles are, where it could not be measured to the end."""
         return self.summary.median_ms if self.summary else self._percentile(50)
 
     @property
@@ -81,7 +85,7 @@ class LatencyRecord:
         return self.summary.p90_ms if self.summary else self._percentile(90)
 
     def _percentile(self, percent: float) -> float:
-        return float(np.percentile(self.times_ms, percent)) if self.times_ms else math.nan
+        return float(np.percentile(self.times_ms, percent)) if self.times_ms and not self.error else math.nan
 
     @property
     def runs(self) -> int:
@@ -153,6 +157,27 @@ class RecordFile:
         self._lines = {name: _line(self.records[name]) if name in self.records else ''
                        for name in [*names, *self.records]}
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it, no other process may write the file, which would lose records.
+
+        Raises:
+            UserError: If another one does.
+        """
+        if not self.path:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise UserError(f"another process writes records into '{self.path.parent}': name another folder by "
+                            f'--out') from None
+        finally:
+            os.close(folder)  # which unlocks it
+
     def keep(self, record: LatencyRecord) -> None:
         """Put a record in the place of the one of its name, on the disk as well."""
         self.records[record.name] = record
@@ -167,10 +192,15 @@ def read_records(folder: Union[str, Path]) -> List[LatencyRecord]:
     """Those of a suite in their order; none if its folder has no file of them.
 
     Raises:
-        UserError: If a line is no record.
+        UserError: If a line is no record, or the folder holds records of an
+            early release, a file each.
     """
     path = Path(folder) / RECORDS
     if not path.exists():
+        if any('"times_ms"' in other.read_text(encoding='utf-8', errors='replace')
+               for other in Path(folder).glob('*.json')):
+            raise UserError(f"'{folder}' holds records of an earlier release, a file each: name another folder by "
+                            f'--out')
         return []
     records = []
     for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):

@@ -120,7 +120,8 @@ def run_suite(entries: Sequence[Entry],
     file = RecordFile(out, names)
     records = {entry.name: _started(entry, device, file, rounds * calls) for entry in entries}
     try:
-        _run(entries, device, rounds, calls, file, records)
+        with file.locked():
+            _run(entries, device, rounds, calls, file, records)
     except KeyboardInterrupt:
         if out:
             raise KeyboardInterrupt(f"records are kept in '{out}', and the same command goes on from them") from None
@@ -142,14 +143,14 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
         for entry in waiting:
             name = entry.name
             progress.update(task, description=f'building {name}')
-            with _failure_noted(name, records, subjects):
+            with _failure_noted(name, records, subjects, file):
                 subjects[name] = entry.build()
             # Building has loaded more libraries.
             conditions = replace(records[name].conditions, versions=loaded_versions())
             _check_comparable(records[name], conditions, file)
             records[name] = replace(records[name], conditions=conditions)
             if name in subjects:
-                with _failure_noted(name, records, subjects):
+                with _failure_noted(name, records, subjects, file):
                     records[name] = _warmed_up(records[name], subjects[name], device)
             progress.advance(task)
         progress.remove_task(task)
@@ -158,7 +159,7 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
             for name in list(subjects):
                 if turn < left[name]:
                     progress.update(task, description=f'measuring {name}')
-                    with _failure_noted(name, records, subjects):
+                    with _failure_noted(name, records, subjects, file):
                         records[name] = _extended(records[name], subjects[name], device, calls, session)
                         file.keep(records[name])
                     progress.advance(task)
@@ -169,11 +170,14 @@ def _started(entry: Entry, device: torch.device, file: RecordFile, calls: int) -
     fresh = LatencyRecord(entry.name, entry.conditions.on(device), entry.kind, entry.model)
     found = file.records.get(entry.name)
     if found:
+        if (found.kind, found.model) != (entry.kind, entry.model):
+            raise UserError(f"'{found.name}' in '{file.path}' is of {found.model or 'another model'}, and not of "
+                            f'{entry.model}: name another folder by --out')
         _check_comparable(found, fresh.conditions, file)
         if found.summary and found.runs < calls:
             raise UserError(f"'{found.name}' in '{file.path}' can't go on, since its calls were not kept one by one: "
                             f'name another folder by --out')
-    return found or fresh
+    return replace(found, error=None) if found else fresh  # what failed is tried again
 
 
 def _check_comparable(found: LatencyRecord, conditions: Conditions, file: RecordFile) -> None:
@@ -183,8 +187,9 @@ def _check_comparable(found: LatencyRecord, conditions: Conditions, file: Record
 
 
 @contextmanager
-def _failure_noted(name: str, records: Dict[str, LatencyRecord], subjects: Dict[str, Subject]) -> Iterator[None]:
-    """Within it, a RuntimeError or UserError ends the subject and not the suite.
+def _failure_noted(name: str, records: Dict[str, LatencyRecord], subjects: Dict[str, Subject],
+                   file: RecordFile) -> Iterator[None]:
+    """Within it, a RuntimeError or UserError ends the subject and not the suite; the record says so.
 
     PyTorch says by the first what a device has no memory or no operator for.
     """
@@ -195,6 +200,8 @@ def _failure_noted(name: str, records: Dict[str, LatencyRecord], subjects: Dict[
         reason = 'out of memory' if isinstance(error, torch.OutOfMemoryError) else str(error).strip().partition('\n')[0]
     if reason:  # only now the traceback has let go of the subject, and its memory is free
         subjects.pop(name, None)
+        # On the disk, the calls until then stay.
+        file.keep(replace(file.records.get(name, records[name]), error=reason))
         records[name] = replace(records[name], times_ms=(), parts_ms={}, memory_mb=None, error=reason)
         gc.collect()
         torch.cuda.empty_cache()

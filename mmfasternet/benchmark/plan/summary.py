@@ -121,6 +121,13 @@ def _classifiers(records: Records, folder: Path, out: Path) -> Report:
     return classifiers.classifier_report(networks, {records[0].conditions.batch_size: records})
 
 
+def _training(records: Records, folder: Path, out: Path) -> Report:
+    losses = training_steps.read_losses(folder)
+    if not losses and any(folder.glob('loss-of-*.csv')):
+        raise UserError('its loss curves were not kept: its report stays as it is')
+    return training_steps.training_report(records, losses)
+
+
 #: By the kind of the records.
 _REPORTS: Dict[str, Callable[[Records, Path, Path], Report]] = {
     detectors.KIND: _detectors,
@@ -128,4 +135,4 @@ _REPORTS: Dict[str, Callable[[Records, Path, Path], Report]] = {
     partial_conv.FORMS: lambda records, folder, out: form_report(records),
     partial_conv.KIND: lambda records, folder, out: partial_conv.partial_conv_report(records),
     operators.KIND: lambda records, folder, out: operators.operator_report(records),
-    training_steps.KIND: lambda records, folder, out: training_steps.training_report(records, {})}
+    training_steps.KIND: _training}

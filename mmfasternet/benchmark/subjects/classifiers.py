@@ -170,10 +170,15 @@ def _front(networks: Sequence[Network], records: Sequence[LatencyRecord]) -> Lis
 
 
 def _row(network: Network, records: Mapping[int, LatencyRecord]) -> Dict[str, Any]:
-    counted = count_as_table_3(network)
-    row: Dict[str, Any] = {'network': network.name, 'pixels': network.size, 'parameters (M)': counted.parameters / 1e6,
-                           'FLOPs (G)': counted.multiply_adds / 1e9, 'top-1 (%)': network.accuracy}
-    for batch, record in records.items():
+    row: Dict[str, Any] = {'network': network.name, 'pixels': network.size, 'top-1 (%)': network.accuracy,
+                           'parameters (M)': None, 'FLOPs (G)': None}
+    measured = {batch: record for batch, record in records.items() if not record.error}
+    if measured:  # else it may be that it can't be built
+        counted = count_as_table_3(network)
+        row.update({'parameters (M)': counted.parameters / 1e6, 'FLOPs (G)': counted.multiply_adds / 1e9})
+    for batch in records:
+        row.update({f'ms, batch {batch}': None, f'images/s, batch {batch}': None, f'G/s, batch {batch}': None})
+    for batch, record in measured.items():
         row.update({f'ms, batch {batch}': record.median_ms, f'images/s, batch {batch}': record.images_per_second,
                     f'G/s, batch {batch}': counted.multiply_adds * record.images_per_second / 1e9})
     published: Optional[Any] = TABLE_3.get(network.name)

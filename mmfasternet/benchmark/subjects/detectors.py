@@ -25,7 +25,7 @@ from mmfasternet.benchmark.subjects.timm_detectors import fold_backbone
 from mmfasternet.deploy.export.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
 from mmfasternet.engine.config import is_classifier
-from mmfasternet.engine.deploying import DeployOptions, is_export
+from mmfasternet.engine.deploying import DeployOptions, is_export, padded_size
 from mmfasternet.engine.preparing import with_exported
 from mmfasternet.errors import UserError
 
@@ -116,7 +116,7 @@ def detector_entry(cfg: Config,
         else:
             detector = build() if build else detector_of(cfg, checkpoint, device)
             if options.deploy:
-                fold_backbone(detector, given.size)
+                fold_backbone(detector, padded_size(given.size, cfg))
             detector = options.apply(detector, cfg, None if given.images else [given.size])
         return detector_subject(detector, batches, device, options.graphs)
 
@@ -247,8 +247,9 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
         size: Height and width of the image that parameters and FLOPs are
             counted for; in the convention of Table 4 where it is a Mask R-CNN.
     """
-    counted = {id(cfg): _count(cfg, size) for cfg in configs}  # several records may be of one
-    rows = [_row(record, counted[id(cfg)], records) for record, cfg in zip(records, configs)]
+    # Several records may be of one; what can't be measured, it may be that it can't be built.
+    counted = {id(cfg): _count(cfg, size) for record, cfg in zip(records, configs) if not record.error}
+    rows = [_row(record, counted.get(id(cfg)), records) for record, cfg in zip(records, configs)]
     columns = {'detector': '', 'parameters (M)': '.1f', 'FLOPs (G)': '.0f', 'median (ms)': '.1f', 'p10': '.1f',
                'p90': '.1f', 'ratio': '.2f', 'images/s': '.2f', 'memory (MB)': '.0f'}
     if any('speed-up' in row for row in rows):
@@ -272,7 +273,7 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
 
 def parts_table(records: Sequence[LatencyRecord]) -> Table:
     """The parts of measured detectors, and what they add up to."""
-    parts = [part for part in PARTS if any(part in record.parts_ms for record in records)]
+    parts = [part for part in PARTS if any(part in record.parts_ms for record in records if not record.error)]
     rows = [{'detector': record.name, **record.part_medians_ms, 'sum': sum(record.part_medians_ms.values()),
              'sum / total': record.parts_over_total} for record in records if not record.error]
     return Table('Parts, ms', {'detector': '', **{part: '.1f' for part in parts}, 'sum': '.1f', 'sum / total': '.3f'},
@@ -283,13 +284,14 @@ def _count(cfg: Config, size: Tuple[int, int]) -> Complexity:
     return count_as_table_4(cfg, size) if cfg.model.type == 'MaskRCNN' else count_complexity(cfg, size)[-1]
 
 
-def _row(record: LatencyRecord, total: Complexity, records: Sequence[LatencyRecord]) -> Dict[str, Any]:
+def _row(record: LatencyRecord, total: Optional[Complexity], records: Sequence[LatencyRecord]) -> Dict[str, Any]:
     like = [other for other in records if other.conditions.same_form(record.conditions)]
     forms = [other for other in records if other.model == record.model]
-    row = {'detector': record.name, 'parameters (M)': total.parameters / 1e6, 'FLOPs (G)': total.multiply_adds / 1e9,
-           'median (ms)': record.median_ms, 'p10': record.p10_ms, 'p90': record.p90_ms,
+    row = {'detector': record.name, 'median (ms)': record.median_ms, 'p10': record.p10_ms, 'p90': record.p90_ms,
            'ratio': record.median_ms / like[0].median_ms, 'images/s': record.images_per_second,
            'memory (MB)': record.memory_mb}
+    if total:
+        row.update({'parameters (M)': total.parameters / 1e6, 'FLOPs (G)': total.multiply_adds / 1e9})
     if len(forms) > 1:
         row['speed-up'] = forms[0].median_ms / record.median_ms
     paper: Callable[[str], Optional[DetectorRow]] = TABLE_4.get

@@ -4,11 +4,13 @@ import functools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import Callable, List, Optional, Sequence, Union
 
 import torch
 from mmdet.models.detectors import TwoStageDetector
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
 
 from mmfasternet.benchmark.harness.conditions import Conditions
 from mmfasternet.benchmark.harness.records import LatencyRecord, failures, runs_of
@@ -31,7 +33,7 @@ from mmfasternet.datasets.image_files import find_images
 from mmfasternet.deploy import ExportedDetector
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.engine.building import build_model
-from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.config import class_of, is_classifier, scope_of
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet
@@ -88,11 +90,12 @@ def measure_forms(cfg: Config,
 
 def _backbone(cfg: Config, name: str, device: torch.device, checkpoint: Optional[str], size: Sequence[int],
               batch_size: int) -> Backbone:
-    backbone: Any = build_model(cfg, checkpoint, device).backbone
-    if not isinstance(backbone, FasterNet):
-        raise UserError(f"the backbone of '{cfg.filename}' is {type(backbone).__name__}: these forms are FasterNet's")
+    kind = class_of(cfg.model.backbone, MODELS, scope_of(cfg))
+    if not (isinstance(kind, type) and issubclass(kind, FasterNet)):
+        raise UserError(f"the backbone of '{cfg.filename}' is {cfg.model.backbone.type}: these forms are FasterNet's")
     height, width = size
-    return Backbone(name, lambda: backbone, device, (height, width), batch_size, FORMS, checkpoint or 'random')
+    build = functools.cache(lambda: build_model(cfg, checkpoint, device).backbone)
+    return Backbone(name, build, device, (height, width), batch_size, FORMS, checkpoint or 'random')
 
 
 def detector_form_entries(cfg: Config,
@@ -121,23 +124,31 @@ def detector_form_entries(cfg: Config,
     entries = [detector_entry(cfg, f'{each.form}, {each.dtype}', device, given, checkpoint, each, build, name)
                for each in options]
     if device.type == 'cpu':
-        entries += [_exported_entry(cfg, name, given, checkpoint, *each) for each in exported_forms(dtypes)]
+        # What an RPN is made to propose is no part of a file.
+        plain = build if checkpoint else functools.cache(lambda: random_detector(cfg, device, alike=False))
+        export = functools.cache(lambda file_format: _exported(cfg, plain(), file_format))
+        entries += [_exported_entry(cfg, name, given, checkpoint, export, *each) for each in exported_forms(dtypes)]
     return [replace(entry, kind=FORMS) for entry in entries]
 
 
-def _exported_entry(cfg: Config, name: str, given: DetectorInput, checkpoint: Optional[str], file_format: str,
-                    runtime: str, dtype: torch.dtype, layout: str) -> Entry:
+def _exported(cfg: Config, model: nn.Module, file_format: str) -> tempfile.TemporaryDirectory:
+    """A folder with the files of a detector, as long as it is held."""
+    folder = tempfile.TemporaryDirectory()
+    export_model(model, str(Path(folder.name) / file_format), file_format, parts=isinstance(model, TwoStageDetector),
+                 model_cfg=cfg.model)
+    return folder
+
+
+def _exported_entry(cfg: Config, name: str, given: DetectorInput, checkpoint: Optional[str],
+                    export: Callable[[str], tempfile.TemporaryDirectory], file_format: str, runtime: str,
+                    dtype: torch.dtype, layout: str) -> Entry:
     device, batches = torch.device('cpu'), given.batches(cfg)
     conditions = Conditions(sizes_of(batches), given.batch_size, dtype, layout, runtime,
                             weights=checkpoint or 'random', images=given.source)
 
     def subject() -> Subject:
-        # What an RPN is made to propose is no part of a file.
-        model = build_model(cfg, checkpoint) if checkpoint else random_detector(cfg, device, alike=False)
-        with tempfile.TemporaryDirectory() as folder:
-            exported = str(Path(folder) / file_format)
-            export_model(model, exported, file_format, parts=isinstance(model, TwoStageDetector), model_cfg=cfg.model)
-            detector = ExportedDetector(cfg.model, exported, conditions.dtype_name)
+        folder = Path(export(file_format).name) / file_format
+        detector = ExportedDetector(cfg.model, folder, conditions.dtype_name)
         if not checkpoint:
             propose_alike(detector.detector)
         return detector_subject(detector, batches, device)

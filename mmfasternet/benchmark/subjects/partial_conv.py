@@ -155,6 +155,7 @@ class Backbone:
                  batch_size: int, kind: str, weights: str = 'random', compare: bool = True) -> None:
         self.name, self.build, self.device, self.kind, self.weights = name, build, device, kind, weights
         self.size, self.batch_size, self.compare = (size[0], size[1]), batch_size, compare
+        self._exports: Dict[str, tempfile.TemporaryDirectory] = {}
 
     def entry(self, form: str, algorithm: Optional[str], dtype: torch.dtype = torch.float32, layout: str = 'NCHW',
               block: Optional[Type[DeployedBlock]] = None, compile: bool = False, name: Optional[str] = None) -> Entry:
@@ -182,11 +183,18 @@ class Backbone:
     def exported(self, file_format: str, runtime: str, dtype: torch.dtype, layout: str) -> Entry:
         """The backbone as an exported file, as a line of a suite; see :func:`exported_forms` for the arguments."""
         def build() -> Any:
-            with tempfile.TemporaryDirectory() as folder:
-                export_model(self.build(), str(Path(folder) / file_format), file_format)
-                return load_runtime(Path(folder) / file_format / f'backbone{SUFFIXES[file_format]}', dtype)
+            folder = Path(self._files(file_format).name) / file_format
+            return load_runtime(folder / f'backbone{SUFFIXES[file_format]}', dtype)
 
         return self._entry(runtime, None, dtype, layout, False, None, torch.float32, build)
+
+    def _files(self, file_format: str) -> tempfile.TemporaryDirectory:
+        """A folder with the backbone in a format, exported once."""
+        if file_format not in self._exports:
+            folder = tempfile.TemporaryDirectory()
+            export_model(self.build(), str(Path(folder.name) / file_format), file_format)
+            self._exports[file_format] = folder
+        return self._exports[file_format]
 
     def _entry(self, form: str, algorithm: Optional[str], dtype: torch.dtype, layout: str, compile: bool,
                name: Optional[str], given: torch.dtype, build: Callable[[], Any]) -> Entry:

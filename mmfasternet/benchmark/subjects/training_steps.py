@@ -1,10 +1,11 @@
 """Speed, memory and loss curve of training, plain and with what makes it faster."""
 
 import copy
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -27,10 +28,13 @@ from mmfasternet.engine.preparing import TrainOptions, with_speed_ups
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError
+from mmfasternet.files import write_atomically
 
 KIND = 'training'
 #: Objects in a random image: as many as in an image of COCO's training set on average, rounded.
 NUM_OBJECTS = 7
+#: Loss curves in the folder of a suite.
+LOSSES = 'losses.json'
 #: The share of a curve, at its end, whose mean is compared.
 LAST_SHARE = 0.2
 _POSITIVE_IOU = 0.1
@@ -141,6 +145,18 @@ def loss_curve(cfg: Config, options: SpeedUps, steps: int, seed: int = 0) -> Lis
     if len(losses) < steps:
         raise UserError(f"'{cfg.filename}' trains for {len(losses)} steps, not for the {steps} of --curve")
     return [float(loss) for loss in losses]
+
+
+def write_losses(losses: Mapping[str, Mapping[str, Sequence[float]]], folder: Union[str, Path]) -> None:
+    """Keep curves beside the records, for later reports; none are no file."""
+    if losses:
+        write_atomically(Path(folder) / LOSSES, (json.dumps(losses) + '\n').encode())
+
+
+def read_losses(folder: Union[str, Path]) -> Dict[str, Dict[str, List[float]]]:
+    """The curves beside the records; empty where there are none."""
+    path = Path(folder) / LOSSES
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def training_report(records: Sequence[LatencyRecord],

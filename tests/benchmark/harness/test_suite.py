@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmfasternet.benchmark.harness.conditions import Conditions
-from mmfasternet.benchmark.harness.records import RECORDS, failures, read_records, runs_of
+from mmfasternet.benchmark.harness.records import RECORDS, RecordFile, failures, read_records, runs_of
 from mmfasternet.benchmark.harness.suite import Entry, Subject, run_suite
 from mmfasternet.benchmark.harness.timing import MAX_WARMUP, WARMUP_PATIENCE
 from mmfasternet.errors import UserError
@@ -170,7 +170,8 @@ def test_what_a_device_cannot_run_is_named_and_the_others_go_on(tmp_path):
     assert [record.runs for record in records] == [2, 0, 0, 2]
     assert [record.error for record in records] == [None, 'out of memory', '"conv" not implemented for \'Half\'', None]
     assert math.isnan(records[1].median_ms) and math.isnan(records[1].images_per_second)
-    assert [record.name for record in read_records(tmp_path)] == ['a', 'b']
+    kept = read_records(tmp_path)
+    assert [record.name for record in kept] == ['a', 'large', 'half', 'b'] and failures(kept) == failures(records)
     assert failures(records)[0] == 'large was not measured: out of memory'
     with pytest.raises(UserError, match="'large' can't be measured: out of memory"):
         run_suite(entries[1:3], CPU)
@@ -218,7 +219,32 @@ def test_calls_are_not_lost_when_an_entry_fails_later(tmp_path):
     records = run_suite([Entry('a', Conditions(SIZES), build), Sleeper('b', 0.001, []).entry()], CPU, rounds=3,
                         out=tmp_path)
     assert failures(records) == ['a was not measured: the file is gone'] and records[1].runs == 3
-    assert [record.runs for record in read_records(tmp_path)] == [2, 3]
+    kept = read_records(tmp_path)
+    assert [record.runs for record in kept] == [2, 3] and failures(kept) == failures(records)
+    assert math.isnan(kept[0].median_ms)
+    again = run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=3, out=tmp_path)  # it is tried again
+    assert (again[0].error, again[0].runs) == (None, 3) and again[0].times_ms[:2] == kept[0].times_ms
+
+
+def test_records_of_another_model_are_not_taken(tmp_path):
+    run_suite([Entry('matmul', Conditions(SIZES), lambda: Subject(lambda: None), 'forms', 'T0')], CPU, 1, out=tmp_path)
+    other = Entry('matmul', Conditions(SIZES), lambda: pytest.fail('it is not built'), 'forms', 'T1')
+    with pytest.raises(UserError, match="'matmul' in '.*' is of T0, and not of T1: name another folder by --out"):
+        run_suite([other], CPU, 1, out=tmp_path)
+
+
+def test_records_of_an_early_release_are_named(tmp_path):
+    (tmp_path / 'a.json').write_text('{"name": "a", "times_ms": [1.0]}')
+    with pytest.raises(UserError, match='holds records of an earlier release, a file each'):
+        run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
+    (tmp_path / 'a.json').write_text('{"copy, GB/s": 3}')
+    assert run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)[0].runs == 1
+
+
+def test_one_process_writes_at_a_time(tmp_path):
+    with RecordFile(tmp_path).locked(), pytest.raises(UserError, match='another process writes records into'):
+        run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
+    assert run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)[0].runs == 1
 
 
 def test_records_of_other_names_stay(tmp_path):

@@ -20,6 +20,7 @@ from mmfasternet.benchmark.subjects.classifiers import (
 )
 from mmfasternet.benchmark.subjects.cycle_mlp import CycleFC
 from mmfasternet.benchmark.subjects.networks import NETWORKS, Network, find_network
+from mmfasternet.errors import UserError
 from tests.conftest import randomize_norms
 
 CPU = torch.device('cpu')
@@ -117,6 +118,20 @@ def test_report_of_a_network_of_timm_has_no_accuracy_and_no_paper():
     assert report.tables[0].rows[2]['top-1 (%)'] == 72.12
     source, = (note for note in report.notes if note.startswith('Accuracy of '))
     assert source.startswith('Accuracy of timm:resnet18: Deep Residual Learning')
+
+
+def test_report_of_a_network_that_can_not_be_built():
+    def fail():
+        raise UserError('timm is not installed')
+
+    networks = [NETWORKS['FasterNet-T0'], Network('gone', 'gone', fail, 224, 70.)]
+    given = Conditions(((224, 224), ), device='cpu')
+    records = [LatencyRecord('FasterNet-T0', given, times_ms=(2., )),
+               LatencyRecord('gone', given, error='timm is not installed')]
+    report = classifier_report(networks, {1: records})
+    first, second = report.tables[0].cells()
+    assert first['ms, batch 1'] == '2.00' and second['ms, batch 1'] == second['parameters (M)'] == '-'
+    assert 'Batch 1: gone was not measured: timm is not installed' in report.notes
 
 
 def test_the_front_has_what_nothing_beats():

@@ -87,6 +87,7 @@ def test_a_form_that_fails_is_named_and_the_others_go_on(backbone, monkeypatch, 
     def fails(model, folder, file_format):
         raise UserError(f'{file_format} is not installed')
 
+    monkeypatch.setattr(backbone, '_exports', {})  # of other tests
     monkeypatch.setattr(partial_conv, 'export_model', fails)
     original = partial_conv.to_deploy
 

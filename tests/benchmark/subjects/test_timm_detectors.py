@@ -88,7 +88,7 @@ def test_report_of_a_network_of_timm():
     assert row['detector'] == 'timm:test_resnet' and 'paper: ms' not in report.tables[0].columns
     counted = count_as_table_4(configs['timm:test_resnet'], given.size)
     assert row['parameters (M)'] == counted.parameters / 1e6 and row['FLOPs (G)'] == counted.multiply_adds / 1e9
-    assert records[1].weights == 'random' and records[1].parts_ms['backbone']
+    assert records[1].conditions.weights == 'random' and records[1].parts_ms['backbone']
 
 
 @pytest.mark.parametrize('name, part', [

@@ -10,8 +10,10 @@ from mmfasternet.benchmark.subjects.training_steps import (
     NUM_OBJECTS,
     loss_curve,
     random_training_batch,
+    read_losses,
     training_entry,
     training_report,
+    write_losses,
 )
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.speedups import SpeedUps
@@ -125,6 +127,14 @@ def test_curves_are_those_of_the_trainings(cfg):
 
 def record(name, milliseconds, **options):
     return LatencyRecord(name, Conditions(((8, 8), ), 2, form='plain'), times_ms=(milliseconds, ) * 3, **options)
+
+
+def test_curves_are_kept_beside_the_records(tmp_path):
+    losses = {'a': {'plain': [2., 1.], 'compile': [2., 1.1]}}
+    write_losses({}, tmp_path)
+    assert read_losses(tmp_path) == {} and not list(tmp_path.iterdir())
+    write_losses(losses, tmp_path)
+    assert read_losses(tmp_path) == losses
 
 
 def test_report(tmp_path):
