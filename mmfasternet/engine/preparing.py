@@ -140,11 +140,10 @@ def prepare(cfg: Config, options: Options) -> Config:
 def _remove(cfg: Config, names: List[str]) -> List[str]:
     """Remove hooks of ours from a config's own; gives the names of those that were there."""
     own = cfg.get('custom_hooks') or []
-    found = [name for name in names if any(isinstance(hook, dict) and hook.get('type') == f'mmfasternet.{name}'
-                                           for hook in own)]
+    types = {f'mmfasternet.{name}': name for name in names}
+    found = [types[hook['type']] for hook in own if isinstance(hook, dict) and hook.get('type') in types]
     if found:
-        cfg.custom_hooks = [hook for hook in own if not isinstance(hook, dict)
-                            or str(hook.get('type')).removeprefix('mmfasternet.') not in found]
+        cfg.custom_hooks = [hook for hook in own if not (isinstance(hook, dict) and hook.get('type') in types)]
     return found
 
 
