@@ -101,11 +101,6 @@ def built_train_loop(runner: 'Runner') -> Optional['BaseLoop']:
     return None if isinstance(runner._train_loop, dict) else runner._train_loop
 
 
-def remove_hook(runner: 'Runner', hook: Any) -> None:
-    """Have a runner no longer call a hook; its ``hooks`` are the list itself, and no copy."""
-    runner.hooks.remove(hook)
-
-
 def set_progress(loop: 'BaseLoop', epoch: Optional[int] = None, iteration: Optional[int] = None) -> None:
     """Set how many epochs and iterations a training loop has done, which it gives as ``epoch`` and ``iter``."""
     if epoch is not None:
@@ -127,11 +122,6 @@ def accumulation(optim_wrapper: Any) -> int:
 def count_batch(optim_wrapper: Any) -> None:
     """Have a batch without a backward pass count among those that gradients are accumulated over."""
     optim_wrapper._inner_count += 1
-
-
-def dict_of(cfg: Any) -> Dict[str, Any]:
-    """What a config holds, itself and no copy."""
-    return cfg._cfg_dict
 
 
 def checkpoint_schemes() -> Dict[str, Callable]:

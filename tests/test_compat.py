@@ -15,7 +15,6 @@ import torch
 from mmdet.apis import DetInferencer
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
-from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModel
@@ -201,18 +200,6 @@ def test_a_loops_progress_is_set(runner):
     assert loop.val_interval == 7
 
 
-def test_a_hook_is_removed(runner):
-    hook, number = runner.hooks[2], len(runner.hooks)
-    compat.remove_hook(runner, hook)
-    assert len(runner.hooks) == number - 1 and hook not in runner.hooks
-    called = []
-    for each in runner.hooks:
-        each.before_run = lambda runner: called.append(1)
-    hook.before_run = lambda runner: called.append('removed')
-    runner.call_hook('before_run')
-    assert called == [1] * (number - 1)
-
-
 def test_batches_are_counted_for_accumulation():
     parameter = nn.Parameter(torch.zeros(1))
     wrapper = OptimWrapper(torch.optim.SGD([parameter], 0.), accumulative_counts=3)
@@ -221,12 +208,6 @@ def test_batches_are_counted_for_accumulation():
     for done in (False, False, True, False):
         compat.count_batch(wrapper)
         assert wrapper.should_update() == done
-
-
-def test_a_config_is_a_dict():
-    cfg = Config(dict(a=dict(b=1)))
-    compat.dict_of(cfg)['a']['b'] = 2
-    assert cfg.a.b == 2 and dict(compat.dict_of(cfg)) == dict(a=dict(b=2))
 
 
 def test_schemes_are_read_and_set(tmp_path):

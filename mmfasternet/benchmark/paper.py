@@ -9,13 +9,11 @@ class DetectorRow:
     """A Mask R-CNN of Table 4; a GPU there is a 2080 Ti.
 
     Attributes:
-        label: Its backbone.
         config: Its config here, below ``configs/``.
         parameters: Millions of trainable parameters.
         flops: 10^9 FLOPs at 1280 x 800 pixels, as the table counts them.
         latency: Milliseconds on a GPU.
     """
-    label: str
     config: str
     parameters: float
     flops: float
@@ -26,18 +24,18 @@ class DetectorRow:
 TABLE_4: Dict[str, DetectorRow] = {
     row.config.rpartition('/')[2].removesuffix('.py'): row
     for row in (
-        DetectorRow('ResNet50', 'comparison/mask_rcnn_resnet50_1x_coco.py', 44.2, 253, 54.9),
-        DetectorRow('PoolFormer-S24', 'comparison/mask_rcnn_poolformer-s24_1x_coco.py', 41.0, 233, 111.0),
-        DetectorRow('PVT-Small', 'comparison/mask_rcnn_pvt-small_1x_coco.py', 44.1, 238, 89.5),
-        DetectorRow('FasterNet-S', 'mask_rcnn_fasternet_s_1x_coco.py', 49.0, 258, 35.1),
-        DetectorRow('ResNet101', 'comparison/mask_rcnn_resnet101_1x_coco.py', 63.2, 329, 68.9),
-        DetectorRow('ResNeXt101-32x4d', 'comparison/mask_rcnn_resnext101-32x4d_1x_coco.py', 62.8, 333, 80.5),
-        DetectorRow('PoolFormer-S36', 'comparison/mask_rcnn_poolformer-s36_1x_coco.py', 50.5, 266, 146.9),
-        DetectorRow('PVT-Medium', 'comparison/mask_rcnn_pvt-medium_1x_coco.py', 63.9, 295, 117.3),
-        DetectorRow('FasterNet-M', 'mask_rcnn_fasternet_m_1x_coco.py', 71.2, 344, 53.7),
-        DetectorRow('ResNeXt101-64x4d', 'comparison/mask_rcnn_resnext101-64x4d_1x_coco.py', 101.9, 487, 112.9),
-        DetectorRow('PVT-Large', 'comparison/mask_rcnn_pvt-large_1x_coco.py', 81.0, 358, 152.2),
-        DetectorRow('FasterNet-L', 'mask_rcnn_fasternet_l_1x_coco.py', 110.9, 484, 74.0),
+        DetectorRow('comparison/mask_rcnn_resnet50_1x_coco.py', 44.2, 253, 54.9),
+        DetectorRow('comparison/mask_rcnn_poolformer-s24_1x_coco.py', 41.0, 233, 111.0),
+        DetectorRow('comparison/mask_rcnn_pvt-small_1x_coco.py', 44.1, 238, 89.5),
+        DetectorRow('mask_rcnn_fasternet_s_1x_coco.py', 49.0, 258, 35.1),
+        DetectorRow('comparison/mask_rcnn_resnet101_1x_coco.py', 63.2, 329, 68.9),
+        DetectorRow('comparison/mask_rcnn_resnext101-32x4d_1x_coco.py', 62.8, 333, 80.5),
+        DetectorRow('comparison/mask_rcnn_poolformer-s36_1x_coco.py', 50.5, 266, 146.9),
+        DetectorRow('comparison/mask_rcnn_pvt-medium_1x_coco.py', 63.9, 295, 117.3),
+        DetectorRow('mask_rcnn_fasternet_m_1x_coco.py', 71.2, 344, 53.7),
+        DetectorRow('comparison/mask_rcnn_resnext101-64x4d_1x_coco.py', 101.9, 487, 112.9),
+        DetectorRow('comparison/mask_rcnn_pvt-large_1x_coco.py', 81.0, 358, 152.2),
+        DetectorRow('mask_rcnn_fasternet_l_1x_coco.py', 110.9, 484, 74.0),
     )
 }
 

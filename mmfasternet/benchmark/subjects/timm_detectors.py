@@ -96,7 +96,7 @@ def _pyramid(name: str, size: Tuple[int, int]) -> Dict[int, int]:
     """Channels of the last map of each stride, by timm's number of the map."""
     try:
         network = build_timm(name, features_only=True)
-    except (RuntimeError, NotImplementedError, AttributeError, AssertionError, TypeError, KeyError) as error:
+    except (RuntimeError, AttributeError, AssertionError, TypeError, KeyError) as error:
         raise UserError(f"'{PREFIX}{name}' gives no maps for a detector: {_line(error)}") from None
     info = network.feature_info
     strides = info.reduction()
