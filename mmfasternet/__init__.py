@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any, List
 
+from .config_files import config_path
 from .installed import check_release
 from .version import __version__
 
 if TYPE_CHECKING:
     from .models import FasterNet, PartialConv
 
-__all__ = ['FasterNet', 'PartialConv', '__version__']
+__all__ = ['FasterNet', 'PartialConv', '__version__', 'config_path']
 
 # The lowest release this is tested with, and the first that it may break on.
 check_release('mmengine', '0.10.7', '1.0.0')
@@ -16,6 +17,9 @@ check_release('mmcv', '2.1.0', '3.0.0')
 check_release('mmdet', '3.3.0', '4.0.0', optional=True)
 
 from . import registry  # noqa: E402, F401, which gives the scope to MMEngine
+from .model_names import add_model_names  # noqa: E402
+
+add_model_names()
 
 
 def __getattr__(name: str) -> Any:

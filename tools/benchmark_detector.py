@@ -44,8 +44,8 @@ def main():
         from mmfasternet.benchmark.paper import TABLE_4
         from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, detector_report
         from mmfasternet.benchmark.subjects.timm_detectors import named_config
+        from mmfasternet.config_files import configs_folder
         from mmfasternet.datasets.image_files import find_images
-        from mmfasternet.engine.config import configs_folder
         from mmfasternet.engine.deploying import DeployOptions
         device = set_up_device(args)
         names = [str(configs_folder() / row.config) for row in TABLE_4.values()] if args.table4 else args.configs

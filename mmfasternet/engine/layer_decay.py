@@ -57,8 +57,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             return
         backbone = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
-            raise ArgumentError(f'{type(self).__name__} needs a model whose backbone has get_layer_depth(), as FasterNet '
-                                f'has, got {type(module).__name__} with {type(backbone).__name__}')
+            raise ArgumentError(f'{type(self).__name__} needs a model whose backbone has get_layer_depth(), as '
+                                f'FasterNet has, got {type(module).__name__} with {type(backbone).__name__}')
         names = {parameter: name for name, parameter in module.named_parameters()}
         for group in params:
             parameter, = group['params']

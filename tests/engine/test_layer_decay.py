@@ -57,7 +57,8 @@ def test_t0_has_fifteen_groups():
     assert backbone.get_layer_depth('neck.lateral_convs.0.conv.weight', 'backbone.') == (14, 15)
 
 
-@pytest.mark.parametrize('arch, out_indices, count', [('s', (0, 1, 2, 3), 20), ('l', (0, 1, 2, 3), 30), ('t0', (1, 2), 13)])
+@pytest.mark.parametrize('arch, out_indices, count', [
+    ('s', (0, 1, 2, 3), 20), ('l', (0, 1, 2, 3), 30), ('t0', (1, 2), 13)])
 def test_a_group_for_each_block_that_is_built(arch, out_indices, count):
     backbone = FasterNet(arch, out_indices=out_indices)
     groups = [backbone.get_layer_depth(name) for name, _ in backbone.named_parameters()]
