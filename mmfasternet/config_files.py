@@ -38,8 +38,8 @@ def config_path(name: str) -> str:
     """
     stem, names = name.removesuffix('.py'), config_names()
     if stem not in names:
-        near = difflib.get_close_matches(stem, names, 3, 0.4)
-        raise UserError(f"no config is named '{name}'. " + (f'Similar ones: {", ".join(near)}' if near else
+        near = [known for known in names if known.startswith(stem)] or difflib.get_close_matches(stem, names, 3, 0.6)
+        raise UserError(f"no config is named '{name}'. " + (f'Similar ones: {", ".join(near[:3])}' if near else
                                                            f'All are in {configs_folder()}'))
     return str(configs_folder() / f'{stem}.py')
 

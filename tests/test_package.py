@@ -57,7 +57,7 @@ def registered():
 
 
 def test_public_names():
-    assert mmfasternet.__all__ == ['FasterNet', 'PartialConv', '__version__'] and mmfasternet.__version__
+    assert mmfasternet.__all__ == ['FasterNet', 'PartialConv', '__version__', 'config_path'] and mmfasternet.__version__
     assert set(mmfasternet.__all__) <= set(dir(mmfasternet))
     from mmfasternet import FasterNet, PartialConv, models
     assert FasterNet is models.FasterNet is mmfasternet.FasterNet and PartialConv is models.PartialConv

@@ -179,9 +179,12 @@ def rename_for(part: str, state_dict: Dict[str, Any], prefix: str = '') -> None:
     found = {key: _new_name(key, names) for key in weights}
     new_names = {key: name[len(own):] for key, name in found.items() if name and name.startswith(own)}
     kept = weights.keys() - new_names.keys()  # both names of a weight may be there
-    items = [(prefix + new_names[key[len(prefix):]], value)
-             if key.startswith(prefix) and new_names.get(key[len(prefix):], key) not in kept else (key, value)
-             for key, value in state_dict.items()]
+
+    def renamed(key: str) -> str:
+        name = new_names.get(key[len(prefix):]) if key.startswith(prefix) else None
+        return key if name is None or name in kept else prefix + name
+
+    items = [(renamed(key), value) for key, value in state_dict.items()]
     state_dict.clear()
     state_dict.update(items)
 
