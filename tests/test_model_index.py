@@ -39,8 +39,8 @@ def test_figures_agree_with_configs_and_readme(model):
         published = TABLE_4[model['Name']]
         assert model['Metadata']['Parameters'] == published.parameters * 1e6
         assert model['Metadata']['FLOPs'] == published.flops * 1e9
-        name = model['Name'].replace('_1x', '_fpn_1x')
-        assert re.fullmatch(rf'https://github\.com/JierunChen/FasterNet/releases/.*/{name}_\d+_\d+\.pth', model['Weights'])
+        file = model['Name'].replace('_1x', '_fpn_1x') + r'_\d+_\d+\.pth'
+        assert re.fullmatch(rf'https://github\.com/JierunChen/FasterNet/releases/.*/{file}', model['Weights'])
 
 
 def test_all_published_weights_are_listed():

@@ -51,7 +51,7 @@ class ExportedDetector(BaseModel):
         manifest = Manifest.read(exported)
         if manifest.model not in (None, fingerprint(detector)):
             raise UserError(f"'{exported}' was exported from another model than this config's. Name the config that "
-                            f'was given to tools/export.py, or export again')
+                            f'was given to mmfasternet export, or export again')
         self.detector = MODELS.build(copy.deepcopy(detector))  # some detectors write into their config
         self.data_preprocessor = self.detector.data_preprocessor
         self._parts = {part.name: part for part in manifest.parts}
