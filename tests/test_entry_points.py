@@ -205,7 +205,7 @@ init_default_scope('mmdet')
 for path in ('text.py', 'pure.py'):
     cfg = Config.fromfile(path)
     model = MODELS.build(cfg.model)
-    found['types'].append(type(model).__name__ + str(cfg.train_dataloader.batch_size) + str(model.backbone.frozen_stages))
+    found['types'].append(f'{type(model).__name__}{cfg.train_dataloader.batch_size}{model.backbone.frozen_stages}')
 print(json.dumps(found))
 """
 TEXT = """

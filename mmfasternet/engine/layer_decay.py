@@ -55,7 +55,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:
             return
-        backbone = getattr(module, 'backbone', None)
+        backbone: Any = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise ArgumentError(f'{type(self).__name__} needs a model whose backbone has get_layer_depth(), as '
                                 f'FasterNet has, got {type(module).__name__} with {type(backbone).__name__}')
