@@ -13,7 +13,7 @@ __all__ = ['FasterNet', 'PartialConv', '__version__']
 # The lowest release that this is tested with, and the first that it may break on; in the order to install them.
 # pip does not know of them (see setup.cfg).
 check_releases(
-    dict(torch=('2.6', '3'), numpy=('1.23.5', '3'), mmengine=('0.10.7', '1'), mmcv=('2.1', '3')),
+    dict(torch=('2.6', '3'), numpy=('1.26', '3'), mmengine=('0.10.7', '1'), mmcv=('2.1', '3')),
     optional=dict(mmdet=('3.3', '4')))
 
 from . import registry  # noqa: E402, F401, which gives the scope to MMEngine
