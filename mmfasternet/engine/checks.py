@@ -8,6 +8,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmfasternet.checkpoints import check_fits, check_pretrained, check_start, read_ahead
+from mmfasternet.checkpoints.download import is_local
 from mmfasternet.config_tree import walk
 from mmfasternet.datasets.dataset_checks import DatasetChecks
 from mmfasternet.engine.config import scope_of
@@ -56,7 +57,7 @@ def check_checkpoints(cfg: Config, model: nn.Module, trains: bool) -> None:
                 # As it is in the file: a classifier's head may be any.
                 check_pretrained(module, read_ahead(pretrained, converted=False), pretrained)
     for pretrained in _pretrained(cfg.model):
-        if '://' not in pretrained:
+        if is_local(pretrained):
             read_ahead(pretrained, converted=False)
 
 
