@@ -77,7 +77,6 @@ def _says(hub: Any, problem: Optional[Exception], repo: str, files: List[str], r
     errors, endpoint = hub.errors, hub.constants.ENDPOINT
     page, what = f'{endpoint}/{repo}', ' or '.join(files)
     log_in = '`hf auth login`, or the variable HF_TOKEN, gives yours'
-    elsewhere = 'Fetch it elsewhere and name the file'
     if isinstance(problem, errors.LocalEntryNotFoundError):
         if hub.constants.HF_HUB_OFFLINE:
             return (f'is not in the cache {hub.constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch {what} of '
@@ -96,8 +95,9 @@ def _says(hub: Any, problem: Optional[Exception], repo: str, files: List[str], r
         return f'names no repository of the Hub: {_reason(problem)}. Write hf-hub:ORG/REPO'
     status = getattr(getattr(problem, 'response', None), 'status_code', None)
     if status in (401, 403):
-        return f"can't be fetched: {endpoint} refuses access to {what} of {repo} ({status}). A token is needed: {log_in}"
-    return f"can't be fetched: {what} of {repo} from {endpoint} ({_reason(problem)}). {elsewhere}"
+        return f"can't be fetched: {endpoint} refuses {what} of {repo} ({status}). A token is needed: {log_in}"
+    return (f"can't be fetched: {what} of {repo} from {endpoint} ({_reason(problem)}). Fetch it elsewhere and name the "
+            f'file')
 
 
 def _reason(problem: Exception) -> str:

@@ -162,13 +162,14 @@ def test_names_files_and_revisions(hub, capsys):
 def test_what_cannot_be_had_is_one_line(hub):
     hub.files = {'org/some': {'main': {'config.json': b'{}'}}}
     hub.refusals = {'org/gated': (403, 'GatedRepo'), 'org/closed': (403, None), 'org/down': (503, None)}
+    files = f'{hub.endpoint}/org/some/tree/main'
     cases = {
         'hf-hub:org/none': ("has no org/none, or it is private. Check the name", 'HF_TOKEN'),
-        'hf-hub:org/some': ('org/some has no model.safetensors or pytorch_model.bin', f'{hub.endpoint}/org/some/tree/main'),
-        'hf://org/some/weights.pth': ('org/some has no weights.pth', f'{hub.endpoint}/org/some/tree/main'),
-        'hf-hub:org/some@v9': ("org/some has no revision 'v9'", f'{hub.endpoint}/org/some/tree/main'),
+        'hf-hub:org/some': ('org/some has no model.safetensors or pytorch_model.bin', files),
+        'hf://org/some/weights.pth': ('org/some has no weights.pth', files),
+        'hf-hub:org/some@v9': ("org/some has no revision 'v9'", files),
         'hf-hub:org/gated': ('org/gated is gated. Ask for access on', 'HF_TOKEN'),
-        'hf-hub:org/closed': ('refuses access to model.safetensors or pytorch_model.bin of org/closed (403)', 'HF_TOKEN'),
+        'hf-hub:org/closed': ('refuses model.safetensors or pytorch_model.bin of org/closed (403)', 'TOKEN'),
         'hf-hub:org/down': ("can't be fetched: model.safetensors or pytorch_model.bin of org/down", '503'),
         'hf-hub:org/some/more': ('names no repository of the Hub', 'Write hf-hub:ORG/REPO'),
     }
@@ -267,6 +268,7 @@ def test_it_needs_an_extra(monkeypatch):
         read_checkpoint('hf-hub:org/repo')
 
 
+@pytest.mark.slow
 def test_the_tools_take_such_names(monkeypatch, tmp_path, trained, shapes, run_tool):
     """Where a training starts, where one is tested, predicts and is measured: each hands the name over as it is."""
     import huggingface_hub
@@ -278,17 +280,18 @@ def test_the_tools_take_such_names(monkeypatch, tmp_path, trained, shapes, run_t
 
     monkeypatch.setattr(huggingface_hub, 'try_to_load_from_cache', lambda *args, **options: None)
     monkeypatch.setattr(huggingface_hub, 'hf_hub_download', download)
-    config = next(trained.glob('*.py'))
-    for name, file in (('hf-hub:org/repo', 'model.safetensors'), ('hf://org/repo@v1/dir/a.pth', 'dir/a.pth')):
-        revision = 'v1' if '@' in name else None
-        for args in (('test', config, name),
-                     ('image_demo', shapes / 'val', config, name, '--out-dir', tmp_path / 'out'),
-                     ('publish_model', name, tmp_path / f'{revision}.pth'),
-                     ('benchmark_detector', config, '--checkpoint', name, '--size', 64, 64, '--rounds', 1),
-                     ('train', config, '--work-dir', tmp_path / file, '--cfg-options', f'load_from={name}',
-                      f'model.backbone.init_cfg.checkpoint={name}', 'model.backbone.init_cfg.type=Pretrained'),
-                     ('train', config, '--work-dir', tmp_path / file, '--resume', name)):
-            asked.clear()
-            result = run_tool(*args)
-            assert result.code == 0, (args, result.err)
-            assert set(asked) == {('org/repo', file, revision)}, args
+    config, out = next(trained.glob('*.py')), tmp_path / 'out'
+    timms, fsspecs = 'hf-hub:org/repo', 'hf://org/repo@v1/dir/a.pth'
+    for name, args in (
+            (timms, ('test', config, timms)),
+            (fsspecs, ('image_demo', shapes / 'val', config, fsspecs, '--out-dir', out)),
+            (timms, ('publish_model', timms, tmp_path / 'a.pth')),
+            (fsspecs, ('benchmark_detector', config, '--checkpoint', fsspecs, '--size', 64, 64, '--runs', 1)),
+            (timms, ('train', config, '--work-dir', out / 'a', '--cfg-options', f'load_from={timms}',
+                     f'model.backbone.init_cfg.checkpoint={timms}', 'model.backbone.init_cfg.type=Pretrained')),
+            (fsspecs, ('train', config, '--work-dir', out / 'b', '--resume', fsspecs))):
+        asked.clear()
+        result = run_tool(*args)
+        assert result.code == 0, (args, result.err)
+        wanted = ('org/repo', 'model.safetensors', None) if name == timms else ('org/repo', 'dir/a.pth', 'v1')
+        assert set(asked) == {wanted}, args
