@@ -14,6 +14,7 @@ from mmfasternet.version import __version__
 #: Extra of setup.cfg by the module that it brings; what is not here a backbone needs, or is an OpenMMLab package's.
 EXTRAS = {
     'filelock': 'checkpoints', 'safetensors': 'checkpoints', 'tqdm': 'checkpoints',
+    'huggingface_hub': 'hub',
     'PIL': 'detection', 'rich': 'detection',
     'shapely': 'demo', 'sklearn': 'demo',
     'onnx': 'deploy', 'onnxruntime': 'deploy', 'onnxscript': 'deploy', 'openvino': 'deploy',

@@ -1,18 +1,17 @@
 """Parameters and multiply-adds of classifiers and detectors, part by part."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmfasternet.compat import BatchNorm, fake_tensors
 from mmfasternet.deploy.conversion import set_eval_mode
+from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.config import is_classifier
 
 #: RoIs in the box and in the mask head of a two-stage detector (FasterNet, Table 4).
@@ -103,8 +102,7 @@ def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Comple
 
 def build_for_counting(cfg: Config) -> nn.Module:
     """A config's model in eval mode, with random weights."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
-        model = MODELS.build(copy.deepcopy(cfg.model))  # some detectors write into their config
+    model = build_unloaded(cfg)
     set_eval_mode(model)
     return model
 

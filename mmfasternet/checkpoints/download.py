@@ -1,4 +1,4 @@
-"""Local copies of files that are named by a URL or by one of MMEngine's schemes."""
+"""Local copies of files that are named by a URL, by a name on the Hub or by one of MMEngine's schemes."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlparse
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from mmfasternet.checkpoints.hub import fetch_from_hub, is_hub_name
 from mmfasternet.compat import mmengine_home
 from mmfasternet.errors import CheckpointError
 from mmfasternet.files import atomic_path
@@ -18,18 +19,27 @@ from mmfasternet.installed import require
 _SECONDS = 60  # without an answer
 
 
+def is_local(path: str) -> bool:
+    """Whether it is the path of a file, and no address or name of one elsewhere."""
+    return '://' not in path and not is_hub_name(path)
+
+
 def local_path(path: str) -> Path:
     """The file of a path or URL on this machine; it is fetched first where it must.
 
     Args:
         path: A path; an address by ``http://``, ``https://`` or ``file://``;
-            a name by ``torchvision://``, ``open-mmlab://`` or ``mmcls://``,
-            for which MMEngine knows the address.
+            a name on the Hub, as
+            :func:`~mmfasternet.checkpoints.hub.fetch_from_hub` takes it; a
+            name by ``torchvision://``, ``open-mmlab://`` or ``mmcls://``, for
+            which MMEngine knows the address.
 
     Raises:
         CheckpointError: If it names nothing, or can't be fetched.
     """
-    if '://' not in path:
+    if is_hub_name(path):
+        return fetch_from_hub(path)
+    if is_local(path):
         return Path(path).expanduser()
     scheme, name = path.split('://', 1)
     scheme = scheme.lower()

@@ -1,6 +1,5 @@
 """Models and their inputs by a config, outside of MMEngine's runner."""
 
-import copy
 import itertools
 import os
 from pathlib import Path
@@ -18,7 +17,7 @@ from mmfasternet.checkpoints import read_ahead, safe_loading
 from mmfasternet.datasets.image_files import IMAGE_SUFFIXES, find_images
 from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.engine.checks import check_weights
-from mmfasternet.engine.config import innermost_dataset, scope_of
+from mmfasternet.engine.config import innermost_dataset, model_of, scope_of
 
 Batch = Dict[str, Any]
 _NUM_REAL_IMAGES = 4
@@ -30,11 +29,8 @@ def build_unloaded(cfg: Config) -> nn.Module:
     Raises:
         UserError: If it can't be built.
     """
-    model = copy.deepcopy(cfg.model)  # some detectors write into their config
-    if cfg.get('data_preprocessor'):
-        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        return MODELS.build(model)
+        return MODELS.build(model_of(cfg))  # a copy: some detectors write into their config
 
 
 def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[torch.device] = None) -> nn.Module:

@@ -8,6 +8,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmfasternet.checkpoints import check_fits, check_pretrained, check_start, read_ahead
+from mmfasternet.checkpoints.download import is_local
 from mmfasternet.config_tree import walk
 from mmfasternet.datasets.dataset_checks import DatasetChecks
 from mmfasternet.engine.config import scope_of
@@ -57,7 +58,7 @@ def check_checkpoints(cfg: Config, model: nn.Module, trains: bool) -> None:
                 # As it is in the file: a classifier's head may be any.
                 check_pretrained(module, read_ahead(path, converted=False), path, node.get('prefix', ''))
     for node in _pretrained(cfg.model):
-        if '://' not in node['checkpoint']:
+        if is_local(node['checkpoint']):
             read_ahead(node['checkpoint'], converted=False)
 
 

@@ -154,6 +154,17 @@ def _registries() -> Iterator[Registry]:
         yield value
 
 
+def model_of(cfg: Config) -> ConfigDict:
+    """A copy of the model's config, with the preprocessor that stands beside it, as MMEngine's runner builds it.
+
+    One that the model's own config has comes first, ``None`` included.
+    """
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    return model
+
+
 def scope_of(cfg: Config) -> str:
     """The scope that a config's types are in: MMDetection's unless it says so."""
     return cfg.get('default_scope') or 'mmdet'

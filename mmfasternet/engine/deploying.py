@@ -97,6 +97,7 @@ def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
 def padded_size(size: Sequence[int], cfg: Config) -> Tuple[int, int]:
     """The height and width that a detector's preprocessor pads an image of this height and width to."""
     model = cfg.model.get('module', cfg.model)  # within test-time augmentation
-    divisor = model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
+    preprocessor = model.get('data_preprocessor', cfg.get('data_preprocessor')) or {}
+    divisor = preprocessor.get('pad_size_divisor', 1)
     height, width = (-(-side // divisor) * divisor for side in size)
     return height, width

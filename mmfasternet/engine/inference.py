@@ -14,7 +14,7 @@ from mmfasternet.compat import det_inferencer, image_classification_inferencer
 from mmfasternet.datasets.dataset_checks import dataset_classes
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.checks import check_weights
-from mmfasternet.engine.config import class_of, innermost_dataset, is_classifier, scope_of, with_text_types
+from mmfasternet.engine.config import class_of, innermost_dataset, is_classifier, model_of, scope_of, with_text_types
 from mmfasternet.engine.device import find_device
 from mmfasternet.errors import DataError
 from mmfasternet.files import write_atomically
@@ -54,6 +54,7 @@ def predict(cfg: Config,
     """
     device = str(find_device(device))
     cfg = with_text_types(cfg)  # a copy, which the inferencers change
+    cfg.model = model_of(cfg)  # MMDetection's looks at the model alone
     with safe_loading():
         if is_classifier(cfg):
             predictions = _classify(cfg, checkpoint, images, out_dir, device)

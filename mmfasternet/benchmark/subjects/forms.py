@@ -33,7 +33,7 @@ from mmfasternet.datasets.image_files import find_images
 from mmfasternet.deploy import ExportedDetector
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.engine.building import build_model
-from mmfasternet.engine.config import class_of, is_classifier, scope_of
+from mmfasternet.engine.config import class_of, is_classifier, model_of, scope_of
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet
@@ -148,7 +148,7 @@ def _exported_entry(cfg: Config, name: str, given: DetectorInput, checkpoint: Op
 
     def subject() -> Subject:
         folder = Path(export(file_format).name) / file_format
-        detector = ExportedDetector(cfg.model, folder, conditions.dtype_name)
+        detector = ExportedDetector(model_of(cfg), folder, conditions.dtype_name)
         if not checkpoint:
             propose_alike(detector.detector)
         return detector_subject(detector, batches, device)

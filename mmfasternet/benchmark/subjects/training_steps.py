@@ -1,6 +1,5 @@
 """Speed, memory and loss curve of training, plain and with what makes it faster."""
 
-import copy
 import json
 import tempfile
 from dataclasses import replace
@@ -12,7 +11,7 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -22,8 +21,8 @@ from mmfasternet.benchmark.harness.suite import Entry, Subject
 from mmfasternet.benchmark.reporting.plots import curves
 from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.detectors import propose_alike, random_batch
-from mmfasternet.engine.building import Batch
-from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.building import Batch, build_unloaded
+from mmfasternet.engine.config import is_classifier, scope_of
 from mmfasternet.engine.preparing import TrainOptions, with_speed_ups
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.engine.train_test import train
@@ -80,10 +79,10 @@ def training_entry(cfg: Config,
 
     def build() -> Subject:
         torch.manual_seed(0)
-        with DefaultScope.overwrite_default_scope(own.get('default_scope', 'mmdet')):
-            model = MODELS.build(copy.deepcopy(own.model)).to(device).train()
-            propose_alike(model)
-            options.apply_to_model(model)
+        model = build_unloaded(own).to(device).train()
+        propose_alike(model)
+        options.apply_to_model(model)
+        with DefaultScope.overwrite_default_scope(scope_of(own)):
             optimizer = build_optim_wrapper(model, own.optim_wrapper)
         for group in optimizer.param_groups:
             group['lr'] = 0.

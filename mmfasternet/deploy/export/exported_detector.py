@@ -34,8 +34,9 @@ class ExportedDetector(BaseModel):
         dtype: Name of the type the files compute in: ``'float32'``,
             ``'bfloat16'`` or ``'float16'``; the smaller two by OpenVINO only.
             Defaults to ``'float32'``.
-        data_preprocessor: Not used: the detector's own is. MMEngine's runner
-            hands one over where a config has it beside the model.
+        data_preprocessor: The detector's, where its config has none.
+            MMEngine's runner hands over what stands beside the model.
+            Defaults to None.
 
     Raises:
         UserError: If the folder is no export of this detector, lacks a part,
@@ -52,7 +53,10 @@ class ExportedDetector(BaseModel):
         if manifest.model not in (None, fingerprint(detector)):
             raise UserError(f"'{exported}' was exported from another model than this config's. Name the config that "
                             f'was given to mmfasternet export, or export again')
-        self.detector = MODELS.build(copy.deepcopy(detector))  # some detectors write into their config
+        detector = copy.deepcopy(detector)  # some detectors write into their config
+        if data_preprocessor is not None:
+            detector.setdefault('data_preprocessor', data_preprocessor)
+        self.detector = MODELS.build(detector)
         self.data_preprocessor = self.detector.data_preprocessor
         self._parts = {part.name: part for part in manifest.parts}
         self._folder, self._dtype = Path(exported), getattr(torch, dtype)

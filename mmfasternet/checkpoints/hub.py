@@ -1,0 +1,104 @@
+"""Files of repositories on Hugging Face's Hub, by ``huggingface_hub``: its cache, its tokens, its variables."""
+
+import re
+from pathlib import Path
+from typing import Any, List, Optional
+from urllib.parse import unquote
+
+from mmengine.logging import print_log
+
+from mmfasternet.errors import CheckpointError
+from mmfasternet.installed import require
+
+#: A repository's weights where no file of it is named, the first that is there: as timm and transformers call them.
+WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
+
+_TIMMS = re.compile(r'hf-hub:(?P<repo>[^@]+)(?:@(?P<revision>.+))?')
+# Revisions with a slash are quoted, but for those of pull requests and conversions.
+_FSSPECS = re.compile(r'hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?/(?P<file>.+)')
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether it is timm's name of a repository, ``hf-hub:``, or huggingface's of a file, ``hf://``."""
+    return path.startswith(('hf-hub:', 'hf://'))
+
+
+def fetch_from_hub(path: str) -> Path:
+    """The local copy of a file on the Hub, fetched unless it is in the cache of ``huggingface_hub``.
+
+    What a branch or a tag stood for when it was fetched is kept: which commit
+    that is, is logged.
+
+    Args:
+        path: ``hf-hub:ORG/REPO`` for the first of :data:`WEIGHTS` that the
+            repository has, or ``hf://ORG/REPO/FILE``. ``@REVISION`` behind the
+            repository names a branch, a tag or a commit.
+
+    Raises:
+        CheckpointError: If it names nothing, or can't be fetched.
+        UserError: If ``huggingface_hub`` is not installed.
+    """
+    match = _TIMMS.fullmatch(path) or _FSSPECS.fullmatch(path)
+    if not match or path.startswith(('hf://datasets/', 'hf://spaces/', 'hf://buckets/')):
+        raise CheckpointError(f"checkpoint '{path}' names no file of a model on the Hub. Write hf-hub:ORG/REPO, or "
+                              f'hf://ORG/REPO/FILE, with @REVISION behind the repository if it matters')
+    named = match.groupdict()
+    revision = named['revision'] and unquote(named['revision'])
+    files = [unquote(named['file'])] if named.get('file') else list(WEIGHTS)
+    file = _first_of(path, named['repo'], files, revision)
+    folders = file.parts
+    if 'snapshots' in folders[:-2]:
+        commit = folders[folders.index('snapshots') + 1]
+        print_log(f'{path} is {file.name} of commit {commit}', logger='current')
+    return file
+
+
+def _first_of(path: str, repo: str, files: List[str], revision: Optional[str]) -> Path:
+    hub = require('huggingface_hub')
+    problem: Optional[Exception] = None
+    for name in files:
+        try:
+            # hf_hub_download() asks for a branch's newest commit each time.
+            cached = hub.try_to_load_from_cache(repo, name, revision=revision)
+            if cached is None:
+                cached = hub.hf_hub_download(repo, name, revision=revision)
+            if isinstance(cached, str):
+                return Path(cached)  # else it is known that the repository has none
+        except hub.errors.EntryNotFoundError as error:  # without a network, too: another file may be in the cache
+            problem = problem or error
+        except Exception as error:  # also those of its HTTP client, which is another in each of its major releases
+            problem = error
+            break
+    raise CheckpointError(f"checkpoint '{path}' " + _says(hub, problem, repo, files, revision)) from None
+
+
+def _says(hub: Any, problem: Optional[Exception], repo: str, files: List[str], revision: Optional[str]) -> str:
+    """What went wrong and what to do, in words that follow the checkpoint's name."""
+    errors, endpoint = hub.errors, hub.constants.ENDPOINT
+    page, what = f'{endpoint}/{repo}', ' or '.join(files)
+    log_in = '`hf auth login`, or the variable HF_TOKEN, gives yours'
+    if isinstance(problem, errors.LocalEntryNotFoundError):
+        if hub.constants.HF_HUB_OFFLINE:
+            return (f'is not in the cache {hub.constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch {what} of '
+                    f'{repo}. Fetch it once without that variable, or name a file')
+        problem = problem.__cause__ if isinstance(problem.__cause__, Exception) else problem
+    if isinstance(problem, errors.GatedRepoError):
+        return f"can't be fetched: {repo} is gated. Ask for access on {page}; then a token is needed: {log_in}"
+    if isinstance(problem, errors.RepositoryNotFoundError):
+        return f'is not there: {endpoint} has no {repo}, or it is private. Check the name; for a private one, {log_in}'
+    if isinstance(problem, errors.RevisionNotFoundError):
+        return f"is not there: {repo} has no revision '{revision}'. Its revisions are on {page}/tree/main"
+    if problem is None or isinstance(problem, errors.EntryNotFoundError) and not isinstance(problem, FileNotFoundError):
+        return (f'is not there: {repo} has no {what}. Its files are on {page}/tree/{revision or "main"}; '
+                f'hf://{repo}/FILE names one')
+    if isinstance(problem, errors.HFValidationError):
+        return f'names no repository of the Hub: {_reason(problem)}. Write hf-hub:ORG/REPO'
+    status = getattr(getattr(problem, 'response', None), 'status_code', None)
+    if status in (401, 403):
+        return f"can't be fetched: {endpoint} refuses {what} of {repo} ({status}). A token is needed: {log_in}"
+    return (f"can't be fetched: {what} of {repo} from {endpoint} ({_reason(problem)}). Fetch it elsewhere and name the "
+            f'file')
+
+
+def _reason(problem: Exception) -> str:
+    return next(iter(str(problem).splitlines()), '').rstrip('.') or type(problem).__name__
