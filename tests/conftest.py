@@ -69,8 +69,8 @@ def assert_same_objects(actual, expected, score=1e-3, pixels=1.):
 def copy_project(folder: Path) -> Path:
     """A copy to build in: the files that git tracks, or all but leftovers where there is no git, as in an sdist."""
     if not (ROOT / '.git').exists():
-        leftovers = shutil.ignore_patterns('.venv*', '__pycache__', '*.egg-info', 'PKG-INFO', 'build', 'dist', 'data',
-                                           'work_dirs')
+        leftovers = shutil.ignore_patterns(
+            '.venv*', '__pycache__', '*.egg-info', 'PKG-INFO', 'build', 'dist', 'data', 'work_dirs')
         return Path(shutil.copytree(ROOT, folder, symlinks=True, ignore=leftovers))
     tracked = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, tracked.split('\0')):

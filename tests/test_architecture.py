@@ -13,7 +13,8 @@ DOCUMENT = (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8')
 LINES = re.search(r'```rooms\n(.*?)```', DOCUMENT, re.DOTALL)[1].split('\n')[:-1]
 LEVELS = {room: len(LINES) - index for index, line in enumerate(LINES) for room in line.split()}
 MODULES = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
-           for folder in ('mmfasternet', 'tools') for path in (ROOT / folder).rglob('*.py')}
+           for folder in ('mmfasternet', 'tools') for path in (ROOT / folder).rglob('*.py')
+           if '.mim' not in path.parts}  # in an sdist that holds copies of the tools
 
 
 def room_of(module):

@@ -198,4 +198,4 @@ def test_the_tests_of_the_sdist_run(built, tmp_path, monkeypatch):
     out = run(sys.executable, '-m', 'pytest', '-q', '-m', 'not slow', '-p', 'no:cacheprovider', '--basetemp',
               tmp_path / 'temporary', 'tests/models', *(f'tests/test_{name}.py' for name in (
                   'architecture', 'configs', 'installed', 'model_index', 'package', 'packaging')), cwd=source)
-    assert re.search(r'\d{3} passed', out) and 'skipped' not in out
+    assert re.search(r'\d{3} passed', out)
