@@ -2,20 +2,25 @@
 
 from typing import TYPE_CHECKING, Any, List
 
-from .installed import check_release
+from .config_files import config_path
+from .installed import check_releases
 from .version import __version__
 
 if TYPE_CHECKING:
     from .models import FasterNet, PartialConv
 
-__all__ = ['FasterNet', 'PartialConv', '__version__']
+__all__ = ['FasterNet', 'PartialConv', '__version__', 'config_path']
 
-# The lowest release this is tested with, and the first that it may break on.
-check_release('mmengine', '0.10.7', '1.0.0')
-check_release('mmcv', '2.1.0', '3.0.0')
-check_release('mmdet', '3.3.0', '4.0.0', optional=True)
+# The lowest release that this is tested with, and the first that it may break on; in the order to install them.
+# pip does not know of them (see setup.cfg).
+check_releases(
+    dict(torch=('2.6', '3'), numpy=('1.26', '3'), mmengine=('0.10.7', '1'), mmcv=('2.1', '3')),
+    optional=dict(mmdet=('3.3', '4')))
 
 from . import registry  # noqa: E402, F401, which gives the scope to MMEngine
+from .model_names import add_model_names  # noqa: E402
+
+add_model_names()
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ here only where no public one does the same.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +146,25 @@ def one_cycle_methods() -> Dict[str, Callable]:
     """The methods that checkpoints of a training by ``OneCycleLR`` name."""
     from mmengine.optim import OneCycleParamScheduler
     return {name: getattr(OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')}
+
+
+def list_models_also(package: str, models: Callable[[], Iterator[Dict[str, Any]]]) -> None:
+    """Have inferencers find more models by name among those of a package, for good: MMEngine reads its files only.
+
+    Args:
+        package: Such as ``'mmdet'``.
+        models: Gives their entries, as a metafile has them, with absolute
+            paths of configs.
+    """
+    from mmengine.infer.infer import BaseInferencer
+    listed = BaseInferencer._get_models_from_metafile
+
+    def listed_with_more(dir: str) -> Iterator[Dict[str, Any]]:
+        yield from listed(dir)
+        if dir == BaseInferencer._get_repo_or_mim_dir(package):
+            yield from models()
+
+    BaseInferencer._get_models_from_metafile = staticmethod(listed_with_more)
 
 
 # MMDetection

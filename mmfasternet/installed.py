@@ -1,13 +1,12 @@
-"""What is installed beside this package: releases of the OpenMMLab packages, and what only some parts need."""
+"""What is installed beside this package: releases of what it needs, and what only some parts need."""
 
 import importlib
 import importlib.metadata
 import importlib.util
 import re
 import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from mmfasternet.errors import UserError
 from mmfasternet.version import __version__
@@ -18,62 +17,109 @@ EXTRAS = {
     'huggingface_hub': 'hub',
     'PIL': 'detection', 'rich': 'detection',
     'shapely': 'demo', 'sklearn': 'demo',
-    'onnx': 'deploy', 'onnxruntime': 'deploy', 'onnxscript': 'deploy', 'openvino': 'deploy', 'torchvision': 'deploy',
+    'onnx': 'deploy', 'onnxruntime': 'deploy', 'onnxscript': 'deploy', 'openvino': 'deploy',
     'jinja2': 'benchmark', 'matplotlib': 'benchmark', 'timm': 'benchmark',
 }  # yapf: disable
-# The names that an OpenMMLab package is distributed by.
+# The names that an OpenMMLab package is distributed by; the first is the maintained one.
 _DISTRIBUTIONS = {
-    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite', 'mmcv-full'),
+    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
     'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
     'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
 _VERSION = re.compile(r"""^__version__\s*=\s*['"]([^'"]+)['"]""", re.MULTILINE)
+# Against the torch that is there: pip would hide it from the build, or take a wheel that was made beside another.
+_COMPILE = 'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall'
+# What that needs and does not bring.
+_TO_COMPILE = {'cv2': 'opencv-python-headless', 'setuptools': '"setuptools<80"'}
 
 
-def check_release(package: str, lowest: str, beyond: str, optional: bool = False) -> None:
-    """Check the installed release of an OpenMMLab package, without importing it.
+def check_releases(required: Mapping[str, Tuple[str, str]], optional: Mapping[str, Tuple[str, str]] = {}) -> None:
+    """Check the installed releases of other packages, without importing them.
 
     Args:
-        package: Its module: ``'mmcv'``, ``'mmengine'`` or ``'mmdet'``.
-        lowest: The lowest release that serves.
-        beyond: The first release that does not.
-        optional: It may be missing. Defaults to False.
+        required: The lowest release that serves and the first that does not,
+            by the package's module, in the order to install them.
+        optional: The same of packages that may be missing. Defaults to none.
 
     Raises:
-        ImportError: If it is missing or its release does not serve. A release
-            that can't be found out is not checked.
+        ImportError: If one is missing or its release does not serve. One line
+            names all of these, and the commands that install them. A
+            pre-release counts as its release; a release that can't be found
+            out is not checked.
+        SystemExit: In its place if this process is the command
+            ``mmfasternet``, which then ends with the line alone.
     """
-    needs = f'mmfasternet {__version__} needs >={lowest},<{beyond}'
-    if package in sys.modules:
-        version = getattr(sys.modules[package], '__version__', None)
-    else:
-        spec = importlib.util.find_spec(package)
-        if spec is None and not optional:
-            raise ImportError(f'{package} is not installed, but {needs}')
-        version = _version_of(package, spec) if spec else None
-    if version is None:
+    faults, needs, wanted = [], [], {}
+    for package, (lowest, beyond) in {**required, **optional}.items():
+        name, version = _installed(package)
+        if name is None:
+            if package in optional:
+                continue
+            faults.append(f'{package} is not installed')
+        elif not _numbers(version) or _numbers(lowest) <= _numbers(version) < _numbers(beyond):
+            continue
+        else:
+            faults.append(f'{package} {version} is installed')
+        needs.append(f'{package}>={lowest},<{beyond}')
+        wanted[package] = f'"{name or _names(package)[0]}>={lowest},<{beyond}"'
+    if not faults:
         return
-    from mmengine.utils import digit_version  # MMEngine may be what is missing
-    if not digit_version(lowest) <= digit_version(version) < digit_version(beyond):
-        raise ImportError(f'{package} {version} is installed, but {needs}')
+    line = f'{", ".join(faults)}, but mmfasternet {__version__} needs {", ".join(needs)}: {_commands(wanted)}'
+    if _is_command():
+        sys.exit(f'error: {line}')
+    raise ImportError(line)
 
 
-def _version_of(package: str, spec: ModuleSpec) -> Optional[str]:
-    """The release of the package at ``spec``; None if neither metadata nor its version file tell."""
-    folder = Path(next(iter(spec.submodule_search_locations or ()), ''))
-    versions = {}
-    for name in _DISTRIBUTIONS[package]:
+def _commands(wanted: Dict[str, str]) -> str:
+    """What installs these requirements, by their modules."""
+    pip = [requirement for package, requirement in wanted.items() if package != 'mmcv']
+    mmcv, (name, version) = wanted.get('mmcv'), _installed('mmcv')
+    if 'torch' in wanted and not mmcv and name:  # the same again, for another torch
+        mmcv = f'{name}=={version}'
+    if mmcv:
+        pip += [name for module, name in _TO_COMPILE.items() if importlib.util.find_spec(module) is None]
+    return ', then '.join([f'pip install {" ".join(pip)}'] * bool(pip) + [f'{_COMPILE} {mmcv}'] * bool(mmcv))
+
+
+def _is_command() -> bool:
+    """Whether this process is ``mmfasternet`` or ``python -m mmfasternet``, whose name is -m while it is looked up."""
+    as_module = sys.argv[0] == '-m' and ('-m', 'mmfasternet') in zip(sys.orig_argv, sys.orig_argv[1:])
+    return as_module or Path(sys.argv[0]).name == 'mmfasternet'
+
+
+def _numbers(version: Optional[str]) -> Tuple[int, ...]:
+    """The numbers of a release, without what follows them: 2.6.0a0+nv25.1 is 2.6.0. Empty for an unknown one."""
+    return tuple(map(int, re.findall(r'\d+', version or '')[:3]))
+
+
+def _names(package: str) -> Tuple[str, ...]:
+    return _DISTRIBUTIONS.get(package, (package,))
+
+
+def _installed(package: str) -> Tuple[Optional[str], Optional[str]]:
+    """What a package is distributed by, None if it is missing; its release, None if that can't be found out."""
+    module = sys.modules.get(package)
+    spec = importlib.util.find_spec(package) if module is None else None
+    if module is None and spec is None:
+        return None, None
+    folders = getattr(module, '__path__', None) or getattr(spec, 'submodule_search_locations', None)
+    folder = Path(next(iter(folders or ()), ''))
+    found = {}
+    for name in _names(package):
         try:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        versions[Path(str(distribution.locate_file(package)))] = distribution.version
-    if folder in versions:
-        return versions[folder]
-    # It stands elsewhere: in a source folder that is on the path or installed editable.
-    file = folder / 'version.py'
-    literal = _VERSION.search(file.read_text()) if file.is_file() else None
-    return literal[1] if literal else next(iter(versions.values()), None)
+        found[Path(str(distribution.locate_file(package)))] = name, distribution.version
+    name, version = found.get(folder) or next(iter(found.values()), (_names(package)[0], None))
+    if module is not None:
+        version = getattr(module, '__version__', None)
+    elif folder not in found and (folder / 'version.py').is_file():
+        # It stands elsewhere: in a source folder that is on the path or installed editable.
+        literal = _VERSION.search((folder / 'version.py').read_text())
+        version = literal[1] if literal else version
+    return name, version
 
 
 def require(name: str) -> Any:
@@ -97,6 +143,11 @@ def missing(error: ImportError) -> str:
     name = (error.name or '').split('.')[0] if isinstance(error, ModuleNotFoundError) else ''
     if name in EXTRAS:
         return f'{name} is not installed: pip install "mmfasternet[{EXTRAS[name]}]" brings it'
+    if name == 'torchvision':  # it asks for one release of torch: that which is there is to stay
+        release = '.'.join(map(str, _numbers(_installed('torch')[1])))
+        return f'torchvision is not installed: pip install torchvision torch=={release} brings it'
     if name in ('mmdet', 'mmpretrain'):
-        return f'{name} is not installed: requirements/onedl.txt names its release, README.md how to install it'
+        maintained, original = _names(name)
+        package = original if _installed('mmcv')[0] == 'mmcv' else maintained  # of those that are there
+        return f'{name} is not installed: pip install {package} brings it'
     return ''

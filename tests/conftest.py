@@ -3,6 +3,8 @@ import http.server
 import importlib.util
 import logging
 import os
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.visualization import Visualizer
@@ -61,6 +64,34 @@ def assert_same_objects(actual, expected, score=1e-3, pixels=1.):
     found, wanted = same.any(0), same.float().argmax(0)
     masks = actual['masks'][wanted[found]] != expected['masks'][found]
     assert masks.float().mean() < 1e-3
+
+
+def copy_project(folder: Path) -> Path:
+    """A copy to build in: the files that git tracks, or all but leftovers where there is no git, as in an sdist."""
+    if not (ROOT / '.git').exists():
+        leftovers = shutil.ignore_patterns('.venv*', '__pycache__', '*.egg-info', 'PKG-INFO', 'build', 'dist', 'data',
+                                           'work_dirs')
+        return Path(shutil.copytree(ROOT, folder, symlinks=True, ignore=leftovers))
+    tracked = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, tracked.split('\0')):
+        if os.path.lexists(ROOT / name):  # else it is deleted, but not yet in a commit
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    return folder
+
+
+def make_venv(folder: Path, *beside: Path) -> Path:
+    """Python of a new environment that holds nothing, but sees the packages in other folders."""
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
+    site_packages = next(folder.glob('lib/python*/site-packages'))
+    # The .pth files within those folders, an editable mmfasternet's among them, have no effect then.
+    (site_packages / 'beside.pth').write_text(''.join(f'{path}\n' for path in beside))
+    return folder / 'bin' / 'python'
+
+
+def installed_packages() -> list:
+    """The folders that this Python's packages are installed in."""
+    return [Path(path) for path in sys.path if Path(path).name in ('site-packages', 'dist-packages')]
 
 
 def sleep_ms(milliseconds: float) -> float:
@@ -116,6 +147,33 @@ def shapes(tmp_path_factory):
     """A tiny data set of shapes."""
     from mmfasternet.datasets.shapes import make_shapes_coco
     return make_shapes_coco(tmp_path_factory.mktemp('data') / 'shapes', num_train=8, num_val=6, size=96, seed=3)
+
+
+@pytest.fixture(scope='session')
+def wheel_venv(tmp_path_factory):
+    """Folder of an environment with mmfasternet as a wheel beside the packages of this one; one for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+    folder, done = base / 'wheel_venv', base / 'wheel_venv_done'
+    with FileLock(base / 'wheel_venv.lock'):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a worker left that failed
+            python = make_venv(folder, *installed_packages())
+            source = copy_project(tmp_path_factory.mktemp('source') / 'mmfasternet')
+            environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+            # Ignored: the mmfasternet that is installed beside it; it is not removed.
+            subprocess.run([python, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index',
+                            '--no-build-isolation', '--ignore-installed', source], env=environment, check=True)
+            done.touch()
+    return folder
+
+
+@pytest.fixture
+def wheel_python(wheel_venv, tmp_path, monkeypatch):
+    """Python of that environment, for tests that run in another folder and without this repository on the path."""
+    monkeypatch.delenv('PYTHONPATH', raising=False)
+    monkeypatch.chdir(tmp_path)
+    return wheel_venv / 'bin' / 'python'
 
 
 @pytest.fixture

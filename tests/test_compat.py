@@ -17,6 +17,7 @@ from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook
+from mmengine.infer import BaseInferencer
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import CheckpointLoader, Runner
@@ -285,6 +286,14 @@ def test_an_inferencer_takes_a_classifier_that_is_built():
 
 
 # MMDetection
+
+
+def test_more_models_are_listed_with_a_package(monkeypatch):
+    monkeypatch.setattr(BaseInferencer, '_get_models_from_metafile', BaseInferencer._get_models_from_metafile)
+    before = BaseInferencer.list_models('mmpretrain'), BaseInferencer.list_models('mmdet')
+    compat.list_models_also('mmpretrain', lambda: iter([dict(Name='none_such', Config='/a.py', Weights=None)]))
+    assert BaseInferencer.list_models('mmpretrain') == [*before[0], 'none_such']
+    assert BaseInferencer.list_models('mmdet') == before[1]
 
 
 def test_what_a_preprocessor_does():

@@ -5,15 +5,17 @@ import subprocess
 import sys
 from unittest.mock import Mock
 
+import mmcv
 import pytest
 
 from mmfasternet.errors import UserError
-from mmfasternet.installed import EXTRAS, missing, require
+from mmfasternet.installed import EXTRAS, check_releases, missing, require
 from tests.conftest import ROOT
 
 DISTRIBUTIONS = dict(PIL='pillow', sklearn='scikit-learn')
 OPENMMLAB = {'mmcv', 'mmengine', 'mmdet', 'mmpretrain'}
 BROUGHT = {'cv2', 'triton'}  # by mmcv, as one of two distributions; by PyTorch for GPUs
+NEVER_BROUGHT = {'torch', 'torchvision', 'numpy'}  # what is there is what others were compiled against
 IMPORTED_BY_OTHERS = {'onnxscript'}  # by PyTorch's exporter
 
 
@@ -32,32 +34,35 @@ def imported_modules():
 
 
 def declared():
-    """Distributions by where they are declared: '' for install_requires, else the extra; no references to others."""
+    """Distributions by the extra that declares them; no references to others."""
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg')
-    lines = {'': config['options']['install_requires'], **config['options.extras_require']}
+    assert 'install_requires' not in config['options']
+    lines = config['options.extras_require']
     return {extra: {re.split(r'[<>=\[ ]', line)[0] for line in text.split('\n') if line} - {'mmfasternet'}
             for extra, text in lines.items()}
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     imported = set(imported_modules()) - sys.stdlib_module_names - {'mmfasternet'} - OPENMMLAB - BROUGHT
+    assert NEVER_BROUGHT <= imported
+    imported -= NEVER_BROUGHT
     declarations = declared()
     tests = declarations.pop('tests')
-    assert tests == {'pytest', 'pytest-xdist'}
+    assert tests == {'build', 'pytest', 'pytest-xdist', 'twine'}
     assert {DISTRIBUTIONS.get(name, name) for name in imported} | IMPORTED_BY_OTHERS == set().union(
         *declarations.values())
 
 
-def test_a_backbone_needs_little():
-    assert declared()[''] == {'torch', 'numpy'}
+def test_no_extra_brings_what_others_were_compiled_against():
+    assert not set().union(*declared().values()) & {*NEVER_BROUGHT, *OPENMMLAB}
 
 
 def test_each_module_is_brought_by_the_extra_that_the_message_names():
     declarations = declared()
     for name, extra in EXTRAS.items():
         assert DISTRIBUTIONS.get(name, name) in declarations[extra], name
-    optional = set().union(*(names for extra, names in declarations.items() if extra not in ('', 'tests')))
+    optional = set().union(*(names for extra, names in declarations.items() if extra != 'tests'))
     assert {DISTRIBUTIONS.get(name, name) for name in EXTRAS} == optional
 
 
@@ -70,8 +75,16 @@ def test_a_missing_module_is_one_line(monkeypatch):
         require('onnx')
     monkeypatch.undo()
     assert require('numpy') is sys.modules['numpy']
-    assert 'README' in missing(ModuleNotFoundError(name='mmpretrain.models'))
+    assert re.fullmatch('mmpretrain is not installed: pip install (onedl-)?mmpretrain brings it',
+                        missing(ModuleNotFoundError(name='mmpretrain.models')))
     assert missing(ModuleNotFoundError(name='mmfasternet.x')) == missing(ModuleNotFoundError(name='theirs')) == ''
+
+
+def test_torchvision_comes_without_another_torch(monkeypatch):
+    monkeypatch.setattr(sys.modules['torch'], '__version__', '2.11.0+cu130')
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    with pytest.raises(UserError, match='^torchvision is not installed: pip install torchvision torch==2.11.0 brings'):
+        require('torchvision')
 
 
 def test_a_tool_that_lacks_a_module_says_so_in_one_line(run_tool, monkeypatch, tmp_path):
@@ -88,21 +101,22 @@ def run(code, *folders):
     return subprocess.run([sys.executable, '-c', f'import sys; {path}{code}'], capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize('package', ['mmcv', 'mmengine', 'mmdet'])
+@pytest.mark.parametrize('package', ['torch', 'numpy', 'mmcv', 'mmengine', 'mmdet'])
 def test_a_release_is_known_without_importing_its_package(package):
     result = run(f"""
-from mmfasternet.installed import check_release
-check_release({package!r}, '0.1', '99.0')
+from mmfasternet.installed import check_releases
+check_releases(dict({package}=('0.1', '99')))
 try:
-    check_release({package!r}, '98.0', '99.0')
+    check_releases(dict({package}=('98.0', '99.0')))
 except ImportError as error:
     print('mmcv' in sys.modules, 'mmdet' in sys.modules, error)
 import {package}
 print({package}.__version__)
 """)
     message, version = result.stdout.splitlines()[-2:]
-    assert message.startswith(f'False False {package} {version} is installed, but mmfasternet'), result
-    assert message.endswith('needs >=98.0,<99.0')
+    version = version.partition('+')[0]  # torch adds to it what it was built for
+    needs = f'{package} {re.escape(version)} is installed, but mmfasternet [.0-9]+ needs {package}>=98.0,<99.0: '
+    assert re.match(f'False False {needs}.*pip install .*{package}.*>=98.0,<99.0"', message), result
 
 
 def test_a_package_in_a_source_folder_tells_by_its_version_file(tmp_path):
@@ -117,10 +131,40 @@ def test_a_package_in_a_source_folder_tells_by_its_version_file(tmp_path):
 
 
 def test_what_must_be_there_is_named_and_what_may_be_missing_is_not():
-    result = run("""
-from mmfasternet.installed import check_release
-check_release('no_such_package', '1.0', '2.0', optional=True)
-check_release('no_such_package', '1.0', '2.0')
-""")
-    assert 'ImportError: no_such_package is not installed, but mmfasternet' in result.stderr
-    assert result.stderr.endswith('needs >=1.0,<2.0\n')
+    check_releases({}, dict(no_such_package=('1.0', '2.0')))
+    with pytest.raises(ImportError) as caught:
+        check_releases(dict(no_such_package=('1.0', '2.0'), mmcv=('98', '99')))
+    assert re.match(r'no_such_package is not installed, mmcv [\d.]+ is installed, but mmfasternet [\d.]+ needs '
+                    'no_such_package>=1.0,<2.0, mmcv>=98,<99: '
+                    'pip install "no_such_package>=1.0,<2.0", then MMCV_WITH_OPS=1 .*mmcv>=98,<99"$', str(caught.value))
+
+
+@pytest.mark.parametrize('version, serves', [
+    ('2.6.0', True), ('2.6', True), ('2.10.1+cpu', True), ('2.6.0a0+df5bbc09d1.nv24.12', True), ('unknown', True),
+    ('2.5.1', False), ('3.0.0', False), ('3.0.0rc1', False)])  # yapf: disable
+def test_releases_are_compared_by_their_numbers(monkeypatch, version, serves):
+    """NVIDIA's containers have pre-releases of PyTorch for good."""
+    monkeypatch.setattr(sys.modules['torch'], '__version__', version)
+    if serves:
+        check_releases(dict(torch=('2.6', '3')))
+    else:
+        with pytest.raises(ImportError, match=f'^torch {re.escape(version)} is installed'):
+            check_releases(dict(torch=('2.6', '3')))
+
+
+def test_another_torch_needs_mmcv_compiled_again(monkeypatch):
+    monkeypatch.setattr(sys.modules['torch'], '__version__', '2.4.1')
+    with pytest.raises(ImportError, match=rf'pip install "torch>=2.6,<3", then .* (onedl-)?mmcv=={mmcv.__version__}$'):
+        check_releases(dict(torch=('2.6', '3')))
+
+
+@pytest.mark.parametrize('typed, argv0, alone', [
+    (['mmfasternet', 'train'], '/opt/bin/mmfasternet', True),
+    (['python', '-W', 'ignore', '-m', 'mmfasternet', 'train'], '-m', True),
+    (['python', '-m', 'theirs', 'mmfasternet'], '-m', False),
+    (['python', 'train.py'], 'train.py', False)])  # yapf: disable
+def test_the_command_ends_with_the_line_alone(monkeypatch, typed, argv0, alone):
+    monkeypatch.setattr(sys, 'orig_argv', typed)
+    monkeypatch.setattr(sys, 'argv', [argv0])
+    with pytest.raises(SystemExit if alone else ImportError, match='^(error: )?no_such_package is not installed'):
+        check_releases(dict(no_such_package=('1', '2')))

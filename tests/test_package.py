@@ -57,7 +57,7 @@ def registered():
 
 
 def test_public_names():
-    assert mmfasternet.__all__ == ['FasterNet', 'PartialConv', '__version__'] and mmfasternet.__version__
+    assert mmfasternet.__all__ == ['FasterNet', 'PartialConv', '__version__', 'config_path'] and mmfasternet.__version__
     assert set(mmfasternet.__all__) <= set(dir(mmfasternet))
     from mmfasternet import FasterNet, PartialConv, models
     assert FasterNet is models.FasterNet is mmfasternet.FasterNet and PartialConv is models.PartialConv
@@ -136,7 +136,8 @@ print(MODELS.get('mmfasternet.InstanceTTAModel'))
     assert "FasterNet" in result.stdout and 'InstanceTTAModel' in result.stdout, result.stderr
 
 
-@pytest.mark.parametrize('package, version', [('mmengine', '0.9.0'), ('mmdet', '2.28.0'), ('mmcv', '3.0.0')])
+@pytest.mark.parametrize('package, version', [
+    ('torch', '2.5.1'), ('numpy', '3.0.0'), ('mmengine', '0.9.0'), ('mmdet', '2.28.0'), ('mmcv', '3.0.0')])
 def test_a_release_out_of_bounds_is_named(package, version):
     result = run(f'import mmdet, {package}; {package}.__version__ = "{version}"; import mmfasternet')
     assert result.returncode and f'{package} {version} is installed, but mmfasternet' in result.stderr

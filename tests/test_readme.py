@@ -80,27 +80,30 @@ def test_named_files_exist(path):
 
 
 def commands():
-    """Every line of the README that runs one of our scripts, without what is optional in it."""
+    """Every line of the README that runs one of our scripts or commands, without what is optional in it."""
     blocks = '\n'.join(re.findall(r'```bash\n(.*?)```', README, re.S)).replace('\\\n', ' ').splitlines()
-    inline = re.findall(r'`([^`\n]*tools/\w+\.(?:py|sh)[^`\n]*)`', README)
+    inline = re.findall(r'`([^`\n]*(?:tools/\w+\.(?:py|sh)|mmfasternet [a-z])[^`\n]*)`', README)
     for line in blocks + inline:
         line = line.split('#')[0]
-        found = re.search(r'tools/(\w+\.(?:py|sh))(.*)', line)
+        found = re.search(r'(tools/\w+\.(?:py|sh))(.*)', line) or re.search(
+            r'(?:^|-m )mmfasternet ((?:benchmark )?[a-z][\w-]*)(.*)', line)
         if found:
             yield found[1], tuple(re.findall(r'--[a-z][\w-]*', found[2]))
 
 
 @functools.cache
-def flags_of(script):
+def flags_of(name):
     # dist_train.sh and its like hand their options to train.py.
-    script = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}.get(script, script)
-    text = subprocess.run([sys.executable, ROOT / 'tools' / script, '--help'], capture_output=True, text=True).stdout
-    return set(re.findall(r'--[a-z][\w-]*', text))
+    script = re.sub(r'(?:dist|slurm)_(\w+)\.sh', r'\1.py', name)
+    start = [ROOT / script] if '/' in name else ['-m', 'mmfasternet', *name.split()]
+    result = subprocess.run([sys.executable, *start, '--help'], capture_output=True, text=True, cwd=ROOT)
+    return set(re.findall(r'--[a-z][\w-]*', result.stdout)) if result.returncode == 0 else set()
 
 
-@pytest.mark.parametrize('script, flags', sorted(set(commands())), ids=str)
-def test_commands_have_their_flags(script, flags):
-    assert (ROOT / 'tools' / script).is_file() and set(flags) <= flags_of(script)
+@pytest.mark.parametrize('name, flags', sorted(set(commands())), ids=str)
+def test_commands_have_their_flags(name, flags):
+    assert (ROOT / name).is_file() or '/' not in name
+    assert {'--help', *flags} <= flags_of(name)
 
 
 def test_make_targets_exist():

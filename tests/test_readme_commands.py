@@ -66,9 +66,9 @@ MEASURED = {
 
 
 def typed(text):
-    """The lines of it that run one of our scripts, without their remarks."""
+    """The lines of it that run one of our scripts or commands, without their remarks."""
     lines = (line.split(' #')[0].strip() for line in text.replace('\\\n', ' ').splitlines())
-    return [line for line in lines if re.search(r'\btools/\w+\.(py|sh)\s', line)]
+    return [line for line in lines if re.search(r'\btools/\w+\.(py|sh)\s|(^|-m )mmfasternet [a-z]', line)]
 
 
 BLOCKS = [typed(block) for block in re.findall(r'```bash\n(.*?)```', README, re.S)]
@@ -85,8 +85,8 @@ def filled_in(command):
     command = re.sub(r'\[([^|\]]*?)( \|[^\]]*)?\](?= |$)|\[([^\]]*)\]', lambda m: m[1] or m[3], command)
     for word, value in WORDS.items():
         command = command.replace(word, value)
-    command = re.sub(r'(dist_\w+\.sh.* )8\b', r'\g<1>2', command)
-    if re.search(r'/(dist_)?(train|test)\.', command):
+    command = re.sub(r'(dist_\w+\.sh.* |--nproc_per_node=)8\b', r'\g<1>2', command)
+    if re.search(r'/(dist_)?(train|test)\.|mmfasternet (train|test) ', command):
         options = [option for part, options in SHORT.items() if re.search(part, command) for option in options]
         options += ['train_cfg.max_epochs=1']
         command += ('' if '--cfg-options' in command else ' --cfg-options') + ''.join(f" '{o}'" for o in options)
@@ -125,10 +125,10 @@ def place(shapes, trained, tmp_path_factory):
                 pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f'{number}.JPEG')
 
-    srun = place / 'bin' / 'srun'
-    srun.parent.mkdir()
-    srun.write_text('#!/bin/sh\necho "$@"\n')
-    srun.chmod(0o755)
+    (place / 'bin').mkdir()
+    for name, content in (('srun', 'echo "$@"'), ('mmfasternet', f'exec "{sys.executable}" -m mmfasternet "$@"')):
+        (place / 'bin' / name).write_text(f'#!/bin/sh\n{content}\n')
+        (place / 'bin' / name).chmod(0o755)
     yield place
     shutil.rmtree(place)  # checkpoints of 600 MB
 

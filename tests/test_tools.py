@@ -53,13 +53,15 @@ def environment(**variables):
 
 @pytest.mark.parametrize('script', sorted(p.name for p in TOOLS.glob('*.py')))
 def test_help_shows_an_example_that_names_the_script(script):
-    result = subprocess.run([sys.executable, TOOLS / script, '--help'], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, f'tools/{script}', '--help'], capture_output=True, text=True, check=True,
+                            cwd=ROOT, env=environment(COLUMNS='200'))
     assert re.search(rf'[Ee]xample:\s+python3? tools/{script}', result.stdout)
 
 
 def test_examples_name_the_checkpoint_that_the_demo_leaves():
     last = Config.fromfile(SHAPES_CONFIG).train_cfg.max_epochs
-    named = {number for path in TOOLS.glob('*.py') for number in re.findall(r'shapes/epoch_(\d+)', path.read_text())}
+    named = {number for path in (ROOT / 'mmfasternet' / 'cli').rglob('*.py')
+             for number in re.findall(r'shapes/epoch_(\d+)', path.read_text())}
     assert named == {str(last)}
 
 
@@ -512,7 +514,7 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('train', [SHAPES_CONFIG, '--cfg-options', 'train_dataloader.dataset.data_root=gone'], "'gone'"),
     ('train', [SHAPES_CONFIG, '--resume', 'gone.pth', *WITH_DATA], "'gone.pth'"),
     ('train', [SHAPES_CONFIG, '--launcher', 'slurm'], 'launcher slurm'),
-    ('train', [SHAPES_CONFIG, '--launcher', 'pytorch'], 'dist_train.sh'),
+    ('train', [SHAPES_CONFIG, '--launcher', 'pytorch'], 'torchrun --nproc_per_node=8 -m mmfasternet train'),
     ('test', [SHAPES_CONFIG, 'gone.pth', *WITH_DATA], "'gone.pth'"),
     ('test', [SHAPES_CONFIG, 'gone.pth', '--out', 'raw.json'], 'raw.json'),
     ('image_demo', ['gone.jpg', SHAPES_CONFIG, 'gone.pth'], "'gone.jpg'"),

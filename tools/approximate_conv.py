@@ -1,35 +1,6 @@
 """Fit PConv, DWConv and GConv to a ResNet-50's 3x3 convolutions (Table 2); count salient kernel positions (Fig. 6)."""
 
-from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
-
-
-def parse_args():
-    parser = make_parser(__doc__, 'python tools/approximate_conv.py resnet50.pth --images data/imagenet/val')
-    parser.add_argument('checkpoint', help='weights of a ResNet-50; without --images of any network with 3x3 kernels')
-    parser.add_argument('--images', metavar='DIR', help='folder, or tree of folders, of images to fit on (default: no '
-                        'fit, the histogram alone)')
-    parser.add_argument('--max-images', type=int, default=1000,
-                        help='as many of them at most, spread over the tree (default: 1000)')
-    parser.add_argument('--epochs', type=int, default=50, help='passes over the training images (default: 50)')
-    parser.add_argument('--lr', type=float, default=1e-3, help='learning rate (default: 1e-3)')
-    parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
-    parser.add_argument('--out', metavar='DIR', help='write tables and plot into this folder')
-    add_trust_option(parser)
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    with one_line_errors(), trusting(args):
-        from mmfasternet.benchmark.approximation.approximation_report import analysis_report
-        from mmfasternet.datasets.image_files import find_images
-        from mmfasternet.engine.device import find_device
-        images = find_images(args.images, args.max_images, tree=True) if args.images else []
-        report = analysis_report(args.checkpoint, images, find_device(args.device), args.epochs, args.lr)
-        report.print()
-        if args.out:
-            report.write(args.out)
-
+from mmfasternet.cli.commands.benchmark_approximation import main
 
 if __name__ == '__main__':
     main()

@@ -1,40 +1,6 @@
 """Measure everything in one go, the most valuable first: the paper's tables, forms, training, on this machine."""
 
-import os
-from pathlib import Path
-
-from mmfasternet.cli.options import make_parser, one_line_errors
-
-
-def parse_args():
-    parser = make_parser(__doc__, 'python tools/benchmark_all.py --minutes 9 --out benchmarks/my-gpu')
-    parser.add_argument('--minutes', type=float, default=30, help='for all measurements; what does not fit is left for '
-                        'another call with the same --out (default: 30)')
-    parser.add_argument('--out', metavar='DIR', required=True, help='folder for records, logs and reports')
-    parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
-    parser.add_argument('--size', choices=['paper', 'small'], default='paper',
-                        help='small: tiny images and few models, to try every step (default: paper)')
-    parser.add_argument('--steps', nargs='+', default=(), metavar='STEP', help='only these (default: all)')
-    reports = parser.add_mutually_exclusive_group()
-    reports.add_argument('--no-reports', action='store_true', help='records only')
-    reports.add_argument('--only-reports', action='store_true', help='reports of the records that are there')
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    # Asking whether there is a GPU must not start it here: the steps run in forks of this process.
-    os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
-    with one_line_errors():
-        from mmfasternet.benchmark.plan.run_all import run_all
-        from mmfasternet.benchmark.plan.summary import summarize, write_reports
-        out = Path(args.out)
-        if not args.only_reports:
-            run_all(args.device, out, args.minutes * 60, args.size == 'small', args.steps)
-            print(summarize(out))
-        if not args.no_reports:
-            print(f'reports: {write_reports(out)}')
-
+from mmfasternet.cli.commands.benchmark_all import main
 
 if __name__ == '__main__':
     main()

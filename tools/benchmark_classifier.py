@@ -1,55 +1,6 @@
 """Measure latency and throughput of classifiers, those of Table 3 of the paper and compact ones, side by side."""
 
-from pathlib import Path
-
-from mmfasternet.cli.options import (
-    add_benchmark_options,
-    add_dtype_option,
-    add_graphs_option,
-    make_parser,
-    one_line_errors,
-    set_up_device,
-)
-
-
-def parse_args():
-    parser = make_parser(__doc__, 'python tools/benchmark_classifier.py FasterNet-T0 timm:resnet18 --threads 1')
-    parser.add_argument('networks', nargs='*', metavar='NETWORK', help='their names, or timm:NAME, any network of '
-                        "timm's (default: all that have a name here)")
-    parser.add_argument('--batches', nargs='+', type=int, metavar='N',
-                        help='images in a batch, a run for each (default: as the paper, 1, and on a GPU 32 as well)')
-    parser.add_argument('--runs', type=int, default=20,
-                        help='timed runs; on a CPU a fifth of it for batches of more than one image (default: 20)')
-    add_dtype_option(parser, 'type of weights and images (default: float32)')
-    parser.add_argument('--deploy', action='store_true', help='FasterNet in its inference form; the others as they are')
-    add_graphs_option(parser, 'each network by a CUDA graph, without the launches of its kernels')
-    add_benchmark_options(parser)
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    with one_line_errors():
-        import torch
-
-        from mmfasternet.benchmark.harness.suite import replayed, run_suite
-        from mmfasternet.benchmark.subjects.classifiers import classifier_entry, classifier_report, find_networks
-        device = set_up_device(args)
-        networks = find_networks(args.networks)
-        records = {}
-        for batch in args.batches or ([1] if device.type == 'cpu' else [1, 32]):
-            entries = [classifier_entry(network, device, batch, getattr(torch, args.dtype), args.deploy)
-                       for network in networks]
-            if args.cuda_graphs:
-                entries = [replayed(entry) for entry in entries]
-            runs = max(args.runs // 5, 1) if batch > 1 and device.type == 'cpu' else args.runs
-            out = Path(args.out) / f'batch-{batch}' if args.out else None
-            records[batch] = run_suite(entries, device, runs, out=out)
-        report = classifier_report(networks, records)
-        report.print()
-        if args.out:
-            report.write(args.out)
-
+from mmfasternet.cli.commands.benchmark_classifier import main
 
 if __name__ == '__main__':
     main()

@@ -1,62 +1,6 @@
 """Time the inference forms of FasterNet's backbones and of detectors, and the published ones, side by side."""
 
-from pathlib import Path
-
-from mmfasternet.cli.options import (
-    DTYPES,
-    add_benchmark_options,
-    add_trust_option,
-    make_parser,
-    one_line_errors,
-    set_up_device,
-    trusting,
-)
-
-
-def parse_args():
-    parser = make_parser(__doc__, 'python tools/benchmark_forms.py configs/fasternet_t0_in1k.py --threads 1')
-    parser.add_argument('configs', nargs='+', metavar='CONFIG',
-                        help='configs of classifiers, whose backbone is timed, or of detectors, timed end-to-end')
-    parser.add_argument('--checkpoint', help='weights of the one config given (default: random weights, by which a '
-                        'two-stage detector finds objects)')
-    image = parser.add_mutually_exclusive_group()
-    image.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'),
-                       help='image size in pixels (default: 224 224 for a classifier, 800 1280 for a detector)')
-    image.add_argument('--images', metavar='DIR', help='the first four images here, for detectors')
-    parser.add_argument('--batch', type=int, default=1, help='images in a batch, for backbones (default: 1)')
-    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['float32', 'bfloat16'],
-                        help='types to compute in (default: float32 bfloat16)')
-    parser.add_argument('--no-compile', action='store_true', help='without torch.compile, which takes minutes')
-    parser.add_argument('--rounds', type=int, help='rounds of the interleaved run (default: 20 for backbones, 5)')
-    add_benchmark_options(parser)
-    add_trust_option(parser)
-    args = parser.parse_args()
-    if args.checkpoint and len(args.configs) > 1:
-        parser.error('--checkpoint goes with one config')
-    if len({Path(config).stem for config in args.configs}) < len(args.configs):
-        parser.error('configs must differ in the names of their files, by which records are kept')
-    return args
-
-
-def main():
-    args = parse_args()
-    with one_line_errors(), trusting(args):
-        import torch
-
-        from mmfasternet.benchmark.subjects.forms import form_report, measure_forms
-        from mmfasternet.engine.config import load_config
-        device = set_up_device(args)
-        dtypes = [getattr(torch, dtype) for dtype in args.dtypes]
-        for config in args.configs:
-            name = Path(config).stem
-            out = Path(args.out) / name if args.out else None
-            report = form_report(measure_forms(
-                load_config(config), name, device, args.checkpoint, args.size, args.images, args.batch, dtypes,
-                not args.no_compile, args.rounds, out))
-            report.print()
-            if out:
-                report.write(out)
-
+from mmfasternet.cli.commands.benchmark_forms import main
 
 if __name__ == '__main__':
     main()

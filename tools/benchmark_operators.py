@@ -1,51 +1,6 @@
 """Measure convolutions by themselves (Table 1 of the paper, a roofline) and forms of partial convolution (Table 9)."""
 
-from pathlib import Path
-
-from mmfasternet.cli.options import (
-    add_benchmark_options,
-    add_dtype_option,
-    add_graphs_option,
-    make_parser,
-    one_line_errors,
-    set_up_device,
-)
-
-
-def parse_args():
-    parser = make_parser(__doc__, 'python tools/benchmark_operators.py --threads 1')
-    parser.add_argument('--table', choices=['1', '9'], help='only this one (default: both)')
-    parser.add_argument('--batch', type=int, help='images in a batch (default: as the paper, 1, and 32 on a GPU)')
-    parser.add_argument('--runs', type=int, default=50, help='timed runs (default: 50)')
-    add_dtype_option(parser, 'type of weights and maps (default: float32)')
-    parser.add_argument('--channels-last', action='store_true', help='maps of Table 1 in channels-last format')
-    add_graphs_option(parser, 'each entry by a CUDA graph, without the launches of its kernels')
-    add_benchmark_options(parser)
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    with one_line_errors():
-        import torch
-
-        from mmfasternet.benchmark.harness.suite import replayed, run_suite
-        from mmfasternet.benchmark.subjects.operators import operator_entries, operator_report
-        from mmfasternet.benchmark.subjects.partial_conv import partial_conv_entries, partial_conv_report
-        device, dtype = set_up_device(args), getattr(torch, args.dtype)
-        batch = (1 if device.type == 'cpu' else 32) if args.batch is None else args.batch
-        memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
-        suites = {'1': (lambda: operator_entries(device, batch, dtype, memory_format), operator_report),
-                  '9': (lambda: partial_conv_entries(device, batch, dtype), partial_conv_report)}
-        for table in args.table or suites:
-            make_entries, make_report = suites[table]
-            out = Path(args.out) / f'table-{table}' if args.out else None
-            entries = [replayed(entry) if args.cuda_graphs else entry for entry in make_entries()]
-            report = make_report(run_suite(entries, device, args.runs, out=out))
-            report.print()
-            if out:
-                report.write(out)
-
+from mmfasternet.cli.commands.benchmark_operators import main
 
 if __name__ == '__main__':
     main()

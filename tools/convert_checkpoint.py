@@ -1,44 +1,6 @@
-"""Convert weights of FasterNet between the authors' layout, timm's and ours.
+"""Convert weights of FasterNet between the authors' layout, timm's and ours."""
 
-It is not needed for training, testing or prediction: they take all of them as they are.
-"""
-
-import sys
-
-from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
-
-_TARGETS = {
-    'mmfasternet': 'a classifier or detector of this package',
-    'official': "the authors' names (MMDetection 2.x for a detector)",
-    'timm': "timm's, for classifiers and backbones without output norms",
-    'backbone': 'the bare backbone of this package, without its heads',
-}
-
-
-def parse_args():
-    parser = make_parser(__doc__, 'python tools/convert_checkpoint.py model.safetensors fasternet_t0.pth')
-    parser.add_argument('input', help='checkpoint file or URL')
-    parser.add_argument('output', help='file to write: .pth or .safetensors')
-    parser.add_argument('--to', choices=list(_TARGETS), default='mmfasternet',
-                        help='; '.join(': '.join(item) for item in _TARGETS.items()) + ' (default: mmfasternet)')
-    add_trust_option(parser)
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    with one_line_errors(), trusting(args):
-        from mmfasternet.checkpoints import convert_checkpoint
-        from mmfasternet.models import FasterNet
-        kind, new_kind = convert_checkpoint(args.input, args.output, args.to)
-        classes = 'unknown number of classes' if kind.num_classes is None else f'{kind.num_classes} classes'
-        variant = kind.variant(FasterNet.arch_settings)
-        if variant not in {f'FasterNet-{arch.upper()}' for arch in FasterNet.arch_settings}:
-            print(f'warning: {args.input} holds {variant}, none of the variants. Is it complete?', file=sys.stderr)
-        what = f'{variant}, {kind.layout} {kind.model}'
-        print(f'{what}{"" if kind.model == "backbone" else ", " + classes} -> {new_kind.layout} {new_kind.model}: '
-              f'{args.output}')
-
+from mmfasternet.cli.commands.convert import main
 
 if __name__ == '__main__':
     main()

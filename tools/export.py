@@ -1,49 +1,6 @@
 """Export a classifier, a backbone or a detector to ONNX or OpenVINO, and check the files against PyTorch."""
 
-from pathlib import Path
-
-from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
-
-
-def parse_args():
-    parser = make_parser(
-        __doc__, 'python tools/export.py configs/mask_rcnn_fasternet_t0_shapes.py '
-        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth --format openvino --parts')
-    parser.add_argument('config', help='config file of a classifier or a detector')
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
-    parser.add_argument('--format', choices=['onnx', 'openvino'], default='onnx', help='(default: onnx)')
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument('--parts', action='store_true',
-                      help='of a two-stage detector also the box and the mask head, for test.py and '
-                      'benchmark_detector.py (default: backbone, neck and RPN head)')
-    what.add_argument('--end-to-end', '--whole', action='store_true',
-                      help='a Faster or Mask R-CNN as one ONNX file, from image to boxes, scores, labels and masks')
-    what.add_argument('--backbone', action='store_true', help='the backbone alone')
-    parser.add_argument('--out', metavar='DIR', help='new folder for the files (default: work_dirs/CONFIG/FORMAT)')
-    parser.add_argument('--images', metavar='DIR', help='images to check on beside random ones, as the config resizes '
-                        'them (default: the first four of its test data, if they are there)')
-    parser.add_argument('--tolerance', type=float, default=1e-4,
-                        help='largest difference to PyTorch over the largest output that is accepted (default: 1e-4)')
-    add_trust_option(parser)
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    with one_line_errors(), trusting(args):
-        from mmfasternet.deploy.export.exporting import export_model
-        from mmfasternet.engine.building import build_model, real_images
-        from mmfasternet.engine.config import load_config
-        cfg = load_config(args.config)
-        model = build_model(cfg, args.checkpoint)
-        reports = export_model(
-            model.backbone if args.backbone else model, args.out or str(Path(cfg.work_dir) / args.format), args.format,
-            args.parts, args.end_to_end, real_images(cfg, model, args.images), args.tolerance, cfg.model)
-        for report in reports:
-            print(f'{report.file}: {report.bytes / 1e6:.2f} MB, {report.bytes / report.weight_bytes:.1%} of the '
-                  f'weights; largest difference to PyTorch {report.difference:.1e}, {report.relative:.1e} of the '
-                  f'largest output, on {report.checked} inputs')
-
+from mmfasternet.cli.commands.export import main
 
 if __name__ == '__main__':
     main()

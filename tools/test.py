@@ -1,45 +1,6 @@
 """Evaluate a checkpoint: box and mask AP of a detector, top-1 and top-5 of a classifier."""
 
-from mmfasternet.cli.options import (
-    add_deploy_options,
-    add_run_options,
-    make_parser,
-    one_line_errors,
-    set_local_rank,
-    trusting,
-)
-
-
-def parse_args():
-    parser = make_parser(
-        __doc__, 'python tools/test.py configs/mask_rcnn_fasternet_t0_shapes.py '
-        'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file or URL, or a folder that tools/export.py made')
-    add_run_options(parser)
-    parser.add_argument('--out', metavar='FILE.pkl', help='write the raw predictions to this pickle file')
-    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions beside the truth into this folder')
-    parser.add_argument('--tta', action='store_true', help='average over an image and its mirror image')
-    add_deploy_options(parser)
-    args = parser.parse_args()
-    set_local_rank(args)
-    return args
-
-
-def main():
-    args = parse_args()
-    with one_line_errors(), trusting(args):
-        from mmfasternet.cli.metrics import print_metrics
-        from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.deploying import DeployOptions
-        from mmfasternet.engine.preparing import TestOptions
-        from mmfasternet.engine.processes import is_first_process
-        from mmfasternet.engine.train_test import test
-        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-        metrics = test(cfg, TestOptions(args.checkpoint, args.out, args.show_dir, args.tta, DeployOptions.of(args)))
-        if is_first_process():
-            print_metrics(metrics)
-
+from mmfasternet.cli.commands.test import main
 
 if __name__ == '__main__':
     main()

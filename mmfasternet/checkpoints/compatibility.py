@@ -60,7 +60,7 @@ def check_start(model: nn.Module, content: Content, path: str) -> None:
     _raise_for(path, problem)
 
 
-def check_pretrained(backbone: FasterNet, content: Content, path: str) -> Dict[str, Tensor]:
+def check_pretrained(backbone: FasterNet, content: Content, path: str, prefix: str = '') -> Dict[str, Tensor]:
     """Check that a checkpoint holds the weights of a backbone; only its output norms may be missing.
 
     Args:
@@ -69,6 +69,8 @@ def check_pretrained(backbone: FasterNet, content: Content, path: str) -> Dict[s
             :func:`~mmfasternet.checkpoints.load_for_mmengine` gives, for a
             classifier, a detector or a backbone in any layout.
         path: Path or URL of the checkpoint, for the message.
+        prefix: What the keys of the backbone begin with, for one that is not
+            behind ``backbone.``. Defaults to ``''``: it is found by its keys.
 
     Returns:
         The weights by the backbone's own names, those that it has.
@@ -77,6 +79,7 @@ def check_pretrained(backbone: FasterNet, content: Content, path: str) -> Dict[s
         CheckpointError: If not; the message names the file and the keys.
     """
     weights = weights_of(dict(content), path)
+    weights = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)} or weights
     kind = recognize(weights)
     try:
         # Ours are compared with the backbone itself, which may have more than the variants.

@@ -14,16 +14,18 @@ class PretrainedFasterNet:
 
     Args:
         checkpoint: Path or URL.
+        prefix: As for :func:`load_pretrained_backbone`. Defaults to ``''``.
     """
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str, prefix: str = '') -> None:
         self.checkpoint = checkpoint
+        self.prefix = prefix
 
     def __call__(self, module: FasterNet) -> None:
-        load_pretrained_backbone(module, str(self.checkpoint))
+        load_pretrained_backbone(module, str(self.checkpoint), self.prefix)
 
 
-def load_pretrained_backbone(backbone: FasterNet, checkpoint: str) -> None:
+def load_pretrained_backbone(backbone: FasterNet, checkpoint: str, prefix: str = '') -> None:
     """Load ImageNet weights into a backbone; only its output norms may be missing from them.
 
     Args:
@@ -31,11 +33,13 @@ def load_pretrained_backbone(backbone: FasterNet, checkpoint: str) -> None:
             are not loaded.
         checkpoint: Path or URL of a classifier, a detector or a backbone of
             FasterNet, in any layout.
+        prefix: What the keys of the backbone begin with, for one that is not
+            behind ``backbone.``. Defaults to ``''``: it is found by its keys.
 
     Raises:
         CheckpointError: If the file can't be had or does not fit; the message
             names the file and lists what does not match.
     """
-    weights = check_pretrained(backbone, read_once(checkpoint), checkpoint)
+    weights = check_pretrained(backbone, read_once(checkpoint), checkpoint, prefix)
     backbone.load_state_dict(weights, strict=False)
     print_log(f'backbone weights loaded from {checkpoint}', logger='current')

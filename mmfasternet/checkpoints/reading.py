@@ -124,7 +124,8 @@ def _read_pickle(path: Path, map_location: Any) -> Any:
         if not is_trusting():
             raise CheckpointError(f"checkpoint '{path}' {problem}, and was not loaded. Use a file from a source that "
                                   f'you trust, or, if you do trust this one with all that you may do here, '
-                                  f'--trust-checkpoint') from None
+                                  f'--trust-checkpoint (in Python: mmfasternet.checkpoints.trust_checkpoints)'
+                                  ) from None
     try:
         return torch.load(path, map_location=map_location, weights_only=False)
     except Exception as error:

@@ -1,8 +1,9 @@
-"""What the scripts in ``tools/`` share: options and one-line errors."""
+"""What the commands share: options and one-line errors."""
 
 import argparse
 import errno
 import os
+import re
 import sys
 import warnings
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, ContextManager, Iterator, Optional
 
 from mmengine.config import DictAction
 
+from mmfasternet.calling import called_as
 from mmfasternet.errors import UserError
 from mmfasternet.installed import missing
 
@@ -31,10 +33,20 @@ class _ConfigOptions(DictAction):
                 getattr(namespace, self.dest)[key] = value.strip('\'"')
 
 
-def make_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser whose ``--help`` ends with an example that runs."""
-    return argparse.ArgumentParser(
-        description=description, epilog=f'example: {example}', formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str, command: str, example: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` ends with an example that runs, as the user calls the command.
+
+    Args:
+        description: What the command does.
+        command: Its name, such as ``'train'``.
+        example: Its arguments. Without a script there is no folder of configs
+            either, and these are called by their names.
+    """
+    called = called_as(command)
+    if called.endswith(f'mmfasternet {command}'):
+        example = re.sub(r'\bconfigs/(\w+)\.py', r'\1', example)
+    return argparse.ArgumentParser(called, description=description, epilog=f'example: {called} {example}',
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ _COCO_TREE = 'COCO holds annotations/instances_{train,val}2017.json, train2017/*
 _IMAGENET_TREE = 'ImageNet holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, with 1000 folders such as n01440764'
 _REMEDIES = {
     'data/coco': f'{_COCO_TREE}: put it into data/coco/, set MMDET_DATASETS to its folder',
-    'data/shapes': 'Make it with python tools/make_shapes_coco.py data/shapes',
+    'data/shapes': 'Make it with mmfasternet make-shapes data/shapes',
 }
 _HEADS = ('bbox_head', 'mask_head')  # and the head of a classifier
 

@@ -53,12 +53,13 @@ def check_checkpoints(cfg: Config, model: nn.Module, trains: bool) -> None:
         return
     for module in model.modules():
         if isinstance(module, FasterNet):
-            for pretrained in _pretrained(module.init_cfg):
+            for node in _pretrained(module.init_cfg):
+                path = node['checkpoint']
                 # As it is in the file: a classifier's head may be any.
-                check_pretrained(module, read_ahead(pretrained, converted=False), pretrained)
-    for pretrained in _pretrained(cfg.model):
-        if is_local(pretrained):
-            read_ahead(pretrained, converted=False)
+                check_pretrained(module, read_ahead(path, converted=False), path, node.get('prefix', ''))
+    for node in _pretrained(cfg.model):
+        if is_local(node['checkpoint']):
+            read_ahead(node['checkpoint'], converted=False)
 
 
 def check_weights(model: nn.Module, content: Dict[str, Any], path: str, starts: bool = False) -> None:
@@ -77,7 +78,7 @@ def check_weights(model: nn.Module, content: Dict[str, Any], path: str, starts: 
     (check_start if starts else check_fits)(model.module if isinstance(model, BaseTTAModel) else model, content, path)
 
 
-def _pretrained(config: Any) -> Sequence[str]:
-    """Paths and URLs of all pre-trained weights in a part of a config."""
-    return [node['checkpoint'] for _, node in walk(config)
+def _pretrained(config: Any) -> Sequence[Dict[str, Any]]:
+    """What names pre-trained weights in a part of a config, by path or URL."""
+    return [node for _, node in walk(config)
             if node.get('type') == 'Pretrained' and node.get('checkpoint')]

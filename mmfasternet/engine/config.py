@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, Registry
 from mmengine.utils import get_object_from_string
 
-import mmfasternet
+from mmfasternet.config_files import config_path
 from mmfasternet.config_tree import walk
 from mmfasternet.errors import UserError
 
@@ -28,7 +28,8 @@ def load_config(path: str,
     """Read a config of MMDetection or MMPretrain.
 
     Args:
-        path: The config file.
+        path: The config file, or the name of one that comes with the package,
+            such as ``'mask_rcnn_fasternet_s_1x_coco'``.
         options: Values that replace the config's, by dotted keys, as
             ``--cfg-options`` gives them. Defaults to None.
         work_dir: Folder for logs and checkpoints. Defaults to None: the
@@ -44,7 +45,7 @@ def load_config(path: str,
         UserError: If there is no such file, or an option does not apply.
     """
     if not Path(path).is_file():
-        raise UserError(f"config '{path}' does not exist. Configs are in configs/")
+        path = _named(path)
     cfg = with_text_types(Config.fromfile(path))
     _update_coco_root(cfg)
     if options:
@@ -57,10 +58,11 @@ def load_config(path: str,
     return cfg
 
 
-def configs_folder() -> Path:
-    """The configs: beside the package where it is a checkout, within it where it was installed."""
-    package = Path(mmfasternet.__file__).parent
-    return next(folder for folder in (package / '.mim' / 'configs', package.parent / 'configs') if folder.is_dir())
+def _named(name: str) -> str:
+    try:
+        return config_path(name)
+    except UserError as error:
+        raise UserError(f"config '{name}' is no file, and {error}") from None
 
 
 def _update_coco_root(cfg: Config) -> None:

@@ -112,7 +112,7 @@ def prepare(cfg: Config, options: Options) -> Config:
         CheckpointError: If a checkpoint to go on from can't be used.
     """
     if 'model' not in cfg:
-        raise UserError(f"config '{cfg.filename}' has no model: it is a part of others, such as those in configs/")
+        raise UserError(f"config '{cfg.filename}' has no model: it is a part of other configs")
     cfg = with_text_types(cfg)
     trains = isinstance(options, TrainOptions)
     steps, parts = (TRAIN_STEPS, TRAIN_PARTS) if trains else (TEST_STEPS, TEST_PARTS)

@@ -20,11 +20,11 @@ def check_launcher(launcher: str) -> None:
         UserError: If not.
     """
     if launcher == 'pytorch' and 'RANK' not in os.environ:
-        raise UserError('--launcher pytorch is for processes that torchrun starts: use tools/dist_train.sh or '
-                        'tools/dist_test.sh')
+        raise UserError('--launcher pytorch is for processes that torchrun starts: torchrun --nproc_per_node=8 -m '
+                        'mmfasternet train ..., as tools/dist_train.sh does')
     if launcher in ('slurm', 'mpi') and not torch.cuda.is_available():
-        raise UserError(f'--launcher {launcher} needs GPUs, and PyTorch sees none here. On CPUs use torchrun and '
-                        f'--launcher pytorch (tools/dist_train.sh)')
+        raise UserError(f'--launcher {launcher} needs GPUs, and PyTorch sees none here. On CPUs torchrun -m '
+                        f'mmfasternet ... --launcher pytorch does')
 
 
 def join_processes(launcher: str) -> None:

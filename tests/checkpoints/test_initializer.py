@@ -143,3 +143,22 @@ def test_other_networks_checkpoints_are_left_as_they_are(tmp_path):
     content = dict(state_dict={'module.conv1.weight': torch.zeros(1)}, meta=dict(CLASSES=('a', )), epoch=3)
     found = load_for_mmengine(saved(content, tmp_path / 'resnet.pth'))
     assert found == content
+
+
+def test_a_prefix_says_where_the_backbone_is(tmp_path, source):
+    other = FasterNet('t0')
+    weights = {f'backbone.{key}': value for key, value in other.state_dict().items()}
+    weights.update({f'image.encoder.{key}': value for key, value in official_backbone(source).items()})
+    path = saved(weights, tmp_path / 'two.pth')
+    target = FasterNet('t0', init_cfg=dict(type='Pretrained', checkpoint=path, prefix='image.encoder.'))
+    target.init_weights()
+    assert torch.equal(target.stages[0].downsample.conv.weight, source.stages[0].downsample.conv.weight)
+    assert not torch.equal(target.stages[0].downsample.conv.weight, other.stages[0].downsample.conv.weight)
+
+
+def test_a_prefix_that_other_backbones_need_does_no_harm(tmp_path, source):
+    """Configs of MMDetection name it for MMPretrain's classifiers; the authors' have none."""
+    path = saved(official_classifier(source), tmp_path / 'bare.pth')
+    target = FasterNet('t0', init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'))
+    target.init_weights()
+    assert torch.equal(target.stages[3].blocks[1].conv2.weight, source.stages[3].blocks[1].conv2.weight)

@@ -67,7 +67,7 @@ def test_missing_coco_names_the_tree_and_the_variable(tmp_path, monkeypatch):
 
 def test_missing_shapes_name_the_script_that_makes_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert_refused(load_config(str(SHAPES_CONFIG)), "'data/shapes/'", 'tools/make_shapes_coco.py')
+    assert_refused(load_config(str(SHAPES_CONFIG)), "'data/shapes/'", 'mmfasternet make-shapes data/shapes')
 
 
 def test_data_sets_that_download_themselves_pass(data):

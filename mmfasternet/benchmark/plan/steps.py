@@ -23,8 +23,9 @@ from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_ent
 from mmfasternet.benchmark.subjects.operators import operator_entries
 from mmfasternet.benchmark.subjects.partial_conv import algorithm_entries, partial_conv_entries
 from mmfasternet.benchmark.subjects.training_steps import training_entry
+from mmfasternet.config_files import configs_folder
 from mmfasternet.deploy.tf32 import set_tf32
-from mmfasternet.engine.config import configs_folder, load_config
+from mmfasternet.engine.config import load_config
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.device import find_device
 from mmfasternet.engine.speedups import SpeedUps, native_amp_types

@@ -98,7 +98,8 @@ def detector_entry(cfg: Config,
             be read; when the entry is built, if its checkpoint can't be used.
     """
     if is_classifier(cfg):
-        raise UserError(f"'{cfg.filename}' is the config of a classifier: tools/benchmark_classifier.py is for these")
+        raise UserError(f"'{cfg.filename}' is the config of a classifier: mmfasternet benchmark classifier is for "
+                        f"these")
     options = deploy or DeployOptions()
     exported = checkpoint if checkpoint is not None and is_export(checkpoint) else None
     form, memory_format = ('deploy', 'NHWC') if options.deploy else ('eager', 'NCHW')

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mmfasternet.benchmark.subjects.timm_networks import PREFIX, build_timm, fold_timm_norms
 from mmfasternet.compat import fake_tensors
-from mmfasternet.engine.config import configs_folder, load_config
+from mmfasternet.config_files import configs_folder
+from mmfasternet.engine.config import load_config
 from mmfasternet.engine.deploying import padded_size
 from mmfasternet.errors import UserError
 from mmfasternet.registry import MODELS

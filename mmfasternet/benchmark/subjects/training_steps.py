@@ -118,7 +118,7 @@ def random_training_batch(size: Tuple[int, int], batch_size: int = 2) -> Batch:
 
 
 def loss_curve(cfg: Config, options: SpeedUps, steps: int, seed: int = 0) -> List[float]:
-    """The loss of each of the first steps of a training as ``tools/train.py`` does it, on the config's own data.
+    """The loss of each of the first steps of a training as ``mmfasternet train`` does it, on the config's own data.
 
     Args:
         cfg: The config.

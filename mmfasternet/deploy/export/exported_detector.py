@@ -52,7 +52,7 @@ class ExportedDetector(BaseModel):
         manifest = Manifest.read(exported)
         if manifest.model not in (None, fingerprint(detector)):
             raise UserError(f"'{exported}' was exported from another model than this config's. Name the config that "
-                            f'was given to tools/export.py, or export again')
+                            f'was given to mmfasternet export, or export again')
         detector = copy.deepcopy(detector)  # some detectors write into their config
         if data_preprocessor is not None:
             detector.setdefault('data_preprocessor', data_preprocessor)

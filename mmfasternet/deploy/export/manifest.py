@@ -67,7 +67,7 @@ class Manifest:
         """
         path = Path(folder) / MANIFEST
         if not path.is_file():
-            raise UserError(f"folder '{folder}' holds no {MANIFEST}: it must be one that tools/export.py made")
+            raise UserError(f"folder '{folder}' holds no {MANIFEST}: it must be one that mmfasternet export made")
         try:
             content = json.loads(path.read_text(encoding='utf-8'))
             manifest = cls(**dict(content, parts=[Part(**part) for part in content['parts']]))

@@ -14,6 +14,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmfasternet.calling import program
 from mmfasternet.compat import built_loops
 from mmfasternet.engine.loops import TrainingStopped
 from mmfasternet.engine.saved_trainings import save_stopped
@@ -92,11 +93,11 @@ def how_to_resume() -> str:
     if 'WORLD_SIZE' in os.environ or 'SLURM_PROCID' in os.environ:
         return 'the same command with --resume'
     arguments: List[str] = []
-    for argument in sys.argv:
+    for argument in sys.argv[1:]:
         is_named_checkpoint = arguments[-1:] == ['--resume'] and not argument.startswith('-')
         if not is_named_checkpoint and not argument.startswith('--resume='):
             arguments.append(argument)
-    return f'python {shlex.join([*(argument for argument in arguments if argument != "--resume"), "--resume"])}'
+    return f'{program()} {shlex.join([*(argument for argument in arguments if argument != "--resume"), "--resume"])}'
 
 
 def _shelter(inner: Optional[Callable[[int], None]], worker: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmfasternet.compat import BatchNorm
 from mmfasternet.errors import ArgumentError
 from mmfasternet.models.layers import FasterNetBlock, PatchConv, build_norm
+from mmfasternet.models.weights.layouts import rename_for
 from mmfasternet.registry import MODELS
 
 Config = Dict[str, Any]
@@ -52,6 +53,9 @@ class FasterNet(BaseModule):
     m      144, 288, 576, 1152  3, 4, 18, 3    ReLU
     l      192, 384, 768, 1536  3, 4, 18, 3    ReLU
     =====  ===================  =============  ==========
+
+    ``load_state_dict``, of it or of a model that it is part of, takes the
+    authors' and timm's names of weights as well as ours.
 
     Args:
         arch: One of the names above, or a dict with ``embed_channels`` (of
@@ -169,6 +173,7 @@ class FasterNet(BaseModule):
             for index in self.out_indices:
                 self.add_module(f'norm{index}', build_norm(norm_cfg, self.stage_channels[index]))
         self._freeze()
+        self.register_load_state_dict_pre_hook(_rename_weights)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Compute the feature maps.
@@ -212,6 +217,40 @@ class FasterNet(BaseModule):
                     module.eval()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Get the group of a parameter for a layer-wise learning-rate decay.
+
+        Group 0 is the patch embedding, then comes one for each block; a
+        merging layer goes with the block behind it, an output norm with the
+        last block of its stage. The last group is what follows the backbone:
+        neck and heads. T0 has 15.
+
+        Args:
+            param_name: Name of a parameter, of the backbone or of the model
+                that it is part of.
+            prefix: What the names of the backbone's parameters begin with in
+                that model. Defaults to ``''``.
+
+        Returns:
+            The group and the number of groups, as the other backbones of
+            MMPretrain give them.
+        """
+        depths = [len(stage.blocks) for stage in self.stages]
+        num_groups = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_groups - 1, num_groups
+        module, *path = param_name[len(prefix):].split('.')
+        if module != 'stages':
+            return sum(depths[:int(module.removeprefix('norm')) + 1]), num_groups
+        stage, part = int(path[0]), path[1]
+        if part == 'downsample':
+            return sum(depths[:stage]) + (stage > 0), num_groups
+        return sum(depths[:stage]) + int(path[2]) + 1, num_groups
+
+    def _checkpoint_filter(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        """What MMPretrain's ``ImageClassifier`` calls before it loads weights."""
+        rename_for('classifier', state_dict, prefix)
+
     def _freeze(self) -> None:
         frozen: List[nn.Module] = []
         if self.frozen_stages >= 0:
@@ -248,3 +287,7 @@ class FasterNet(BaseModule):
         if not arch['depths'] or min(arch['depths']) < 1:
             raise ArgumentError(f'arch: depths must be positive, one for each stage, got {arch["depths"]}')
         return arch
+
+
+def _rename_weights(backbone: nn.Module, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+    rename_for('backbone', state_dict, prefix)

@@ -158,6 +158,37 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True)
     return _rename(ours, new_names, kind, to, sources=dict(zip(ours, state_dict)))
 
 
+def rename_for(part: str, state_dict: Dict[str, Any], prefix: str = '') -> None:
+    """Give weights the names of the module that loads them, in place.
+
+    What has no place in it keeps its name, so that the loader lists it.
+
+    Args:
+        part: ``'classifier'`` or ``'backbone'``: what loads them.
+        state_dict: The weights, in any of the layouts, of a classifier, a
+            detector or a backbone; others are left as they are.
+        prefix: What stands before the names of the module's own weights.
+            Defaults to ``''``.
+    """
+    weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    kind, inner = recognize(weights), _prefix(weights)
+    if kind is None or inner and part == 'classifier':  # the backbone renames its own
+        return
+    names: Names = {theirs: ours for ours, theirs in _names(kind, kind.layout, inner)}
+    own = PREFIX if part == 'backbone' else ''
+    found = {key: _new_name(key, names) for key in weights}
+    new_names = {key: name[len(own):] for key, name in found.items() if name and name.startswith(own)}
+    kept = weights.keys() - new_names.keys()  # both names of a weight may be there
+
+    def renamed(key: str) -> str:
+        name = new_names.get(key[len(prefix):]) if key.startswith(prefix) else None
+        return key if name is None or name in kept else prefix + name
+
+    items = [(renamed(key), value) for key, value in state_dict.items()]
+    state_dict.clear()
+    state_dict.update(items)
+
+
 def _prefix(state_dict: StateDict) -> str:
     return PREFIX if any(key.startswith(PREFIX) for key in state_dict) else ''
 

@@ -11,5 +11,7 @@ def test_the_command_to_go_on_with(monkeypatch, given):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(sys, 'argv', ['tools/train.py', 'my config.py', *given, '--amp'])
     assert how_to_resume() == "python tools/train.py 'my config.py' --amp --resume"
+    monkeypatch.setattr(sys, 'argv', ['/usr/bin/mmfasternet', 'train', 'my config.py', *given, '--amp'])
+    assert how_to_resume() == "mmfasternet train 'my config.py' --amp --resume"
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert how_to_resume() == 'the same command with --resume'

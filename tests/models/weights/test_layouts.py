@@ -5,6 +5,7 @@ import torch
 from mmfasternet.checkpoints import convert, recognize
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models import FasterNet
+from mmfasternet.models.weights.layouts import rename_for
 from tests.official import official_backbone, official_classifier
 
 ARCHS = list(FasterNet.arch_settings)
@@ -222,3 +223,32 @@ def test_a_classifier_without_its_head_still_gives_a_backbone(backbone):
     with pytest.raises(CheckpointError, match=r'lacks classifier\.weight'):
         convert(theirs)
     backbone.load_state_dict(convert(theirs, 'backbone'), strict=True)
+
+
+def test_renaming_in_place_keeps_the_order_and_all_else(backbone):
+    weights = {f'a.{key}': value for key, value in official_classifier(backbone).items()}
+    weights = {'b.patch_embed.proj.weight': torch.zeros(1), **weights, 'a.b': torch.zeros(2)}
+    values, own = list(weights.values()), backbone.state_dict()
+    rename_for('backbone', weights, 'a.')
+    assert all(a is b for a, b in zip(weights.values(), values, strict=True))
+    assert {key for key in weights if key.removeprefix('a.') not in own} == {
+        'b.patch_embed.proj.weight', 'a.b', 'a.avgpool_pre_head.1.weight', 'a.head.weight', 'a.head.bias'}
+    assert all(torch.equal(weights[f'a.{key}'], value) for key, value in own.items())
+
+
+def test_renaming_does_not_overwrite_what_has_the_name_already(backbone):
+    weights = official_backbone(backbone)
+    weights['stages.0.blocks.0.conv1.weight'] = torch.zeros(1)
+    rename_for('backbone', weights)
+    assert weights['stages.0.blocks.0.conv1.weight'].shape == (1, ) and 'stages.0.blocks.0.mlp.0.weight' in weights
+    assert 'stages.0.blocks.0.conv2.weight' in weights
+
+
+@pytest.mark.parametrize('part', ['classifier', 'backbone'])
+def test_renaming_leaves_ours_and_other_networks_as_they_are(backbone, part):
+    ours = convert(official_classifier(backbone))
+    for weights in (ours, timm.create_model('convnext_atto').state_dict(), dict(a=torch.zeros(1), b=None), {}):
+        renamed = dict(weights)
+        rename_for(part, renamed)
+        kept = [key.removeprefix('backbone.') if part == 'backbone' and weights is ours else key for key in weights]
+        assert list(renamed) == kept

@@ -1,0 +1,24 @@
+"""Make a checkpoint ready to publish: without the state of its training, and with the hash of the file in its name."""
+
+import argparse
+from typing import Optional, Sequence
+
+from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
+
+
+def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = make_parser(
+        __doc__, 'publish', 'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth '
+        'mask_rcnn_fasternet_t0_shapes.pth')
+    parser.add_argument('input', help='checkpoint file or URL')
+    parser.add_argument('output', help='name of the new file, to which the hash is added: NAME-1a2b3c4d.pth')
+    add_trust_option(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
+    with one_line_errors(), trusting(args):
+        from mmfasternet.checkpoints import publish_checkpoint
+        path = publish_checkpoint(args.input, args.output)
+        print(f'{path} ({path.stat().st_size / 1e6:.1f} MB)')

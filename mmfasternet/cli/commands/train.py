@@ -1,0 +1,47 @@
+"""Train a detector or a classifier by a config."""
+
+import argparse
+import sys
+from typing import Optional, Sequence
+
+from mmfasternet.cli.options import add_run_options, make_parser, one_line_errors, set_local_rank, trusting
+
+AMP_TYPES = ('auto', 'float16', 'bfloat16')
+
+
+def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = make_parser(__doc__, 'train', 'configs/mask_rcnn_fasternet_t0_shapes.py')
+    parser.add_argument('config', help='config file')
+    add_run_options(parser)
+    parser.add_argument('--amp', nargs='?', choices=AMP_TYPES,
+                        help='automatic mixed precision (needs a GPU), in this type (auto, or none named: bfloat16 '
+                        'where the GPU computes in it, else float16)')
+    parser.add_argument('--channels-last', action='store_true', help='weights and maps in channels-last format')
+    parser.add_argument('--compile', action='store_true',
+                        help='compile backbone and neck by torch.compile; implies --channels-last')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate by the actual batch size over the one the config is meant for')
+    parser.add_argument('--deterministic', action='store_true',
+                        help='deterministic operators, and the seed 0 unless the config sets another')
+    parser.add_argument('--skip-nan', action='store_true',
+                        help='skip batches whose loss is NaN or infinite, up to ten in a row, instead of stopping')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help="continue from this checkpoint, or from the work folder's newest complete one")
+    # argparse would take what follows for its type, be it the config.
+    words = list(sys.argv[1:] if argv is None else argv)
+    given = [f'{word}=auto' if word == '--amp' and following not in AMP_TYPES else word
+             for word, following in zip(words, [*words[1:], ''])]
+    args = parser.parse_args(given)
+    set_local_rank(args)
+    return args
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
+    with one_line_errors(), trusting(args):
+        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.preparing import TrainOptions
+        from mmfasternet.engine.speedups import SpeedUps
+        from mmfasternet.engine.train_test import train
+        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+        train(cfg, TrainOptions(args.resume, args.auto_scale_lr, args.deterministic, args.skip_nan, SpeedUps.of(args)))

@@ -1,0 +1,56 @@
+"""The configs that come with the package, by their names."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Dict, List
+
+from mmfasternet.errors import UserError
+
+
+def configs_folder() -> Path:
+    """The configs: within the package where it was installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    return next(folder for folder in (package / '.mim' / 'configs', package.parent / 'configs') if folder.is_dir())
+
+
+def config_names() -> List[str]:
+    """Names of all configs, such as ``'mask_rcnn_fasternet_s_1x_coco'``, with their folder if they have one."""
+    folder = configs_folder()
+    paths = (path.relative_to(folder).with_suffix('') for path in folder.rglob('*.py'))
+    return sorted(str(path) for path in paths if path.parts[0] != '_base_')
+
+
+def config_path(name: str) -> str:
+    """Path of a config by its name.
+
+    Args:
+        name: Such as ``'mask_rcnn_fasternet_s_1x_coco'``, with or without
+            ``.py``.
+
+    Raises:
+        UserError: If there is none of this name; the message has the most
+            similar ones.
+
+    Example:
+        A config of your own, in any folder::
+
+            _base_ = __import__('mmfasternet').config_path('mask_rcnn_fasternet_s_1x_coco')
+    """
+    stem, names = name.removesuffix('.py'), config_names()
+    if stem not in names:
+        near = [known for known in names if known.startswith(stem)] or difflib.get_close_matches(stem, names, 3, 0.6)
+        raise UserError(f"no config is named '{name}'. " + (f'Similar ones: {", ".join(near[:3])}' if near else
+                                                           f'All are in {configs_folder()}'))
+    return str(configs_folder() / f'{stem}.py')
+
+
+def config_entries(file: str) -> Dict[str, Any]:
+    """What a config holds, for the module of ``mmfasternet.configs`` that stands for it.
+
+    Args:
+        file: The module's file; its name has ``_`` for ``-``.
+    """
+    from mmengine.config import Config
+    module = Path(file).stem
+    cfg = Config.fromfile(config_path(next(name for name in config_names() if name.replace('-', '_') == module)))
+    return {key: cfg[key] for key in cfg}
