@@ -18,9 +18,9 @@ check_releases(
     optional=dict(mmdet=('3.3', '4')))
 
 from . import registry  # noqa: E402, F401, which gives the scope to MMEngine
-from .model_names import add_model_names  # noqa: E402
+from .names import add_names  # noqa: E402
 
-add_model_names()
+add_names()
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ Each was looked up in PyTorch 2.6 and 2.11, MMEngine 0.10.7 and 0.10.12, MMDetec
 here only where no public one does the same.
 """
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -161,7 +162,8 @@ def list_models_also(package: str, models: Callable[[], Iterator[Dict[str, Any]]
 
     def listed_with_more(dir: str) -> Iterator[Dict[str, Any]]:
         yield from listed(dir)
-        if dir == BaseInferencer._get_repo_or_mim_dir(package):
+        # Where it can't be imported, inferencers of other packages go on; it is when its own folder is asked for.
+        if package in sys.modules and dir == BaseInferencer._get_repo_or_mim_dir(package):
             yield from models()
 
     BaseInferencer._get_models_from_metafile = staticmethod(listed_with_more)

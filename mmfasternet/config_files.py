@@ -8,9 +8,16 @@ from mmfasternet.errors import UserError
 
 
 def configs_folder() -> Path:
-    """The configs: within the package where it was installed, beside it in a checkout."""
+    """The configs: within the package where it was installed, beside it in a checkout.
+
+    Raises:
+        UserError: If they are in neither place.
+    """
     package = Path(__file__).parent
-    return next(folder for folder in (package / '.mim' / 'configs', package.parent / 'configs') if folder.is_dir())
+    for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"the configs are missing in '{package}': install mmfasternet again")
 
 
 def config_names() -> List[str]:
@@ -25,7 +32,7 @@ def config_path(name: str) -> str:
 
     Args:
         name: Such as ``'mask_rcnn_fasternet_s_1x_coco'``, with or without
-            ``.py``.
+            ``.py``, and with ``_`` or ``-``.
 
     Raises:
         UserError: If there is none of this name; the message has the most
@@ -36,12 +43,13 @@ def config_path(name: str) -> str:
 
             _base_ = __import__('mmfasternet').config_path('mask_rcnn_fasternet_s_1x_coco')
     """
-    stem, names = name.removesuffix('.py'), config_names()
-    if stem not in names:
+    stem, names = str(name).removesuffix('.py').removeprefix('configs/'), config_names()
+    found = next((known for known in names if known.replace('-', '_') == stem.replace('-', '_')), None)
+    if found is None:
         near = [known for known in names if known.startswith(stem)] or difflib.get_close_matches(stem, names, 3, 0.6)
         raise UserError(f"no config is named '{name}'. " + (f'Similar ones: {", ".join(near[:3])}' if near else
                                                            f'All are in {configs_folder()}'))
-    return str(configs_folder() / f'{stem}.py')
+    return str(configs_folder() / f'{found}.py')
 
 
 def config_entries(file: str) -> Dict[str, Any]:
@@ -51,6 +59,5 @@ def config_entries(file: str) -> Dict[str, Any]:
         file: The module's file; its name has ``_`` for ``-``.
     """
     from mmengine.config import Config
-    module = Path(file).stem
-    cfg = Config.fromfile(config_path(next(name for name in config_names() if name.replace('-', '_') == module)))
+    cfg = Config.fromfile(config_path(Path(file).stem))
     return {key: cfg[key] for key in cfg}

@@ -27,6 +27,8 @@ _DISTRIBUTIONS = {
     'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
+# The first release of an original one that the others refuse: MMDetection 3.3.0 does.
+_ORIGINAL_BEYOND = {'mmcv': '2.2'}
 _VERSION = re.compile(r"""^__version__\s*=\s*['"]([^'"]+)['"]""", re.MULTILINE)
 # Against the torch that is there: pip would hide it from the build, or take a wheel that was made beside another.
 _COMPILE = 'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall'
@@ -62,7 +64,8 @@ def check_releases(required: Mapping[str, Tuple[str, str]], optional: Mapping[st
         else:
             faults.append(f'{package} {version} is installed')
         needs.append(f'{package}>={lowest},<{beyond}')
-        wanted[package] = f'"{name or _names(package)[0]}>={lowest},<{beyond}"'
+        name = name or _to_install(package)
+        wanted[package] = f'"{name}>={lowest},<{_ORIGINAL_BEYOND.get(name, beyond)}"'
     if not faults:
         return
     line = f'{", ".join(faults)}, but mmfasternet {__version__} needs {", ".join(needs)}: {_commands(wanted)}'
@@ -95,6 +98,14 @@ def _numbers(version: Optional[str]) -> Tuple[int, ...]:
 
 def _names(package: str) -> Tuple[str, ...]:
     return _DISTRIBUTIONS.get(package, (package,))
+
+
+def _to_install(package: str) -> str:
+    """What a package is distributed by in OpenMMLab's maintained releases, or in the original ones if these are there.
+    """
+    names = _names(package)
+    originals = [other for other in _DISTRIBUTIONS if other != package and _installed(other)[0] in _names(other)[1:]]
+    return names[1] if originals and len(names) > 1 else names[0]
 
 
 def _installed(package: str) -> Tuple[Optional[str], Optional[str]]:
@@ -147,7 +158,5 @@ def missing(error: ImportError) -> str:
         release = '.'.join(map(str, _numbers(_installed('torch')[1])))
         return f'torchvision is not installed: pip install torchvision torch=={release} brings it'
     if name in ('mmdet', 'mmpretrain'):
-        maintained, original = _names(name)
-        package = original if _installed('mmcv')[0] == 'mmcv' else maintained  # of those that are there
-        return f'{name} is not installed: pip install {package} brings it'
+        return f'{name} is not installed: pip install {_to_install(name)} brings it'
     return ''

@@ -5,7 +5,6 @@ Configs name what is registered here with the scope, for example
 other OpenMMLab package.
 """
 
-from contextlib import suppress
 from importlib import import_module
 from typing import Any, Dict, Optional
 
@@ -81,20 +80,3 @@ WEIGHT_INITIALIZERS = Registry(
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor', parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, scope='mmfasternet',
     locations=['mmfasternet.engine.layer_decay'])
-
-
-def register_hub_names() -> None:
-    """Have MMEngine's loaders, and so those of all OpenMMLab packages, read checkpoints by their names on the Hub.
-
-    It imports ``mmengine.runner``, which takes a while, unless mmcv's layers
-    did so.
-    """
-    from mmengine.runner import CheckpointLoader
-    for prefix in ('hf-hub:', 'hf://'):
-        with suppress(KeyError):  # somebody else's loader stays
-            CheckpointLoader.register_scheme(prefix, load_from_hub)
-
-
-def load_from_hub(path: str, map_location: Any = None) -> Dict[str, Any]:
-    """:func:`~mmfasternet.checkpoints.load_for_mmengine`, imported when it is asked for."""
-    return import_module('mmfasternet.checkpoints').load_for_mmengine(path, map_location)

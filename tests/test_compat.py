@@ -296,6 +296,12 @@ def test_more_models_are_listed_with_a_package(monkeypatch):
     assert BaseInferencer.list_models('mmdet') == before[1]
 
 
+def test_other_packages_are_listed_without_the_one_that_gets_more(monkeypatch):
+    monkeypatch.setattr(BaseInferencer, '_get_models_from_metafile', BaseInferencer._get_models_from_metafile)
+    compat.list_models_also('no_such_package', lambda: iter([dict(Name='none_such')]))
+    assert 'none_such' not in BaseInferencer.list_models('mmpretrain')
+
+
 def test_what_a_preprocessor_does():
     plain, other = DetDataPreprocessor(), DetDataPreprocessor(mean=[1.] * 3, std=[2.] * 3, bgr_to_rgb=True)
     assert not compat.normalizes(plain) and not compat.swaps_channels(plain)

@@ -20,12 +20,14 @@ def test_all_configs_but_those_to_inherit_from_have_a_name():
     assert {'mask_rcnn_fasternet_s_1x_coco', 'comparison/mask_rcnn_resnet50_1x_coco'} <= set(config_names())
 
 
-@pytest.mark.parametrize('name', ['mask_rcnn_fasternet_s_1x_coco', 'mask_rcnn_fasternet_s_1x_coco.py'])
+@pytest.mark.parametrize('name', ['mask_rcnn_fasternet_s_1x_coco', 'mask_rcnn_fasternet_s_1x_coco.py',
+                                  'configs/mask_rcnn_fasternet_s_1x_coco.py', 'mask-rcnn_fasternet-s_1x_coco'])
 def test_a_name_gives_a_path_from_any_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = Path(mmfasternet.config_path(name))
     assert path.is_absolute() and path.resolve() == ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py'
-    cfg = load_config(name, dict(max_epochs=3))
+    assert mmfasternet.config_path(Path(name)) == str(path)
+    cfg = load_config(name)
     assert cfg.model.backbone.arch == 's' and cfg.work_dir == 'work_dirs/mask_rcnn_fasternet_s_1x_coco'
 
 

@@ -199,7 +199,8 @@ for build in (mmpretrain.get_model, ImageClassificationInferencer):
     model = build('fasternet_t0_in1k', pretrained='classifier.pth')
     model = getattr(model, 'model', model)
     found['loaded'].append(model(torch.ones(1, 3, 64, 64)).tolist())
-inferencer = DetInferencer('mask_rcnn_fasternet_t0_1x_coco', device='cpu')
+inferencer = DetInferencer('mask_rcnn_fasternet_t0_1x_coco', 'detector.pth', device='cpu')
+found['bias'] = inferencer.model.state_dict()['backbone.norm1.bias'].tolist()
 found['types'].append(type(inferencer.model).__name__ + type(inferencer.model.backbone).__name__)
 init_default_scope('mmdet')
 for path in ('text.py', 'pure.py'):
@@ -231,6 +232,10 @@ def test_names_resolve_from_a_wheel_and_another_folder(wheel_python, tmp_path, t
     (tmp_path / 'text.py').write_text(TEXT)
     (tmp_path / 'pure.py').write_text(PURE)
     torch.save(timms.state_dict(), tmp_path / 'classifier.pth')
+    cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_fasternet_t0_1x_coco.py')
+    detector = build(cfg.model)
+    randomize_norms(detector)
+    torch.save(dict(state_dict=official_detector(detector)), tmp_path / 'detector.pth')
     done = subprocess.run([wheel_python, '-c', NAMES, first], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -238,7 +243,37 @@ def test_names_resolve_from_a_wheel_and_another_folder(wheel_python, tmp_path, t
     assert found['classifiers'] == sorted(f'fasternet_{size}_in1k' for size in sizes)
     assert {f'mask_rcnn_fasternet_{size}_1x_coco' for size in sizes} <= set(found['detectors'])
     assert found['types'] == ['MaskRCNNFasterNet', 'MaskRCNN12', 'MaskRCNN12']
+    assert torch.equal(torch.tensor(found['bias']), detector.backbone.norm1.bias)
     with torch.no_grad():
         expected = timms(torch.ones(1, 3, 64, 64))
     for scores in found['loaded']:
         torch.testing.assert_close(torch.tensor(scores), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_names_are_added_once_however_often_the_package_is_loaded():
+    code = """
+import importlib, mmfasternet, mmpretrain
+from mmengine.infer import BaseInferencer
+importlib.reload(mmfasternet)
+print(len(mmpretrain.list_models('fasternet')), len(BaseInferencer.list_models('mmdet', '.*fasternet.*')))
+"""
+    done = subprocess.run([sys.executable, '-c', code], env=environment(PYTHONPATH=str(ROOT)), capture_output=True,
+                          text=True, timeout=300)
+    assert done.stdout.splitlines()[-1:] == ['6 9'], done.stderr
+
+
+@pytest.mark.parametrize('first', ['mmengine.runner', 'mmfasternet'])
+def test_mmengines_loader_knows_names_on_the_hub(first):
+    """Without a network or a cache, it is our line that ends the reading."""
+    code = f"""
+import {first}, mmfasternet
+from mmengine.runner import CheckpointLoader
+for name in ('hf-hub:org/repo', 'hf://org/repo/a.pth'):
+    try:
+        CheckpointLoader.load_checkpoint(name)
+    except Exception as error:
+        print(type(error).__name__, 'HF_HUB_OFFLINE' in str(error))
+"""
+    done = subprocess.run([sys.executable, '-c', code], env=environment(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1'),
+                          capture_output=True, text=True, timeout=300)
+    assert done.stdout.count('CheckpointError True') == 2, done.stderr

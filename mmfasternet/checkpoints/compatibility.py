@@ -1,6 +1,6 @@
 """Whether the content of a checkpoint that was read fits a model."""
 
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Optional
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from mmfasternet.checkpoints.contents import weights_of
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models import FasterNet
 from mmfasternet.models.weights.fitting import misfit
-from mmfasternet.models.weights.layouts import convert, recognize
+from mmfasternet.models.weights.layouts import PREFIX, convert, recognize
 from mmfasternet.models.weights.matching import misfit_of_backbone, misfit_of_model, misfit_of_start, other_variant
 
 Content = Mapping[str, Any]
@@ -60,7 +60,8 @@ def check_start(model: nn.Module, content: Content, path: str) -> None:
     _raise_for(path, problem)
 
 
-def check_pretrained(backbone: FasterNet, content: Content, path: str, prefix: str = '') -> Dict[str, Tensor]:
+def check_pretrained(backbone: FasterNet, content: Content, path: str,
+                     prefix: Optional[str] = None) -> Dict[str, Tensor]:
     """Check that a checkpoint holds the weights of a backbone; only its output norms may be missing.
 
     Args:
@@ -70,7 +71,7 @@ def check_pretrained(backbone: FasterNet, content: Content, path: str, prefix: s
             classifier, a detector or a backbone in any layout.
         path: Path or URL of the checkpoint, for the message.
         prefix: What the keys of the backbone begin with, for one that is not
-            behind ``backbone.``. Defaults to ``''``: it is found by its keys.
+            behind ``backbone.``. Defaults to None: it is found by its keys.
 
     Returns:
         The weights by the backbone's own names, those that it has.
@@ -79,7 +80,11 @@ def check_pretrained(backbone: FasterNet, content: Content, path: str, prefix: s
         CheckpointError: If not; the message names the file and the keys.
     """
     weights = weights_of(dict(content), path)
-    weights = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)} or weights
+    prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix or ''
+    inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
+    if not inside and any(key.startswith(PREFIX) for key in weights):
+        raise CheckpointError(f"checkpoint '{path}' has no weights behind '{prefix}'. Check the prefix")
+    weights = inside or weights  # the authors' and timm's classifiers need no prefix
     kind = recognize(weights)
     try:
         # Ours are compared with the backbone itself, which may have more than the variants.

@@ -7,8 +7,9 @@ from urllib.parse import unquote
 
 from mmengine.logging import print_log
 
-from mmfasternet.errors import CheckpointError
+from mmfasternet.errors import CheckpointError, UserError
 from mmfasternet.installed import require
+from mmfasternet.names import HUB_PREFIXES
 
 #: A repository's weights where no file of it is named, the first that is there: as timm and transformers call them.
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
@@ -20,7 +21,7 @@ _FSSPECS = re.compile(r'hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:pr|
 
 def is_hub_name(path: str) -> bool:
     """Whether it is timm's name of a repository, ``hf-hub:``, or huggingface's of a file, ``hf://``."""
-    return path.startswith(('hf-hub:', 'hf://'))
+    return path.startswith(HUB_PREFIXES)
 
 
 def fetch_from_hub(path: str) -> Path:
@@ -55,6 +56,11 @@ def fetch_from_hub(path: str) -> Path:
 
 def _first_of(path: str, repo: str, files: List[str], revision: Optional[str]) -> Path:
     hub = require('huggingface_hub')
+    try:
+        from huggingface_hub.errors import EntryNotFoundError
+    except ImportError:
+        raise UserError(f"huggingface_hub {hub.__version__} is installed, too old for '{path}': "
+                        'pip install "huggingface_hub>=0.26" brings a newer one') from None
     problem: Optional[Exception] = None
     for name in files:
         try:
@@ -64,7 +70,7 @@ def _first_of(path: str, repo: str, files: List[str], revision: Optional[str]) -
                 cached = hub.hf_hub_download(repo, name, revision=revision)
             if isinstance(cached, str):
                 return Path(cached)  # else it is known that the repository has none
-        except hub.errors.EntryNotFoundError as error:  # without a network, too: another file may be in the cache
+        except EntryNotFoundError as error:  # without a network, too: another file may be in the cache
             problem = problem or error
         except Exception as error:  # also those of its HTTP client, which is another in each of its major releases
             problem = error

@@ -1,5 +1,7 @@
 """Weights of a checkpoint in a backbone, as an initialisation."""
 
+from typing import Any, Optional
+
 from mmengine.logging import print_log
 
 from mmfasternet.checkpoints.compatibility import check_pretrained
@@ -14,18 +16,20 @@ class PretrainedFasterNet:
 
     Args:
         checkpoint: Path or URL.
-        prefix: As for :func:`load_pretrained_backbone`. Defaults to ``''``.
+        prefix, map_location: As for :func:`load_pretrained_backbone`.
     """
 
-    def __init__(self, checkpoint: str, prefix: str = '') -> None:
+    def __init__(self, checkpoint: str, prefix: Optional[str] = None, map_location: Any = 'cpu') -> None:
         self.checkpoint = checkpoint
         self.prefix = prefix
+        self.map_location = map_location
 
     def __call__(self, module: FasterNet) -> None:
-        load_pretrained_backbone(module, str(self.checkpoint), self.prefix)
+        load_pretrained_backbone(module, str(self.checkpoint), self.prefix, self.map_location)
 
 
-def load_pretrained_backbone(backbone: FasterNet, checkpoint: str, prefix: str = '') -> None:
+def load_pretrained_backbone(backbone: FasterNet, checkpoint: str, prefix: Optional[str] = None,
+                             map_location: Any = 'cpu') -> None:
     """Load ImageNet weights into a backbone; only its output norms may be missing from them.
 
     Args:
@@ -34,12 +38,14 @@ def load_pretrained_backbone(backbone: FasterNet, checkpoint: str, prefix: str =
         checkpoint: Path or URL of a classifier, a detector or a backbone of
             FasterNet, in any layout.
         prefix: What the keys of the backbone begin with, for one that is not
-            behind ``backbone.``. Defaults to ``''``: it is found by its keys.
+            behind ``backbone.``. Defaults to None: it is found by its keys.
+        map_location: Where the file's tensors go before they are copied, as
+            ``torch.load`` takes it. Defaults to ``'cpu'``.
 
     Raises:
         CheckpointError: If the file can't be had or does not fit; the message
             names the file and lists what does not match.
     """
-    weights = check_pretrained(backbone, read_once(checkpoint), checkpoint, prefix)
+    weights = check_pretrained(backbone, read_once(checkpoint, map_location), checkpoint, prefix)
     backbone.load_state_dict(weights, strict=False)
     print_log(f'backbone weights loaded from {checkpoint}', logger='current')

@@ -56,7 +56,7 @@ def check_checkpoints(cfg: Config, model: nn.Module, trains: bool) -> None:
             for node in _pretrained(module.init_cfg):
                 path = node['checkpoint']
                 # As it is in the file: a classifier's head may be any.
-                check_pretrained(module, read_ahead(path, converted=False), path, node.get('prefix', ''))
+                check_pretrained(module, read_ahead(path, converted=False), path, node.get('prefix'))
     for node in _pretrained(cfg.model):
         if is_local(node['checkpoint']):
             read_ahead(node['checkpoint'], converted=False)

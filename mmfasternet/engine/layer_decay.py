@@ -49,12 +49,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Add a group for each parameter; MMEngine calls this for the model and, with ``prefix``, for each module.
 
         Raises:
-            ValueError: If the model's backbone does not name its layers'
+            ValueError: If the optimizer has no ``lr``, or the model's backbone does not name its layers'
                 groups by ``get_layer_depth(name, prefix)``.
         """
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:
             return
+        if self.base_lr is None:
+            raise ArgumentError('optim_wrapper.optimizer.lr must be given, since layers have shares of it')
         backbone: Any = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise ArgumentError(f'{type(self).__name__} needs a model whose backbone has get_layer_depth(), as '

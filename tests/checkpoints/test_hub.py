@@ -268,6 +268,12 @@ def test_it_needs_an_extra(monkeypatch):
         read_checkpoint('hf-hub:org/repo')
 
 
+def test_a_client_that_is_too_old_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub.errors', None)
+    with pytest.raises(UserError, match=r'^huggingface_hub [\d.]+ is installed, too old .* pip install "huggingface_hub>'):
+        read_checkpoint('hf-hub:org/repo')
+
+
 @pytest.mark.slow
 def test_the_tools_take_such_names(monkeypatch, tmp_path, trained, shapes, run_tool):
     """Where a training starts, where one is tested, predicts and is measured: each hands the name over as it is."""

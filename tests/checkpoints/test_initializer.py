@@ -145,20 +145,29 @@ def test_other_networks_checkpoints_are_left_as_they_are(tmp_path):
     assert found == content
 
 
-def test_a_prefix_says_where_the_backbone_is(tmp_path, source):
+@pytest.mark.parametrize('prefix', ['image.encoder.', 'image.encoder'])
+def test_a_prefix_says_where_the_backbone_is(tmp_path, source, prefix):
     other = FasterNet('t0')
     weights = {f'backbone.{key}': value for key, value in other.state_dict().items()}
     weights.update({f'image.encoder.{key}': value for key, value in official_backbone(source).items()})
     path = saved(weights, tmp_path / 'two.pth')
-    target = FasterNet('t0', init_cfg=dict(type='Pretrained', checkpoint=path, prefix='image.encoder.'))
+    target = FasterNet('t0', init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix, map_location='cpu'))
     target.init_weights()
     assert torch.equal(target.stages[0].downsample.conv.weight, source.stages[0].downsample.conv.weight)
     assert not torch.equal(target.stages[0].downsample.conv.weight, other.stages[0].downsample.conv.weight)
 
 
-def test_a_prefix_that_other_backbones_need_does_no_harm(tmp_path, source):
+def test_a_prefix_that_nothing_has_is_refused(tmp_path, source):
+    weights = {f'backbone.{key}': value for key, value in source.state_dict().items()}
+    path = saved({**weights, **{f'teacher_{key}': value for key, value in weights.items()}}, tmp_path / 'two.pth')
+    with pytest.raises(CheckpointError, match=r"two\.pth' has no weights behind 'teacher\.backbone\.'"):
+        load_pretrained_backbone(FasterNet('t0'), path, 'teacher.backbone')
+
+
+@pytest.mark.parametrize('prefix', ['backbone.', 'backbone', None])
+def test_a_prefix_that_other_backbones_need_does_no_harm(tmp_path, source, prefix):
     """Configs of MMDetection name it for MMPretrain's classifiers; the authors' have none."""
     path = saved(official_classifier(source), tmp_path / 'bare.pth')
-    target = FasterNet('t0', init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'))
+    target = FasterNet('t0', init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix))
     target.init_weights()
     assert torch.equal(target.stages[3].blocks[1].conv2.weight, source.stages[3].blocks[1].conv2.weight)

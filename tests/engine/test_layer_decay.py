@@ -54,7 +54,8 @@ def test_t0_has_fifteen_groups():
     assert {name: index for name, (index, _) in groups.items()} == {name: expected_group(name) for name in groups}
     assert {index for index, _ in groups.values()} == set(range(14))
     assert backbone.get_layer_depth('backbone.stages.3.blocks.1.conv1.weight', 'backbone.') == (13, 15)
-    assert backbone.get_layer_depth('neck.lateral_convs.0.conv.weight', 'backbone.') == (14, 15)
+    for prefix in ('', 'backbone.'):
+        assert backbone.get_layer_depth('neck.lateral_convs.0.conv.weight', prefix) == (14, 15)
 
 
 @pytest.mark.parametrize('arch, out_indices, count', [
@@ -95,3 +96,9 @@ def test_a_rate_out_of_its_range_is_refused(classifier, rate):
 def test_a_backbone_without_groups_is_refused():
     with pytest.raises(UserError, match='needs a model whose backbone has get_layer_depth.*got Sequential with'):
         built(nn.Sequential(nn.Conv2d(3, 4, 1)), OURS)
+
+
+def test_an_optimizer_without_a_learning_rate_is_refused(classifier):
+    with pytest.raises(UserError, match=r'optim_wrapper\.optimizer\.lr must be given'):
+        build_optim_wrapper(classifier, dict(type='OptimWrapper', constructor=OURS, optimizer=dict(type='AdamW'),
+                                             paramwise_cfg=dict(layer_decay_rate=0.5)))

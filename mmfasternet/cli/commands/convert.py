@@ -19,7 +19,7 @@ _TARGETS = {
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'convert', 'model.safetensors fasternet_t0.pth')
-    parser.add_argument('input', help='checkpoint file or URL')
+    parser.add_argument('input', help='checkpoint: a file, a URL or a name on the Hub')
     parser.add_argument('output', help='file to write: .pth or .safetensors')
     parser.add_argument('--to', choices=list(_TARGETS), default='mmfasternet',
                         help='; '.join(': '.join(item) for item in _TARGETS.items()) + ' (default: mmfasternet)')

@@ -11,8 +11,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'export', 'configs/mask_rcnn_fasternet_t0_shapes.py '
         'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth --format openvino --parts')
-    parser.add_argument('config', help='config file of a classifier or a detector')
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('config', help='config of a classifier or a detector: a file, or the name of one of ours')
+    parser.add_argument('checkpoint', help='checkpoint: a file, a URL or a name on the Hub')
     parser.add_argument('--format', choices=['onnx', 'openvino'], default='onnx', help='(default: onnx)')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--parts', action='store_true',

@@ -11,8 +11,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         __doc__, 'predict', 'data/shapes/val configs/mask_rcnn_fasternet_t0_shapes.py '
         'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth')
     parser.add_argument('input', help='image file, or folder of images')
-    parser.add_argument('config', help='config file of a detector or a classifier')
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('config', help='config of a detector or a classifier: a file, or the name of one of ours')
+    parser.add_argument('checkpoint', help='checkpoint: a file, a URL or a name on the Hub')
     parser.add_argument('--out-dir', default='outputs', help='folder for the results (default: outputs)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection (default: 0.3)')

@@ -10,7 +10,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'publish', 'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth '
         'mask_rcnn_fasternet_t0_shapes.pth')
-    parser.add_argument('input', help='checkpoint file or URL')
+    parser.add_argument('input', help='checkpoint: a file, a URL or a name on the Hub')
     parser.add_argument('output', help='name of the new file, to which the hash is added: NAME-1a2b3c4d.pth')
     add_trust_option(parser)
     return parser.parse_args(argv)

@@ -11,7 +11,7 @@ AMP_TYPES = ('auto', 'float16', 'bfloat16')
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'train', 'configs/mask_rcnn_fasternet_t0_shapes.py')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one of ours')
     add_run_options(parser)
     parser.add_argument('--amp', nargs='?', choices=AMP_TYPES,
                         help='automatic mixed precision (needs a GPU), in this type (auto, or none named: bfloat16 '

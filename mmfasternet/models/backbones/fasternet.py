@@ -237,9 +237,9 @@ class FasterNet(BaseModule):
         """
         depths = [len(stage.blocks) for stage in self.stages]
         num_groups = sum(depths) + 2
-        if not param_name.startswith(prefix):
-            return num_groups - 1, num_groups
         module, *path = param_name[len(prefix):].split('.')
+        if not param_name.startswith(prefix) or not hasattr(self, module):
+            return num_groups - 1, num_groups
         if module != 'stages':
             return sum(depths[:int(module.removeprefix('norm')) + 1]), num_groups
         stage, part = int(path[0]), path[1]

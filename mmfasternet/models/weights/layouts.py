@@ -6,7 +6,7 @@ neither copied nor changed.
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 
 from torch import Tensor
 
@@ -143,7 +143,7 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True)
     if to == 'backbone':
         kind = replace(kind, model='backbone')
         state_dict = {key: value for key, value in state_dict.items() if is_backbones(key)}
-    names: Dict[Optional[str], Optional[str]] = dict(_names(kind, kind.layout, prefix))
+    names: Dict[Optional[str], Optional[str]] = dict(_names(kind.depths, kind.model, kind.layout, prefix))
     if kind.layout == 'mmfasternet' and to in ('mmfasternet', 'backbone'):
         ours = {PREFIX + key[len(prefix):] if is_backbones(key) else key: value for key, value in state_dict.items()}
     else:
@@ -154,7 +154,8 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True)
         return state_dict if kind.layout == to and prefix else ours
     if to == 'backbone':
         return {key[len(PREFIX):]: value for key, value in ours.items()}
-    new_names: Dict[Optional[str], Optional[str]] = dict(_names(kind, to, PREFIX if kind.model == 'detector' else ''))
+    new_names: Dict[Optional[str], Optional[str]] = dict(
+        _names(kind.depths, kind.model, to, PREFIX if kind.model == 'detector' else ''))
     return _rename(ours, new_names, kind, to, sources=dict(zip(ours, state_dict)))
 
 
@@ -171,10 +172,12 @@ def rename_for(part: str, state_dict: Dict[str, Any], prefix: str = '') -> None:
             Defaults to ``''``.
     """
     weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
-    kind, inner = recognize(weights), _prefix(weights)
-    if kind is None or inner and part == 'classifier':  # the backbone renames its own
+    inner = _prefix(weights)
+    layout = _layout(weights, inner)
+    if layout is None or inner and part == 'classifier':  # the backbone renames its own
         return
-    names: Names = {theirs: ours for ours, theirs in _names(kind, kind.layout, inner)}
+    depths = _depths(weights, inner, layout)
+    names: Names = {theirs: ours for ours, theirs in _names(depths, part, layout, inner)}
     own = PREFIX if part == 'backbone' else ''
     found = {key: _new_name(key, names) for key in weights}
     new_names = {key: name[len(own):] for key, name in found.items() if name and name.startswith(own)}
@@ -221,7 +224,7 @@ def _depths(state_dict: StateDict, prefix: str, layout: str) -> Tuple[int, ...]:
     return tuple(depths.get(stage, 1) for stage in range(max(depths, default=0) + 1))
 
 
-def _names(kind: WeightsKind, layout: str, prefix: str) -> Iterator[Tuple[str, Optional[str]]]:
+def _names(depths: Sequence[int], model: str, layout: str, prefix: str) -> Iterator[Tuple[str, Optional[str]]]:
     """Pairs of our name of a module and the layout's, whose backbone stands behind ``prefix``; None if it has none."""
     column = LAYOUTS.index(layout)
 
@@ -231,14 +234,14 @@ def _names(kind: WeightsKind, layout: str, prefix: str) -> Iterator[Tuple[str, O
             yield PREFIX + str(row[0]).format(**indices), None if theirs is None else prefix + theirs.format(**indices)
 
     yield from rows(_EMBEDDING)
-    for stage, depth in enumerate(kind.depths):
+    for stage, depth in enumerate(depths):
         indices = dict(stage=stage, even=2 * stage, odd=2 * stage - 1)
         if stage:
             yield from rows(_MERGING, **indices)
         for block in range(depth):
             yield from rows(_BLOCK, block=block, **indices)
         yield from rows(_OUTPUT_NORM, **indices)
-    if kind.model == 'classifier':
+    if model == 'classifier':
         yield from ((row[0], row[column]) for row in _HEAD)
 
 

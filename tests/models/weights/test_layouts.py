@@ -252,3 +252,10 @@ def test_renaming_leaves_ours_and_other_networks_as_they_are(backbone, part):
         rename_for(part, renamed)
         kept = [key.removeprefix('backbone.') if part == 'backbone' and weights is ours else key for key in weights]
         assert list(renamed) == kept
+
+
+def test_renaming_does_not_look_into_the_weights(backbone):
+    weights = dict.fromkeys(official_classifier(backbone))
+    weights['patch_embed.proj.weight'] = torch.tensor(0.)
+    rename_for('classifier', weights)
+    assert list(weights) == list(convert(official_classifier(backbone)))
