@@ -173,6 +173,12 @@ def test_a_wrong_torch_is_one_line_and_makes_nothing(tmp_path, release, message)
     assert re.fullmatch(f'error: {message}.*\n', result.stderr), result.stderr
 
 
+def test_the_oldest_torch_is_the_packages(setup_env):
+    texts = (ROOT / 'setup.cfg').read_text() + (ROOT / 'mmfasternet' / '__init__.py').read_text()
+    oldest = re.findall(r"\btorch(?:>=|=\(')([\d.]+)", texts)
+    assert oldest and {tuple(map(int, release.split('.'))) for release in oldest} == {setup_env.OLDEST_TORCH}
+
+
 @pytest.mark.parametrize('there', [False, True])
 def test_a_torch_that_cannot_be_had_is_one_line_and_leaves_nothing(setup_env, steps, tmp_path, monkeypatch, there):
     record, venv = setup_env.run, tmp_path / 'venv'

@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STACKS = {'onedl': 'onedl-mmcv', 'openmmlab': 'mmcv'}  # the stack's name -> what its mmcv is called
 LIBRARIES = ('build', 'runtime', 'deploy', 'tests')  # files in requirements/, beside the stack's and torch's
+OLDEST_TORCH = (2, 6)  # whose safe loading takes a stand-in by the name of what a file asks for
 PIP = ('-m', 'pip', '--disable-pip-version-check', '--quiet')
 
 CHECK_OPS = """
@@ -80,12 +81,11 @@ def torch_pins(torch):
     """pip's arguments for torch and its torchvision: the default ones, or a given release of torch."""
     if torch is None:
         return ['-r', requirements('torch')]
-    oldest = re.search(r'torch>=([\d.]+)', (ROOT / 'setup.cfg').read_text()).group(1)
     if not re.fullmatch(r'\d+\.\d+\.\d+', torch):
         raise SetupError(f"TORCH={torch} is no release of torch: "
                          "one looks like 2.14.1, 'pip index versions torch' lists them")
-    if tuple(map(int, torch.split('.'))) < tuple(map(int, oldest.split('.'))):
-        raise SetupError(f'TORCH={torch} is too old: {oldest}.0 is the oldest that serves')
+    if tuple(map(int, torch.split('.'))) < OLDEST_TORCH:
+        raise SetupError(f'TORCH={torch} is too old: {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}.0 is the oldest that serves')
     return [f'torch=={torch}', 'torchvision']  # torchvision names the one torch that it is for
 
 
