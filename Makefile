@@ -1,7 +1,9 @@
-# PYTHON: the interpreter to start from; STACK: onedl (maintained OpenMMLab releases) or openmmlab (the original ones)
+# PYTHON: the interpreter to start from; STACK: onedl (maintained OpenMMLab releases) or openmmlab (the original ones);
+# TORCH: a release of torch, such as 2.14.1, instead of the one in requirements/torch.txt
 PYTHON ?= python3
 STACK ?= onedl
-VENV := $(CURDIR)/.venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
+TORCH ?=
+VENV := $(CURDIR)/.venv$(if $(filter-out onedl,$(STACK)),-$(STACK))$(if $(TORCH),-torch$(TORCH))
 BIN := $(VENV)/bin
 SEED ?= 0
 DEMO := configs/mask_rcnn_fasternet_t0_shapes.py
@@ -12,7 +14,7 @@ DEMO_WEIGHTS = "$$(cat work_dirs/demo/last_checkpoint)"
 .PHONY: setup demo test lint
 
 setup:
-	@$(PYTHON) tools/setup_env.py --stack $(STACK) --venv "$(VENV)"
+	@$(PYTHON) tools/setup_env.py --stack $(STACK) $(if $(TORCH),--torch "$(TORCH)") --venv "$(VENV)"
 
 # Pre-training on digits, then detection of shapes from its weights.
 demo: setup

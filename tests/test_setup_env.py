@@ -1,11 +1,15 @@
 """What of the set-up can be tested without making an environment: the tests run in the one it made."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
@@ -33,10 +37,17 @@ def steps(setup_env, monkeypatch, tmp_path):
         commands.append((what, [str(part) for part in command], kwargs))
         if 'venv' in what or 'virtual' in what:
             command[-1].mkdir(exist_ok=True)
-        if '--wheel-dir' in commands[-1][1]:
-            folder = commands[-1][1][commands[-1][1].index('--wheel-dir') + 1]
-            (setup_env.Path(folder) / 'mmcv-0-cp0.whl').touch()
-        return 'py3-torch2-cpu'
+        if what.startswith('downloading'):
+            sources = tmp_path / 'sources' / 'mmcv-0'
+            sources.mkdir(parents=True, exist_ok=True)
+            (sources / 'setup.py').touch()
+            folder = commands[-1][1][commands[-1][1].index('--dest') + 1]
+            shutil.make_archive(str(setup_env.Path(folder) / 'mmcv-0'), 'gztar', sources.parent, 'mmcv-0')
+        if '--dist-dir' in commands[-1][1]:
+            command[-1].mkdir()
+            (command[-1] / 'mmcv-0-cp0.whl').touch()
+        pins = ' '.join(next((line for what, line, _ in commands if what.startswith('installing torch')), ()))
+        return f"py3-torch{''.join(re.findall(r'torch==(.*?) ', pins)) or 2}-cpu"
 
     monkeypatch.setattr(setup_env, 'run', run)
     return commands
@@ -44,26 +55,28 @@ def steps(setup_env, monkeypatch, tmp_path):
 
 def test_second_set_up_does_nothing_until_a_pin_changes(setup_env, steps, tmp_path):
     venv = tmp_path / '.venv'
-    setup_env.set_up('onedl', venv)
+    setup_env.set_up('onedl', None, venv)
     count = len(steps)
     assert count > 5
-    setup_env.set_up('onedl', venv)
+    setup_env.set_up('onedl', None, venv)
     assert len(steps) == count
     with (setup_env.ROOT / 'requirements' / 'runtime.txt').open('a') as pins:
         pins.write('six\n')
-    setup_env.set_up('onedl', venv)
+    setup_env.set_up('onedl', None, venv)
     assert len(steps) > count
 
 
 @pytest.mark.parametrize('stack, name', [('onedl', 'onedl-mmcv==2.3.6'), ('openmmlab', 'mmcv==2.1.0')])
 def test_mmcv_is_compiled_once_with_its_operators(setup_env, steps, tmp_path, stack, name):
     for venv in ('a', 'b'):
-        setup_env.set_up(stack, tmp_path / venv)
+        setup_env.set_up(stack, None, tmp_path / venv)
     builds = [(command, kwargs) for what, command, kwargs in steps if what.startswith('compiling')]
     assert len(builds) == 1
+    download = next(command for what, command, _ in steps if what.startswith('downloading'))
+    assert download[-1] == name
+    assert {'--no-build-isolation', '--no-binary', '--no-deps'} <= set(download)
     command, kwargs = builds[0]
-    assert command[-1] == name
-    assert {'--no-build-isolation', '--no-cache-dir', '--no-binary', '--no-deps'} <= set(command)
+    assert 'bdist_wheel' in command and kwargs['cwd'].name == 'mmcv-0'
     assert kwargs['env']['MMCV_WITH_OPS'] == '1' and '-O3' in kwargs['env']['CFLAGS']
     assert len(list((tmp_path / 'cache').rglob('*.whl'))) == 1
     assert [p.name for p in (tmp_path / 'cache' / 'wheels').iterdir()] == [f'{name.replace("==", "-")}-py3-torch2-cpu']
@@ -74,7 +87,7 @@ def test_an_environment_of_another_python_is_cleared(setup_env, steps, tmp_path)
         venv = tmp_path / name
         (venv / 'lib' / f'python3.{minor}').mkdir(parents=True)
         (venv / 'pyvenv.cfg').touch()
-        setup_env.set_up('onedl', venv)
+        setup_env.set_up('onedl', None, venv)
         made = [command for what, command, _ in steps if 'virtual' in what][-1]
         assert ('--clear' in made) == cleared and made[-1] == str(venv)
 
@@ -89,14 +102,14 @@ def test_operators_that_do_not_run_stop_the_set_up(setup_env, steps, tmp_path, m
 
     monkeypatch.setattr(setup_env, 'run', run)
     with pytest.raises(setup_env.SetupError, match='(?s)mmcv._ext.*Remove .*cache'):
-        setup_env.set_up('onedl', tmp_path / 'venv')
+        setup_env.set_up('onedl', None, tmp_path / 'venv')
     assert not (tmp_path / 'venv' / '.mmfasternet').exists()
 
 
 def test_a_missing_compiler_is_named(setup_env, steps, tmp_path, monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(setup_env.SetupError, match='no-such-compiler'):
-        setup_env.set_up('onedl', tmp_path / 'venv')
+        setup_env.set_up('onedl', None, tmp_path / 'venv')
 
 
 def test_a_gpu_without_nvcc_is_named(setup_env, steps, tmp_path, monkeypatch):
@@ -110,7 +123,7 @@ def test_a_gpu_without_nvcc_is_named(setup_env, steps, tmp_path, monkeypatch):
     monkeypatch.setattr(setup_env.shutil, 'which', lambda name: '/usr/bin/c++' if name == 'c++' else None)
     monkeypatch.setenv('CUDA_HOME', str(tmp_path))
     with pytest.raises(setup_env.SetupError, match='nvcc'):
-        setup_env.set_up('onedl', tmp_path / 'venv')
+        setup_env.set_up('onedl', None, tmp_path / 'venv')
 
 
 def test_a_failing_step_shows_the_end_of_its_output(setup_env):
@@ -120,3 +133,127 @@ def test_a_failing_step_shows_the_end_of_its_output(setup_env):
 
 def test_the_operators_of_this_environment_run(setup_env):
     subprocess.run([sys.executable, '-c', setup_env.CHECK_OPS], check=True)
+
+
+def installed(steps):
+    return [' '.join(command) for what, command, _ in steps if what.startswith('installing torch')]
+
+
+def test_another_torch_is_installed_with_its_torchvision_and_has_a_wheel_of_its_own(setup_env, steps, tmp_path):
+    for release in ('2.14.1', '2.6.0'):
+        steps.clear()
+        setup_env.set_up('onedl', release, tmp_path / release)
+        line, = installed(steps)
+        assert f'torch=={release} torchvision ' in line and 'requirements/torch.txt' not in line
+        assert 'requirements/build.txt' in line and 'requirements/runtime.txt' in line
+    steps.clear()
+    setup_env.set_up('onedl', None, tmp_path / 'default')
+    assert 'requirements/torch.txt' in installed(steps)[0] and 'torch==' not in installed(steps)[0]
+    assert sorted(p.name for p in (tmp_path / 'cache' / 'wheels').iterdir()) == [
+        f'onedl-mmcv-2.3.6-py3-torch{release}-cpu' for release in ('2', '2.14.1', '2.6.0')]
+
+
+def test_another_torch_brings_an_environment_up_to_date(setup_env, steps, tmp_path):
+    for release, changes in (('2.14.1', True), ('2.14.1', False), ('2.13.0', True), (None, True)):
+        steps.clear()
+        setup_env.set_up('onedl', release, tmp_path / 'venv')
+        assert bool(steps) == changes
+
+
+@pytest.mark.parametrize('release, message', [
+    ('abc', 'TORCH=abc is no release.*2.14.1'),
+    ('2.14', 'TORCH=2.14 is no release.*2.14.1'),
+    ('2.14.1+cpu', r'TORCH=2.14.1\+cpu is no release'),
+    ('2.5.1', 'TORCH=2.5.1 is too old: 2.6.0 is the oldest'),
+])
+def test_a_wrong_torch_is_one_line_and_makes_nothing(tmp_path, release, message):
+    result = subprocess.run([sys.executable, ROOT / 'tools' / 'setup_env.py', '--torch', release, '--venv',
+                             tmp_path / 'venv'], capture_output=True, text=True)
+    assert result.returncode == 1 and not (tmp_path / 'venv').exists()
+    assert re.fullmatch(f'error: {message}.*\n', result.stderr), result.stderr
+
+
+def test_the_oldest_torch_is_the_packages(setup_env):
+    texts = (ROOT / 'setup.cfg').read_text() + (ROOT / 'mmfasternet' / '__init__.py').read_text()
+    oldest = re.findall(r"\btorch(?:>=|=\(')([\d.]+)", texts)
+    assert oldest and {tuple(map(int, release.split('.'))) for release in oldest} == {setup_env.OLDEST_TORCH}
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_a_torch_that_cannot_be_had_is_one_line_and_leaves_nothing(setup_env, steps, tmp_path, monkeypatch, there):
+    record, venv = setup_env.run, tmp_path / 'venv'
+    if there:
+        venv.mkdir()
+
+    def run(command, what, **kwargs):
+        record(command, what, **kwargs)
+        if what.startswith('installing torch'):  # pip's words
+            raise setup_env.SetupError('ERROR: Could not find a version that satisfies the requirement torch==2.99.0 '
+                                       '(versions: 2.6.0)\nERROR: No matching distribution found for torch==2.99.0')
+
+    monkeypatch.setattr(setup_env, 'run', run)
+    with pytest.raises(setup_env.SetupError, match=r'^TORCH=2.99.0 cannot be had for Python 3.\d+ .*[^\n]$'):
+        setup_env.set_up('onedl', '2.99.0', venv)
+    assert venv.exists() == there
+
+
+@pytest.mark.parametrize('python', ['3.10', '3.11', '3.12', '3.13', '3.14', '3.15'])
+def test_each_python_has_one_pin_of_each_library(python):
+    names, of_this_python = set(), []
+    for path in sorted((ROOT / 'requirements').glob('*.txt')):
+        lines = [line for line in path.read_text().splitlines() if line and not line.startswith('#')]
+        pins = [Requirement(line) for line in lines]
+        names |= {(path.name, pin.name) for pin in pins}
+        of_this_python += [(path.name, pin.name) for pin in pins
+                           if pin.marker is None or pin.marker.evaluate(dict(python_version=python))]
+    assert sorted(of_this_python) == sorted(names)
+
+
+@pytest.mark.skipif(not shutil.which('make'), reason='needs make')
+@pytest.mark.parametrize('variables, folder, options', [
+    ([], '.venv', '--stack onedl'),
+    (['TORCH=2.14.1'], '.venv-torch2.14.1', '--stack onedl --torch 2.14.1'),
+    (['STACK=openmmlab', 'TORCH=2.6.0'], '.venv-openmmlab-torch2.6.0', '--stack openmmlab --torch 2.6.0'),
+])
+@pytest.mark.parametrize('target', ['setup', 'test', 'demo', 'lint'])
+def test_make_has_an_environment_for_each_torch(target, variables, folder, options):
+    lines = subprocess.run(['make', '-n', '--no-print-directory', target, *variables], cwd=ROOT, capture_output=True,
+                           text=True, check=True).stdout
+    made, rest = lines.split('\n', 1)
+    assert made.replace('"', '').split()[1:] == f'tools/setup_env.py {options} --venv {ROOT / folder}'.split()
+    used = set(re.findall(r'"([^"]*)/bin/', rest))
+    assert used == (set() if target == 'setup' else {str(ROOT / folder)})
+
+
+def headers_standard():
+    """What torch's headers ask of ``__cplusplus``."""
+    text = (Path(torch.__file__).parent / 'include' / 'ATen' / 'ATen.h').read_text()
+    return re.search(r'__cplusplus < (\d+)L', text).group(1)
+
+
+@pytest.mark.skipif(not shutil.which('c++'), reason='needs a C++ compiler')
+@pytest.mark.parametrize('options', [dict(cxx=['-std=c++14', '-DFIRST']), dict(cxx=['-DFIRST'], nvcc=['-std=c++14'])])
+def test_mmcv_is_compiled_by_the_standard_of_torchs_headers(setup_env, tmp_path, options):
+    (tmp_path / 'setup.py').write_text(f"""
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+class Shown(BuildExtension):
+    def run(self):
+        super().run()
+        print('flags', [extension.extra_compile_args for extension in self.extensions])
+
+setup(name='mmcv-0', ext_modules=[CppExtension('ops', ['ops.cpp'], include_dirs=[], extra_compile_args={options})],
+      cmdclass=dict(build_ext=Shown))
+""")
+    # Without torch's headers, which take a minute.
+    (tmp_path / 'ops.cpp').write_text(f"""
+#ifndef FIRST
+#error an option is lost
+#endif
+static_assert(__cplusplus == {headers_standard()}L, "the standard is another");
+""")
+    result = subprocess.run([sys.executable, '-c', setup_env.BUILD_OPS, 'build_ext'], cwd=tmp_path, capture_output=True,
+                            text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert 'c++14' not in result.stdout.split('flags')[-1] and len(list((tmp_path / 'build').rglob('ops*.so'))) == 1

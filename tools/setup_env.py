@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Make the virtual environment that everything else here runs in.
 
-Needs Python 3.10 to 3.13 and a C++ compiler; where there is a GPU, also the CUDA toolkit (nvcc). mmcv's compiled
+Needs Python 3.10 or later and a C++ compiler; where there is a GPU, also the CUDA toolkit (nvcc). mmcv's compiled
 operators have no ready-made wheel for every torch, so they are compiled once and kept for the next time.
 
 Example:
     python3 tools/setup_env.py --stack onedl --venv .venv
+    python3 tools/setup_env.py --torch 2.14.1 --venv .venv-torch2.14.1
 """
 
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STACKS = {'onedl': 'onedl-mmcv', 'openmmlab': 'mmcv'}  # the stack's name -> what its mmcv is called
-LIBRARIES = ('torch', 'runtime', 'deploy', 'tests')  # files in requirements/, beside the stack's
+LIBRARIES = ('build', 'runtime', 'deploy', 'tests')  # files in requirements/, beside the stack's and torch's
+OLDEST_TORCH = (2, 6)  # whose safe loading takes a stand-in by the name of what a file asks for
 PIP = ('-m', 'pip', '--disable-pip-version-check', '--quiet')
 
 CHECK_OPS = """
@@ -39,6 +42,21 @@ import platform, sys, torch
 kinds = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
 print('py{}.{}'.format(*sys.version_info), 'torch' + torch.__version__,
       *(f'sm{major}{minor}' for major, minor in sorted(kinds)) if kinds else ['cpu'], platform.machine(), sep='-')
+"""
+
+# mmcv asks for C++17, which the headers of torch 2.14 refuse. Where no standard is named, torch's build names that of
+# its own headers, to the compiler and to nvcc.
+BUILD_OPS = """
+import runpy
+from torch.utils.cpp_extension import BuildExtension
+build = BuildExtension.build_extensions
+def build_extensions(self):
+    for extension in self.extensions:
+        for flags in extension.extra_compile_args.values():
+            flags[:] = [flag for flag in flags if not flag.startswith('-std=')]
+    build(self)
+BuildExtension.build_extensions = build_extensions
+runpy.run_path('setup.py', run_name='__main__')
 """
 
 
@@ -59,14 +77,26 @@ def requirements(name):
     return ROOT / 'requirements' / f'{name}.txt'
 
 
-def fingerprint(stack):
+def torch_pins(torch):
+    """pip's arguments for torch and its torchvision: the default ones, or a given release of torch."""
+    if torch is None:
+        return ['-r', requirements('torch')]
+    if not re.fullmatch(r'\d+\.\d+\.\d+', torch):
+        raise SetupError(f"TORCH={torch} is no release of torch: "
+                         "one looks like 2.14.1, 'pip index versions torch' lists them")
+    if tuple(map(int, torch.split('.'))) < OLDEST_TORCH:
+        raise SetupError(f'TORCH={torch} is too old: {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}.0 is the oldest that serves')
+    return [f'torch=={torch}', 'torchvision']  # torchvision names the one torch that it is for
+
+
+def fingerprint(stack, torch):
     """Changes whenever the environment has to be made anew or brought up to date: GPUs come and go, too."""
-    digest = hashlib.sha256(f"{sys.version} {ROOT} {os.environ.get('CUDA_VISIBLE_DEVICES')}".encode())
+    digest = hashlib.sha256(f"{sys.version} {ROOT} {torch} {os.environ.get('CUDA_VISIBLE_DEVICES')}".encode())
     digest.update(str(shutil.which('nvcc')).encode())
     if shutil.which('nvidia-smi'):
         digest.update(subprocess.run(['nvidia-smi', '--query-gpu=name', '--format=csv,noheader'],
                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
-    for path in [*map(requirements, (*LIBRARIES, stack)), ROOT / 'setup.cfg', Path(__file__)]:
+    for path in [*map(requirements, (*LIBRARIES, 'torch', stack)), ROOT / 'setup.cfg', Path(__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -74,8 +104,8 @@ def fingerprint(stack):
 def mmcv_wheel(python, stack):
     """Path of a wheel of mmcv with its operators, compiled against the environment's own torch.
 
-    pip would hide torch from the build (then mmcv leaves its operators out without a word) and would hand
-    out a wheel compiled against another torch from its cache, hence the options and the cache of our own.
+    pip would hide torch from the build (then mmcv leaves its operators out without a word) and would hand out a wheel
+    compiled against another torch from its cache, hence the build and the cache of our own.
     """
     name = STACKS[stack]
     pin = next(line for line in requirements(stack).read_text().split() if line.startswith(f'{name}=='))
@@ -102,23 +132,24 @@ def mmcv_wheel(python, stack):
         environment = dict(os.environ, MMCV_WITH_OPS='1', CFLAGS=flags, CXXFLAGS=flags)
         environment.setdefault('MAX_JOBS', str(os.cpu_count()))
         environment['PATH'] = f'{python.parent}{os.pathsep}{environment["PATH"]}'  # where ninja is
-        run([python, *PIP, 'wheel', '--no-deps', '--no-build-isolation', '--no-cache-dir', '--no-binary', name,
-             '--wheel-dir', build, pin], f'compiling {pin}', env=environment)
+        run([python, *PIP, 'download', '--no-deps', '--no-build-isolation', '--no-binary', name, '--dest', build, pin],
+            f'downloading {pin}')
+        shutil.unpack_archive(next(Path(build).glob('*.tar.gz')), build)
         done = Path(build) / 'done'
-        done.mkdir()
-        for wheel in Path(build).glob('*.whl'):
-            wheel.rename(done / wheel.name)
+        run([python, '-c', BUILD_OPS, '--quiet', 'bdist_wheel', '--dist-dir', done], f'compiling {pin}',
+            env=environment, cwd=next(Path(build).glob('*/setup.py')).parent)
         shutil.rmtree(folder, ignore_errors=True)
         done.rename(folder)  # atomic
     return next(folder.glob('*.whl'))
 
 
-def set_up(stack, venv):
+def set_up(stack, torch, venv):
     python, stamp = venv / 'bin' / 'python', venv / '.mmfasternet'
-    wanted = fingerprint(stack)
+    pins = torch_pins(torch)
+    wanted = fingerprint(stack, torch)
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    start = time.monotonic()
+    start, fresh = time.monotonic(), not venv.exists()
     print(f'setting up {venv} ...', flush=True)
     stamp.unlink(missing_ok=True)
     major, minor = sys.version_info[:2]
@@ -127,8 +158,16 @@ def set_up(stack, venv):
         'making the virtual environment (Debian: install python3-venv)')
     pip = [python, *PIP]
     install = [*pip, 'install', '--no-warn-script-location', '--no-compile']
-    pins = [option for name in LIBRARIES for option in ('-r', requirements(name))]
-    run([*install, *pins], 'installing torch and the libraries')
+    pins += [option for name in LIBRARIES for option in ('-r', requirements(name))]
+    try:
+        run([*install, *pins], 'installing torch and the libraries')
+    except SetupError as error:
+        if f'No matching distribution found for torch=={torch}' not in str(error):
+            raise
+        if fresh:
+            shutil.rmtree(venv)
+        raise SetupError(f"TORCH={torch} cannot be had for Python {major}.{minor} here: "
+                         "'pip index versions torch' lists what can") from None
     # The OpenMMLab packages ask for the OpenCV that needs a desktop; runtime.txt holds what they do need.
     # Forced: pip takes a wheel of the same version for the same wheel, whatever torch it was compiled against.
     run([*install, '--no-deps', '--force-reinstall', mmcv_wheel(python, stack)], 'installing mmcv')
@@ -147,12 +186,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--stack', choices=list(STACKS), default='onedl',
                         help='onedl: the maintained OpenMMLab releases (default); openmmlab: the original ones')
+    parser.add_argument('--torch', metavar='RELEASE',
+                        help='a release of torch, such as 2.14.1 (default: the one in requirements/torch.txt)')
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='folder of the environment')
     args = parser.parse_args()
-    if not (3, 10) <= sys.version_info < (3, 14):
-        sys.exit(f'error: Python {sys.version.split()[0]} does not serve, 3.10 to 3.13 do: make PYTHON=python3.12 ...')
+    if sys.version_info < (3, 10):  # noqa: UP036 (that of the system may be older)
+        sys.exit(f'error: Python {sys.version.split()[0]} does not serve, 3.10 and later do: make PYTHON=python3.12')
     try:
-        set_up(args.stack, args.venv)
+        set_up(args.stack, args.torch, args.venv)
     except SetupError as error:
         sys.exit(f'error: {error}')
 
