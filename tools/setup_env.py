@@ -144,6 +144,7 @@ def mmcv_wheel(python, stack):
 
 
 def set_up(stack, torch, venv):
+    venv = venv.absolute()  # mmcv is compiled in a folder of its own
     python, stamp = venv / 'bin' / 'python', venv / '.mmfasternet'
     pins = torch_pins(torch)
     wanted = fingerprint(stack, torch)
