@@ -14,6 +14,7 @@ import torch
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmengine.model import BaseModel
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from mmfasternet.compat import tree_leaves
@@ -27,6 +28,7 @@ from mmfasternet.installed import require
 
 _PACKAGES = dict(onnx=('onnx', 'onnxscript', 'onnxruntime'), openvino=('onnx', 'onnxscript', 'openvino'))
 _OPSET = 18  # the oldest that PyTorch's exporter writes
+_TESTED = '2.11.0'  # the oldest PyTorch that export is tested with
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def export_model(model: nn.Module,
     Raises:
         ArgumentError: If the model can't be exported, or not so.
         UserError: If ``out_dir`` exists, a file differs by more than the
-            tolerance, or a package is missing.
+            tolerance, a package is missing, or an older PyTorch can't write
+            the file.
     """
     if file_format not in SUFFIXES:
         raise ArgumentError(f'format must be one of {tuple(SUFFIXES)}, got {file_format!r}')
@@ -208,10 +211,16 @@ def _write(target: _Target, output_names: List[str], file: Path) -> None:
     onnx_file = file.with_suffix(SUFFIXES['onnx'])
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')  # on its own internals
-        torch.onnx.export(
-            _Flat(target.module), (torch.rand(target.shapes[0]), ), str(onnx_file), dynamo=True, external_data=False,
-            opset_version=_OPSET, input_names=[target.input_name], output_names=output_names,
-            dynamic_shapes=(target.axes, ), verbose=False)
+        try:
+            torch.onnx.export(
+                _Flat(target.module), (torch.rand(target.shapes[0]), ), str(onnx_file), dynamo=True,
+                external_data=False, opset_version=_OPSET, input_names=[target.input_name], output_names=output_names,
+                dynamic_shapes=(target.axes, ), verbose=False)
+        except Exception as error:  # older exporters know neither all of the options nor all of the operators
+            if digit_version(torch.__version__) >= digit_version(_TESTED):
+                raise
+            raise UserError(f"PyTorch {torch.__version__} can't export the {target.name}: {type(error).__name__}. "
+                            f'Export is tested with PyTorch {_TESTED} and later: use one of these') from error
     import onnx
     content = onnx.load(onnx_file)
     for node in content.graph.node:  # the exporter's notes on where in the source it comes from

@@ -1,6 +1,7 @@
 import copy
 import json
 import sys
+from unittest.mock import Mock
 
 import onnx
 import pytest
@@ -117,3 +118,14 @@ def test_the_manifest(backbone, tmp_path):
     assert manifest.format == 'onnx' and manifest.parts[0].file == 'backbone.onnx' and len(manifest.model) == 16
     content = json.loads((tmp_path / 'out' / 'export.json').read_text())
     assert content['versions']['torch'] == torch.__version__
+
+
+def test_an_older_exporter_that_fails_is_one_line(backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.onnx, 'export', Mock(side_effect=TypeError('dynamic_shapes')))
+    with pytest.raises(TypeError, match='dynamic_shapes'):  # of a release that it is tested with
+        export_model(backbone, tmp_path / 'out')
+    monkeypatch.setattr(torch, '__version__', '2.6.0+cu124')
+    with pytest.raises(UserError, match=r"^PyTorch 2\.6\.0\+cu124 can't export the backbone: TypeError\. Export is "
+                                        r'tested with PyTorch 2\.11\.0 and later'):
+        export_model(backbone, tmp_path / 'out')
+    assert list(tmp_path.iterdir()) == []
