@@ -163,7 +163,7 @@ def test_random_weights_of_all_networks_propose_the_same_boxes(monkeypatch, form
 
 def test_a_classifier_is_refused():
     cfg = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'))
-    with pytest.raises(UserError, match='benchmark_classifier'):
+    with pytest.raises(UserError, match='mmfasternet benchmark classifier'):
         detector_entry(cfg, 'digits', CPU, DetectorInput())
 
 
