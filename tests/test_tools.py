@@ -26,7 +26,7 @@ from mmfasternet.checkpoints import TARGETS, convert, read_checkpoint
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call
-from tests.conftest import ROOT, SHAPES_CONFIG, data_options, randomize_norms
+from tests.conftest import ROOT, SHAPES_CONFIG, data_options, needs_export, randomize_norms
 from tests.official import official_classifier
 
 TOOLS = ROOT / 'tools'
@@ -433,6 +433,7 @@ def test_test_compiled(run_tool, trained, shapes, tmp_path, monkeypatch):
     assert 'NHWC, deploy, compile' in timed.out and torch._dynamo.utils.counters['stats']['unique_graphs'] >= 3
 
 
+@needs_export
 @pytest.mark.parametrize('file_format', ['onnx', 'openvino'])
 def test_an_exported_detector_is_tested_and_timed(run_tool, trained, shapes, tmp_path, monkeypatch, file_format):
     monkeypatch.chdir(tmp_path)
@@ -455,6 +456,7 @@ def test_an_exported_detector_is_tested_and_timed(run_tool, trained, shapes, tmp
     assert again.code == 1 and 'exists' in again.err.splitlines()[-1]
 
 
+@needs_export
 def test_export_of_a_backbone_and_its_options(run_tool, trained, shapes, tmp_path):
     data = [SHAPES_CONFIG, weights(trained), '--backbone', '--images', shapes / 'val']
     result = run_tool('export', *data, '--out', tmp_path / 'backbone')

@@ -13,7 +13,7 @@ from mmfasternet.engine.building import build_model, load_batches, real_images
 from mmfasternet.engine.config import load_config, model_of
 from mmfasternet.engine.deploying import padded_size
 from mmfasternet.engine.speedups import SpeedUps
-from tests.conftest import ROOT, SHAPES_CONFIG
+from tests.conftest import ROOT, SHAPES_CONFIG, needs_export
 
 BGR = 10, 100, 200
 OWN = dict(type='ClsDataPreprocessor', mean=[1., 2., 3.], std=[10., 20., 30.], to_rgb=True)
@@ -57,6 +57,7 @@ def test_images_are_those_of_mmengines_runner(case, folder):
     assert cfg.get('data_preprocessor').mean == MEAN.tolist()  # the config stays as it is
 
 
+@needs_export
 def test_an_export_is_checked_on_such_images(folder, tmp_path, run_tool, monkeypatch):
     config = ROOT / 'configs' / 'fasternet_t0_in1k.py'
     torch.save(build_model(load_config(str(config))).state_dict(), tmp_path / 'a.pth')
@@ -76,6 +77,7 @@ def detector_config(shapes):
     return cfg
 
 
+@needs_export
 def test_all_that_builds_a_detector_takes_it_from_beside_the_model(detector_config, tmp_path, monkeypatch):
     cfg = detector_config
     models = [build_model(cfg), build_for_counting(cfg), Runner.from_cfg(cfg).model]

@@ -28,7 +28,7 @@ from mmfasternet.installed import require
 
 _PACKAGES = dict(onnx=('onnx', 'onnxscript', 'onnxruntime'), openvino=('onnx', 'onnxscript', 'openvino'))
 _OPSET = 18  # the oldest that PyTorch's exporter writes
-_TESTED = '2.11.0'  # the oldest PyTorch that export is tested with
+_OLDEST, _TESTED = '2.7.0', '2.11.0'  # PyTorch whose exporter may serve, and the oldest that export is tested with
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,9 @@ def export_model(model: nn.Module,
     out = Path(out_dir)
     if out.exists():
         raise UserError(f"'{out_dir}' exists. Name a new folder, or remove it")
+    if digit_version(torch.__version__) < digit_version(_OLDEST):
+        raise UserError(f'PyTorch {torch.__version__} is installed, whose exporter writes fixed sizes only: export '
+                        f'needs {_OLDEST}, and is tested with {_TESTED} and later')
     for package in _PACKAGES[file_format]:
         require(package)
     original = copy.deepcopy(model).cpu().float()
@@ -216,7 +219,7 @@ def _write(target: _Target, output_names: List[str], file: Path) -> None:
                 _Flat(target.module), (torch.rand(target.shapes[0]), ), str(onnx_file), dynamo=True,
                 external_data=False, opset_version=_OPSET, input_names=[target.input_name], output_names=output_names,
                 dynamic_shapes=(target.axes, ), verbose=False)
-        except Exception as error:  # older exporters know neither all of the options nor all of the operators
+        except Exception as error:  # older exporters do not know all operators
             if digit_version(torch.__version__) >= digit_version(_TESTED):
                 raise
             raise UserError(f"PyTorch {torch.__version__} can't export the {target.name}: {type(error).__name__}. "

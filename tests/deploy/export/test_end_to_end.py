@@ -11,7 +11,9 @@ from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.engine.building import build_model, load_batches
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import ArgumentError
-from tests.conftest import SHAPES_CONFIG, assert_same_objects, build
+from tests.conftest import SHAPES_CONFIG, assert_same_objects, build, needs_export
+
+pytestmark = needs_export
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,9 @@ from mmfasternet.deploy.export.runtimes import OpenVinoModel
 from mmfasternet.engine.building import build_model, load_batches, real_images
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import ArgumentError, UserError
-from tests.conftest import SHAPES_CONFIG, assert_same_objects, build, data_options, randomize_norms
+from tests.conftest import SHAPES_CONFIG, assert_same_objects, build, data_options, needs_export, randomize_norms
+
+pytestmark = needs_export
 
 FORMATS = ('onnx', 'openvino')
 
