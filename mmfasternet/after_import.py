@@ -5,7 +5,6 @@ import warnings
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from threading import RLock
 from types import ModuleType
 from typing import Any, Callable, Dict, Optional, Sequence, Set
 
@@ -18,6 +17,9 @@ class _ActingLoader(Loader):
     def __init__(self, loader: Any, action: _Action) -> None:
         self.loader = loader
         self.action = action
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)  # such as get_source(), for who finds the module and does not load it
 
     def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
         return self.loader.create_module(spec)
@@ -35,20 +37,16 @@ class _Finder(MetaPathFinder):
 
     def __init__(self) -> None:
         self.actions: Dict[str, _Action] = {}
-        self.lock = RLock()
         self.finding: Set[str] = set()
 
     def find_spec(self, name: str, path: Optional[Sequence[str]], target: Any = None) -> Optional[ModuleSpec]:
-        if name not in self.actions:
+        if name not in self.actions or name in self.finding:
             return None
-        with self.lock:
-            if name in self.finding:
-                return None
-            self.finding.add(name)
-            try:
-                spec = find_spec(name)
-            finally:
-                self.finding.remove(name)
+        self.finding.add(name)  # find_spec() asks here again; of two threads, one has the import's lock
+        try:
+            spec = find_spec(name)
+        finally:
+            self.finding.discard(name)
         if spec is not None and hasattr(spec.loader, 'exec_module'):
             spec.loader = _ActingLoader(spec.loader, self.actions[name])
         return spec

@@ -1,6 +1,6 @@
 """Actions behind imports of others, which they must not disturb."""
 
-import importlib
+import importlib.util
 import inspect
 import sys
 
@@ -65,3 +65,10 @@ def test_a_module_that_is_not_there_is_still_missing(other):
     after_import('no_such_module_of_others', lambda: None)
     with pytest.raises(ModuleNotFoundError, match='no_such_module_of_others'):
         importlib.import_module('no_such_module_of_others')
+
+
+def test_a_module_that_is_found_and_not_loaded_has_its_source(other):
+    done = []
+    after_import(other, lambda: done.append(1))
+    assert importlib.util.find_spec(other).loader.get_source(other) == 'value = 3\n'
+    assert done == [] and other not in sys.modules
