@@ -97,8 +97,8 @@ def test_mmdetections_tool_for_tests(shapes, trained, tmp_path):
     results = []
     for name in ('ours', 'official'):
         done = subprocess.run(
-            [sys.executable, tool, cfg, tmp_path / f'{name}.pth', '--work-dir', tmp_path / name, '--out', tmp_path / f'{name}.pkl',
-             '--cfg-options', 'model.test_cfg.rcnn.score_thr=0.'],
+            [sys.executable, tool, cfg, tmp_path / f'{name}.pth', '--work-dir', tmp_path / name,
+             '--out', tmp_path / f'{name}.pkl', '--cfg-options', 'model.test_cfg.rcnn.score_thr=0.'],
             env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert 'do not match exactly' not in done.stdout + done.stderr
