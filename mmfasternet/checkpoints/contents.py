@@ -1,6 +1,6 @@
 """What a checkpoint holds, and where: weights, and the names of the classes."""
 
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from torch import Tensor
 
@@ -12,6 +12,8 @@ from mmfasternet.models.weights.layouts import recognize
 _PLACES = ('state_dict', 'model')
 # DistributedDataParallel and averaged models, compiled models, Lightning's modules with the network as ``model``.
 _WRAPPERS = ('module.', COMPILED_PREFIX, 'model.')
+# What averaged models hold beside the weights, of MMEngine and of PyTorch.
+_COUNTERS = {'steps', 'n_averaged'}
 
 
 def state_dict_of(content: Dict[str, Any], path: str) -> Dict[str, Tensor]:
@@ -27,12 +29,28 @@ def state_dict_of(content: Dict[str, Any], path: str) -> Dict[str, Tensor]:
         FasterNet holds beside it, such as the network of a loss, is not among them.
 
     Raises:
-        CheckpointError: If two keys are the same without the prefix.
+        CheckpointError: If two keys are the same without the prefix, or
+            nothing says which of several dicts of tensors are the weights.
     """
-    weights = next((content[place] for place in _PLACES if isinstance(content.get(place), dict)), content)
+    weights = taken_weights(content)[1]
+    sets = [] if weights else [str(name) for name, value in content.items() if _inner(value)]
+    if sets:
+        raise CheckpointError(f"checkpoint '{path}' holds several sets of weights: {listed(sets, 5)}. Name one of "
+                              f"them behind the file, as in '{path}#{sets[0]}'")
+    return _without_wrappers(weights, path)
+
+
+def taken_weights(content: Mapping[str, Any]) -> Tuple[str, Dict[str, Any]]:
+    """Where the weights are that are taken, ``''`` for the content itself; and they, as they are there."""
+    place = next((place for place in _PLACES if isinstance(content.get(place), dict)), '')
+    weights = content[place] if place else dict(content)
     if not _are_weights(weights):
-        dicts = [value for value in content.values() if isinstance(value, dict) and _are_weights(value)]
-        weights = dicts[0] if len(dicts) == 1 else {}
+        sets = {name: _inner(value) for name, value in content.items() if _inner(value)}
+        place, weights = next(iter(sets.items())) if len(sets) == 1 else ('', {})
+    return place, weights
+
+
+def _without_wrappers(weights: Dict[str, Any], path: str) -> Dict[str, Tensor]:
     while True:
         unwrapped = next(filter(None, (_unwrapped(weights, wrapper, path) for wrapper in _WRAPPERS)), None)
         if unwrapped is None:
@@ -48,13 +66,69 @@ def weights_of(content: Dict[str, Any], path: str) -> Dict[str, Tensor]:
     return weights
 
 
+def weight_names(content: Mapping[str, Any], path: str) -> Tuple[str, List[str]]:
+    """The name of the weights that are taken, and those of further weights of the same network, such as their average.
+
+    A name is the key that they are under, as MMEngine's ``ema_state_dict``,
+    timm's ``state_dict_ema`` and ``model_ema``, or what their own keys begin
+    with, as ``ema_model`` in a module of Lightning.
+    """
+    name, raw = taken_weights(content)
+    taken = _without_wrappers(raw, path)
+    groups = {str(key): _inner(value) for key, value in content.items() if key != name}
+    for prefix in dict.fromkeys(key.partition('.')[0] for key in raw if '.' in key):
+        group = _without_wrappers(_behind(raw, prefix), path)
+        same = [key in taken and value is taken[key] for key, value in group.items()]
+        if same and all(same):
+            name = prefix if len(same) == len(taken) < len(raw) else name  # of a wrapper that holds more
+        elif not any(same):
+            groups.setdefault(prefix, group)
+    return name, [name for name, group in groups.items()
+                  if len(taken.keys() & _without_wrappers(group, path).keys()) * 2 > len(taken)]
+
+
+def only_weights(content: Mapping[str, Any], name: str, path: str) -> Dict[str, Any]:
+    """A checkpoint's content with the weights of a name alone, as :func:`weight_names` gives it.
+
+    Returns:
+        ``state_dict`` and ``meta``.
+
+    Raises:
+        CheckpointError: If it has none of this name; the message lists what it has.
+    """
+    group = _inner(content.get(name)) or _behind(taken_weights(content)[1], name)
+    weights = _without_wrappers(group, path)
+    if not weights:
+        known = list(filter(None, dict.fromkeys([*weight_names(content, path)[1], taken_weights(content)[0]])))
+        raise CheckpointError(f"checkpoint '{path}' has no weights called '{name}' in it, but "
+                              f"{listed(known) or 'weights without a name'}")
+    return dict(state_dict=weights, meta=content.get('meta') or {})
+
+
+def averages_first(content: Mapping[str, Any]) -> bool:
+    """Whether MMEngine's ``EMAHook`` wrote it: as it saves, it exchanges the averaged weights and the plain ones."""
+    average = content.get('ema_state_dict')
+    return isinstance(average, dict) and 'steps' in average and isinstance(content.get('state_dict'), dict)
+
+
+def _inner(value: Any) -> Dict[str, Any]:
+    """The weights in an entry of a checkpoint, also of RT-DETR's ``ema``, which has them under ``module``."""
+    places: List[Any] = [value, *(value.get(key) for key in ('module', *_PLACES))] if isinstance(value, dict) else []
+    return next((place for place in places if isinstance(place, dict) and _are_weights(place)), {})
+
+
+def _behind(weights: Mapping[str, Any], name: str) -> Dict[str, Any]:
+    return {key[len(name) + 1:]: value for key, value in weights.items() if key.startswith(f'{name}.')}
+
+
 def _are_weights(weights: Mapping[Any, Any]) -> bool:
     return all(isinstance(key, str) for key in weights) and any(isinstance(v, Tensor) for v in weights.values())
 
 
 def _unwrapped(weights: Dict[str, Tensor], wrapper: str, path: str) -> Optional[Dict[str, Tensor]]:
     inside = {key[len(wrapper):]: value for key, value in weights.items() if key.startswith(wrapper)}
-    if len(inside) < len(weights) and recognize(inside) is None:
+    beside = {key for key in weights if not key.startswith(wrapper)}
+    if not inside or beside - _COUNTERS and recognize(inside) is None:
         return None
     duplicate = [key for key in inside if key in weights]
     if duplicate:

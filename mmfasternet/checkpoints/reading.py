@@ -8,14 +8,14 @@ import pickletools
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List, Set, Tuple
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
 from mmfasternet.checkpoints.allowlist import is_trusting, only_allowed_globals
-from mmfasternet.checkpoints.contents import state_dict_of
+from mmfasternet.checkpoints.contents import averages_first, only_weights, state_dict_of, weight_names
 from mmfasternet.checkpoints.download import local_path
 from mmfasternet.errors import CheckpointError, UserError
 from mmfasternet.installed import require
@@ -39,27 +39,53 @@ _NOT_A_CHECKPOINT = {
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
     """Read a checkpoint as it is; nothing in it is run unless :func:`trust_checkpoints` says so.
 
+    Where it holds further weights of the same network, such as their average,
+    the log says which are taken: those that MMEngine's loader takes, too.
+
     Args:
         path: Path or URL, of a file that PyTorch wrote or of ``.safetensors``.
+            Behind ``#``, the name of other weights in it to take.
         map_location: Where the tensors go, as ``torch.load`` takes it.
             Defaults to ``'cpu'``.
 
     Returns:
         Its content. That of ``.safetensors`` has the form of MMEngine's:
-        ``state_dict`` and ``meta``.
+        ``state_dict`` and ``meta``, as has that of weights which are named.
 
     Raises:
         CheckpointError: If it can't be had, is broken, or holds anything but
             plain data; the message names the file.
     """
-    file = local_path(path)
+    address, name = _split(path)
+    file = local_path(address)
     content = _read_file(file, map_location)
     if not isinstance(content, dict):
         raise CheckpointError(f"checkpoint '{file}' holds a {type(content).__name__}, no state dict")
+    if name:
+        content = only_weights(content, name, address)
+    else:
+        _tell_of_others(content, path)
     spoilt = [key for key, value in state_dict_of(content, path).items() if not _is_finite(value)]
     if spoilt:
-        _warn_once(f"checkpoint '{file}' holds NaN or infinite weights: {listed(spoilt)}. Its training diverged")
+        _log_once(f"checkpoint '{file}' holds NaN or infinite weights: {listed(spoilt)}. Its training diverged",
+                  logging.WARNING)
     return content
+
+
+def _split(path: str) -> Tuple[str, str]:
+    """The file's address, and the name of weights in it, empty if there is none."""
+    address, _, name = path.rpartition('#')
+    named = address and name and '/' not in name and not Path(path).exists()
+    return (address, name) if named else (path, '')
+
+
+def _tell_of_others(content: Dict[str, Any], path: str) -> None:
+    taken, others = weight_names(content, path)
+    if not others:
+        return
+    averaged = ', the averaged ones, unless a training is resumed, which takes both' if averages_first(content) else ''
+    _log_once(f"checkpoint '{path}' holds further weights of its network: {listed(others)}. Taken are '{taken}'"
+              f"{averaged}. '{path}#{others[0]}' takes the others", logging.INFO)
 
 
 def _is_finite(value: Any) -> bool:
@@ -69,8 +95,8 @@ def _is_finite(value: Any) -> bool:
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)
+def _log_once(message: str, level: int) -> None:
+    print_log(message, logger='current', level=level)
 
 
 def _read_file(path: Path, map_location: Any) -> Any:

@@ -4,13 +4,13 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
 from torch import Tensor
 
 from mmfasternet.checkpoints.allowlist import trust_checkpoints
-from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of, weights_of
+from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of, taken_weights, weights_of
 from mmfasternet.checkpoints.reading import CLASSES_ENTRY, read_checkpoint
 from mmfasternet.errors import CheckpointError, UserError
 from mmfasternet.files import atomic_path
@@ -64,7 +64,7 @@ def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tup
     return kind, new_kind
 
 
-def publish_checkpoint(source: str, target: str) -> Path:
+def publish_checkpoint(source: str, target: str) -> Tuple[Path, List[str]]:
     """Write a checkpoint without the state of its training, named by its content.
 
     Args:
@@ -73,7 +73,8 @@ def publish_checkpoint(source: str, target: str) -> Path:
             are put before its suffix, as in ``name-1a2b3c4d.pth``.
 
     Returns:
-        The file written: ``meta`` and ``state_dict`` of the source.
+        The file written, ``meta`` and ``state_dict`` of the source, or its
+        weights alone; and what was dropped, as the source calls it.
 
     Raises:
         CheckpointError: If the source can't be read.
@@ -81,9 +82,10 @@ def publish_checkpoint(source: str, target: str) -> Path:
     """
     content = read_checkpoint(source)
     weights_of(content, source)
-    weights = next((content[key] for key in ('state_dict', 'model') if isinstance(content.get(key), dict)), None)
-    kept = content if weights is None else dict(meta=content.get('meta', {}), state_dict=weights)
-    return _write(Path(target), kept, _classes(content), named=True)
+    name, weights = taken_weights(content)
+    kept = dict(meta=content.get('meta', {}), state_dict=weights) if name else content
+    dropped = sorted(str(key) for key in content if name and key not in ('meta', name))
+    return _write(Path(target), kept, _classes(content), named=True), dropped
 
 
 def _classes(content: Dict[str, Any]) -> Tuple[str, ...]:

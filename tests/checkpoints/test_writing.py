@@ -88,10 +88,11 @@ def test_shared_tensors_are_written_to_safetensors(tmp_path):
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_publishing_leaves_the_training_out_and_names_the_content(tmp_path, trained, suffix):
     source = trained / 'epoch_2.pth'
-    path = publish_checkpoint(str(source), str(tmp_path / f'name{suffix}'))
+    path, dropped = publish_checkpoint(str(source), str(tmp_path / f'name{suffix}'))
     assert re.fullmatch(rf'name-[0-9a-f]{{8}}\{suffix}', path.name) and [*tmp_path.iterdir()] == [path]
     assert path.stem[-8:] == hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     content, before = read_checkpoint(str(path)), read_checkpoint(str(source))
+    assert set(dropped) == set(torch.load(source, weights_only=False)) - {'state_dict', 'meta'} and 'optimizer' in dropped
     assert set(content) == {'state_dict', 'meta'} and path.stat().st_size < 0.6 * source.stat().st_size
     assert set(content['state_dict']) == set(before['state_dict'])
     assert all(torch.equal(value, before['state_dict'][key]) for key, value in content['state_dict'].items())
@@ -110,7 +111,7 @@ def test_a_file_without_weights_is_not_published(tmp_path):
 def test_weights_under_model_keep_their_meta(tmp_path):
     weights = FasterNet('t0').state_dict()
     torch.save(dict(model=weights, optimizer={}, meta=dict(CLASSES=('a', ))), tmp_path / 'a.pth')
-    content = read_checkpoint(str(publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))))
+    content = read_checkpoint(str(publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))[0]))
     assert content['meta'] == dict(CLASSES=('a', )) and set(content['state_dict']) == set(weights)
 
 
@@ -143,6 +144,6 @@ def test_bare_weights_are_published_bare(tmp_path):
     weights = FasterNet('t0').state_dict()
     save_file(weights, tmp_path / 'a.safetensors')
     torch.save(weights, tmp_path / 'a.pth')
-    assert set(torch.load(publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth')))) == set(weights)
-    published = publish_checkpoint(str(tmp_path / 'a.safetensors'), str(tmp_path / 'b.safetensors'))
+    assert set(torch.load(publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))[0])) == set(weights)
+    published, _ = publish_checkpoint(str(tmp_path / 'a.safetensors'), str(tmp_path / 'b.safetensors'))
     assert set(load_file(published)) == set(weights)

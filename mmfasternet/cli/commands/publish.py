@@ -20,5 +20,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
         from mmfasternet.checkpoints import publish_checkpoint
-        path = publish_checkpoint(args.input, args.output)
-        print(f'{path} ({path.stat().st_size / 1e6:.1f} MB)')
+        from mmfasternet.models.weights.fitting import listed
+        path, dropped = publish_checkpoint(args.input, args.output)
+        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB){f', without {listed(dropped)}' if dropped else ''}")
