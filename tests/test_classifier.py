@@ -67,7 +67,7 @@ def test_train_test_and_predict(run_tool, config, tmp_path):
     rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
     assert len(rows) == 8 and all(row['classes'][0] == 'dark' for row in rows)
     assert re.search(r'0\.png  dark \d\.\d+  bright', result.out)
-    assert (tmp_path / 'out' / '0.png').is_file()
+    assert (tmp_path / 'out' / 'vis' / '0.png').is_file()
 
 
 def test_classifiers_of_the_authors_and_of_timm_need_no_conversion(run_tool, config, tmp_path):

@@ -20,6 +20,7 @@ from torchvision.models import resnet50
 
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, build
+from tests.datasets.test_video_files import make_video
 from tests.official import official_classifier, official_detector
 from tests.test_readme import CONFIGS, README
 from tests.test_tools import free_port
@@ -40,6 +41,7 @@ WORDS = {
     'CONFIG': 'configs/mask_rcnn_fasternet_t0_shapes.py',
     'CHECKPOINT': 'shapes.pth',
     'IMAGE_OR_FOLDER': 'data/shapes/val',
+    'VIDEO': 'clip.avi',
     'IN OUT': 'shapes.pth out.pth',
     'epoch_12.pth': 'epoch_1.pth',
     'NNODES=8 NODE_RANK=0 MASTER_ADDR=HOST': 'NNODES=1 NODE_RANK=0 MASTER_ADDR=127.0.0.1',
@@ -102,6 +104,7 @@ def place(shapes, trained, tmp_path_factory):
     (place / 'configs' / 'my_data.py').write_text(CONFIGS[0])
     shutil.copytree(shapes, place / 'data' / 'shapes')
     shutil.copy(trained / 'epoch_2.pth', place / 'shapes.pth')
+    make_video(place / 'clip.avi')
     torch.save(resnet50().state_dict(), place / 'resnet50.pth')
     torch.save(official_classifier(FasterNet('t0', out_norm=False)), place / 'fasternet_t0.pth')
 

@@ -521,6 +521,7 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('test', [SHAPES_CONFIG, 'gone.pth', '--out', 'raw.json'], 'raw.json'),
     ('image_demo', ['gone.jpg', SHAPES_CONFIG, 'gone.pth'], "'gone.jpg'"),
     ('image_demo', [ROOT / 'tests', SHAPES_CONFIG, 'gone.pth'], 'holds no image'),
+    ('image_demo', ['{shapes}/val', SHAPES_CONFIG, '{trained}', '--batch-size', 0], '--batch-size must be at least 1'),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, __file__, '--device', 'cuda:9'], "'cuda:9'"),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, '{trained}', '--ann-file', 'gone.json'], "'gone.json'"),

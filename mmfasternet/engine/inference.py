@@ -1,23 +1,26 @@
-"""Predictions for pictures: drawn, and as a json file in COCO's result format."""
+"""Predictions for pictures and videos: drawn, and as a json file in COCO's result format."""
 
 import json
+import os
+from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
-import torch
+import mmcv
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
-from torch import nn
+from rich.progress import track
 
-from mmfasternet.checkpoints import read_ahead, safe_loading
-from mmfasternet.compat import det_inferencer, image_classification_inferencer
-from mmfasternet.datasets.dataset_checks import dataset_classes
-from mmfasternet.engine.building import build_model
-from mmfasternet.engine.checks import check_weights
-from mmfasternet.engine.config import class_of, innermost_dataset, is_classifier, model_of, scope_of, with_text_types
+from mmfasternet.checkpoints import safe_loading
+from mmfasternet.datasets.annotation_ids import category_ids, image_ids, read_ids
+from mmfasternet.datasets.image_files import IMAGE_SUFFIXES
+from mmfasternet.datasets.video_files import SUFFIX, VideoFile, write_video
 from mmfasternet.engine.device import find_device
-from mmfasternet.errors import DataError
+from mmfasternet.engine.predictors import make_predictor
+from mmfasternet.errors import UserError
 from mmfasternet.files import write_atomically
+
+_DRAWN = 'vis'  # the folder of what is drawn
+_T = TypeVar('_T')
 
 
 def predict(cfg: Config,
@@ -26,20 +29,23 @@ def predict(cfg: Config,
             out_dir: str,
             device: Optional[str] = None,
             score_thr: float = 0.3,
-            ann_file: Optional[str] = None) -> List[Dict[str, Any]]:
+            ann_file: Optional[str] = None,
+            batch_size: int = 1) -> List[Dict[str, Any]]:
     """Predict, draw and write down what is on some images.
 
     Args:
         cfg: Config of a detector or a classifier.
         checkpoint: Path or URL of its weights.
         images: Image files.
-        out_dir: Folder that gets the drawn images and ``predictions.json``.
+        out_dir: Folder that gets ``predictions.json``, and the drawn images in
+            ``vis``.
         device: Such as ``'cpu'`` or ``'cuda:0'``. Defaults to None, the first
             GPU where there is one.
         score_thr: Detections below this score are omitted. Defaults to 0.3.
         ann_file: COCO annotation file that gives the ids of images, by their
             file names, and of categories. Defaults to None: images and
             classes are counted from 1.
+        batch_size: Images at a time. Defaults to 1.
 
     Returns:
         What ``predictions.json`` holds. Of a detector, a dict for each object
@@ -47,97 +53,113 @@ def predict(cfg: Config,
         x, y, width, height in pixels, ``score``, ``segmentation`` as RLE),
         with ``file_name`` and ``category_name``. Of a classifier, a dict for
         each image with ``file_name`` and the five likeliest ``classes``
-        and ``scores``.
+        and ``scores``. ``file_name`` is the bare name, with folders where two
+        images have the same one.
 
     Raises:
-        UserError: If the checkpoint, the device or ``ann_file`` can't be used.
+        UserError: If the checkpoint, the device or ``ann_file`` can't be
+            used, or a drawn image would overwrite an image.
     """
-    device = str(find_device(device))
-    cfg = with_text_types(cfg)  # a copy, which the inferencers change
-    cfg.model = model_of(cfg)  # MMDetection's looks at the model alone
+    names = _names(images)
+    drawn = [_drawn_file(out_dir, name) for name in names]
+    _check_sources(images, drawn)
     with safe_loading():
-        if is_classifier(cfg):
-            predictions = _classify(cfg, checkpoint, images, out_dir, device)
-        else:
-            ids = _read_ids(ann_file) if ann_file else None
-            predictions = _detect(cfg, checkpoint, images, out_dir, device, score_thr, ids)
+        content = read_ids(ann_file) if ann_file else None
+        predictor = make_predictor(cfg, checkpoint, str(find_device(device)), score_thr)
+        ids: Sequence[int] = range(1, len(images) + 1)
+        if content and predictor.ids:
+            ids, predictor.ids = image_ids(content, images), category_ids(content, predictor.classes)
+        rows = []
+        batches = list(_batches(zip(images, names, drawn, ids), batch_size))
+        for batch in track(batches, 'Inference'):
+            samples = predictor([image for image, _, _, _ in batch])
+            for (image, name, file, number), sample in zip(batch, samples):
+                where = dict(image_id=number, file_name=name) if predictor.ids else dict(file_name=name)
+                rows += [dict(where, **row) for row in predictor.rows(sample)]
+                mmcv.imwrite(predictor.draw(mmcv.imread(image), sample), str(file))
+    return _write(out_dir, rows)
+
+
+def predict_video(cfg: Config,
+                  checkpoint: str,
+                  video: str,
+                  out_dir: str,
+                  device: Optional[str] = None,
+                  score_thr: float = 0.3,
+                  ann_file: Optional[str] = None,
+                  batch_size: int = 1) -> Tuple[List[Dict[str, Any]], Path]:
+    """Predict, draw and write down what is on each frame of a video, of which a batch is in memory at a time.
+
+    Args:
+        cfg, checkpoint, device, score_thr: As for :func:`predict`.
+        video: The file.
+        out_dir: Folder that gets ``predictions.json``, and in ``vis`` the
+            drawn video as ``.mp4``, without sound.
+        ann_file: COCO annotation file that gives the ids of categories.
+            Defaults to None: they are counted from 1.
+        batch_size: Frames at a time. Defaults to 1.
+
+    Returns:
+        What ``predictions.json`` holds, as of :func:`predict` with ``frame``,
+        the number of the frame from 0, in the place of ``file_name``; it is
+        the ``image_id`` of detections, too. And the drawn video.
+
+    Raises:
+        UserError: If the video, the checkpoint, the device or ``ann_file``
+            can't be used, or the drawn video can't be written.
+    """
+    target = Path(out_dir) / _DRAWN / (Path(video).name.removesuffix(SUFFIX) + SUFFIX)
+    _check_sources([video], [target])
+    frames = VideoFile(video)
+    with safe_loading():
+        content = read_ids(ann_file) if ann_file else None
+        predictor = make_predictor(cfg, checkpoint, str(find_device(device)), score_thr)
+        if content and predictor.ids:
+            predictor.ids = category_ids(content, predictor.classes)
+        rows = []
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with write_video(target, frames.rate) as append:
+            numbered = enumerate(track(frames, 'Inference', frames.length))
+            for batch in _batches(numbered, batch_size):
+                for (number, frame), sample in zip(batch, predictor([frame for _, frame in batch])):
+                    where = dict(image_id=number, frame=number) if predictor.ids else dict(frame=number)
+                    rows += [dict(where, **row) for row in predictor.rows(sample)]
+                    append(predictor.draw(frame, sample))
+    return _write(out_dir, rows), target
+
+
+def _write(out_dir: str, rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(out_dir) / 'predictions.json', json.dumps(predictions, indent=1).encode())
-    return predictions
+    write_atomically(Path(out_dir) / 'predictions.json', json.dumps(rows, indent=1).encode())
+    return rows
 
 
-def _read_ids(ann_file: str) -> Tuple[Dict[str, int], Dict[str, int]]:
-    """Image ids by file name and category ids by name."""
-    try:
-        content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
-        return ({Path(image['file_name']).name: image['id'] for image in content['images']},
-                {category['name']: category['id'] for category in content['categories']})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"annotation file '{ann_file}' can't be used for its ids: {error!r}. "
-                        f"It must be COCO's format") from None
+def _names(images: Sequence[str]) -> List[str]:
+    """What images are called: bare names, or where these are not unique, paths within the folder of all of them."""
+    paths = [Path(os.path.abspath(image)) for image in images]
+    names = [path.name for path in paths]
+    if len(set(names)) == len(set(paths)):
+        return names
+    folder = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def _detect(cfg: Config, checkpoint: str, images: List[str], out_dir: str, device: str, score_thr: float,
-            ids: Optional[Tuple[Dict[str, int], Dict[str, int]]]) -> List[Dict[str, Any]]:
-    has_classes = False
-
-    def check(model: nn.Module, content: Dict[str, Any]) -> None:
-        nonlocal has_classes
-        check_weights(model, content, checkpoint)
-        has_classes = 'dataset_meta' in content.get('meta', {})
-
-    inferencer = det_inferencer(cfg, checkpoint, device, check)
-    classes = inferencer.model.dataset_meta['classes']
-    if not has_classes:  # MMDetection then takes COCO's names
-        with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-            classes = dataset_classes(cfg.test_dataloader.dataset) or classes
-        inferencer.visualizer.dataset_meta = dict(inferencer.model.dataset_meta, classes=classes)
-    names = [Path(image).name for image in images]
-    image_ids, category_ids = ids or ({name: i for i, name in enumerate(names, 1)},
-                                      {name: i for i, name in enumerate(classes, 1)})
-    for kind, wanted, known in (('image', names, image_ids), ('category', classes, category_ids)):
-        absent = [name for name in wanted if name not in known]
-        if absent:
-            raise DataError(f"the annotation file has no {kind} '{absent[0]}' ({len(absent)} in all). Predict "
-                            f'without it, or name the one that belongs to these images and this model')
-    results = inferencer(images, out_dir=out_dir, pred_score_thr=score_thr, no_save_pred=True)['predictions']
-    predictions = []
-    for name, result in zip(names, results):
-        masks = result.get('masks') or [None] * len(result['labels'])
-        for label, score, box, mask in zip(result['labels'], result['scores'], result['bboxes'], masks):
-            if score < score_thr:
-                continue
-            x0, y0, x1, y1 = box
-            prediction = dict(
-                image_id=image_ids[name],
-                file_name=name,
-                category_id=category_ids[classes[label]],
-                category_name=classes[label],
-                bbox=[x0, y0, x1 - x0, y1 - y0],
-                score=score)
-            if mask is not None:
-                prediction['segmentation'] = mask
-            predictions.append(prediction)
-    return predictions
+def _drawn_file(out_dir: str, name: str) -> Path:
+    """Where an image is drawn to: a format that OpenCV writes."""
+    return Path(out_dir) / _DRAWN / (name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f'{name}.png')
 
 
-def _classify(cfg: Config, checkpoint: str, images: List[str], out_dir: str,
-              device: str) -> List[Dict[str, Any]]:
-    meta = read_ahead(checkpoint).get('meta', {}).get('dataset_meta')
-    model = build_model(cfg, checkpoint, torch.device(device))
-    inferencer = image_classification_inferencer(cfg, model, meta or _dataset_meta(cfg))
-    Path(out_dir).mkdir(parents=True, exist_ok=True)
-    predictions = []
-    for image, result in zip(images, inferencer(images, show_dir=out_dir)):
-        scores, order = torch.from_numpy(result['pred_scores']).sort(descending=True)
-        labels = order[:5].tolist()
-        names = [inferencer.classes[label] if inferencer.classes else str(label) for label in labels]
-        predictions.append(dict(file_name=Path(image).name, classes=names, scores=scores[:5].tolist()))
-    return predictions
+def _check_sources(sources: Sequence[str], targets: Sequence[Path]) -> None:
+    read = {Path(source).resolve() for source in sources}
+    overwritten = next((target for target in targets if target.resolve() in read), None)
+    if overwritten:
+        raise UserError(f"'{overwritten}' would be overwritten by what is drawn on it. Name another folder for the "
+                        f'results (--out-dir)')
 
 
-def _dataset_meta(cfg: Config) -> Dict[str, Any]:
-    """What the class of the test data says of them, if there are any."""
-    if not cfg.get('test_dataloader'):
-        return {}
-    return getattr(class_of(innermost_dataset(cfg), DATASETS, scope_of(cfg)), 'METAINFO', {})
+def _batches(items: Iterable[_T], size: int) -> Iterator[List[_T]]:
+    if size < 1:
+        raise UserError(f'--batch-size must be at least 1, got {size}')
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch

@@ -1,4 +1,4 @@
-"""Predict what is on an image or on all images of a folder: drawn pictures and one json file."""
+"""Predict what is on an image, on all images of a folder or on a video: drawn, and as one json file."""
 
 import argparse
 from typing import Optional, Sequence
@@ -10,14 +10,15 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'predict', 'data/shapes/val configs/mask_rcnn_fasternet_t0_shapes.py '
         'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth')
-    parser.add_argument('input', help='image file, or folder of images')
+    parser.add_argument('input', help='image file, folder of images, or video')
     parser.add_argument('config', help='config of a detector or a classifier: a file, or the name of one of ours')
     parser.add_argument('checkpoint', help='checkpoint: a file, a URL or a name on the Hub')
     parser.add_argument('--out-dir', default='outputs', help='folder for the results (default: outputs)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection (default: 0.3)')
     parser.add_argument('--ann-file', help='COCO annotation file to take the ids of images and categories from '
-                        '(default: they are counted from 1)')
+                        '(default: they are counted from 1; frames of a video always from 0)')
+    parser.add_argument('--batch-size', type=int, default=1, help='images or frames at a time (default: 1)')
     add_trust_option(parser)
     return parser.parse_args(argv)
 
@@ -26,12 +27,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
         from mmfasternet.datasets.image_files import find_images
+        from mmfasternet.datasets.video_files import is_video
         from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.inference import predict
+        from mmfasternet.engine.inference import predict, predict_video
+        how = (args.out_dir, args.device, args.score_thr, args.ann_file, args.batch_size)
+        if is_video(args.input):
+            predictions, video = predict_video(load_config(args.config), args.checkpoint, args.input, *how)
+            print(f'{len(predictions)} predictions: see {args.out_dir}/predictions.json and {video}')
+            return
         images = find_images(args.input)
-        predictions = predict(
-            load_config(args.config), args.checkpoint, images, args.out_dir, args.device, args.score_thr,
-            args.ann_file)
+        predictions = predict(load_config(args.config), args.checkpoint, images, *how)
         for row in predictions if 'classes' in (predictions or [{}])[0] else []:
             print(row['file_name'], *(f'{name} {score:.3f}' for name, score in zip(row['classes'], row['scores'])),
                   sep='  ')

@@ -1,0 +1,85 @@
+"""The ids that an annotation file gives to images and categories."""
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+from mmfasternet.errors import DataError
+
+
+def image_ids(content: Dict[str, Any], images: Sequence[str]) -> List[int]:
+    """The ids of image files, in their order.
+
+    An image is the entry whose ``file_name``, with its folders, is the end of
+    the image's path; where there is none, the only one of its bare name.
+
+    Args:
+        content: COCO annotation file, as it was read.
+        images: Their paths.
+
+    Raises:
+        DataError: If an image is not in the file, or several entries may be meant.
+    """
+    by_name: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
+    for entry in content['images']:
+        by_name[Path(entry['file_name']).name].append(entry)
+    found, absent = [], []
+    for image in images:
+        parts = Path(os.path.abspath(image)).parts
+        named = by_name[Path(image).name]
+        ends = [entry for entry in named if parts[-len(Path(entry['file_name']).parts):] == Path(
+            entry['file_name']).parts]
+        entries = ends or named
+        if len(entries) > 1:
+            known = ', '.join(f"'{entry['file_name']}' with id {entry['id']}" for entry in entries[:3])
+            raise DataError(f"image '{image}' may be any of {len(entries)} in the annotation file: {known}. Predict "
+                            f'without it, or keep the images in the folders that it names')
+        found += [entry['id'] for entry in entries]
+        absent += [Path(image).name] if not entries else []
+    _refuse('image', absent)
+    return found
+
+
+def category_ids(content: Dict[str, Any], classes: Sequence[str]) -> List[int]:
+    """The ids of classes, in their order.
+
+    Raises:
+        DataError: If a class is not in the file, or a name is there twice.
+    """
+    ids: Dict[str, List[int]] = defaultdict(list)
+    for category in content['categories']:
+        ids[category['name']].append(category['id'])
+    _refuse('category', [name for name in classes if name not in ids])
+    for name in classes:
+        if len(ids[name]) > 1:
+            raise DataError(f"category '{name}' is in the annotation file with the ids "
+                            f"{', '.join(map(str, ids[name]))}. Give each category a name of its own")
+    return [ids[name][0] for name in classes]
+
+
+def read_ids(path: str) -> Dict[str, Any]:
+    """Read a COCO annotation file for its ids.
+
+    Raises:
+        DataError: If it can't be read, or an image or a category has no id or name.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8-sig'))
+    except (OSError, ValueError) as error:
+        raise DataError(f"annotation file '{path}' can't be used for its ids: {error}. It must be COCO's "
+                        f'format') from None
+    for key, name in (('images', 'file_name'), ('categories', 'name')):
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(
+                isinstance(entry, dict) and 'id' in entry and isinstance(entry.get(name), str) for entry in entries):
+            raise DataError(f"annotation file '{path}' can't be used for its ids: its '{key}' must be a list of "
+                            f"entries with 'id' and '{name}', as COCO's format has it")
+    return content
+
+
+def _refuse(kind: str, absent: Sequence[str]) -> None:
+    if absent:
+        raise DataError(f"the annotation file has no {kind} '{absent[0]}' ({len(absent)} in all). Predict "
+                        f'without it, or name the one that belongs to these images and this model')
