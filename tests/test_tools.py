@@ -205,6 +205,19 @@ def test_results_of_image_demo_are_cocos(run_tool, trained, shapes, tmp_path):
     assert result.code == 1 and "no image '000000.png'" in result.err
 
 
+def test_records_of_another_config_of_the_same_name_are_not_taken(run_tool, tmp_path):
+    for folder, channels in (('a', 16), ('b', 32)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'x.py').write_text(f"_base_ = '{SHAPES_CONFIG}'\nmodel = dict(rpn_head=dict(feat_channels="
+                                                f'{channels}))\n')
+    arguments = ['--size', 64, 64, '--runs', 1, '--out', tmp_path / 'out']
+    assert run_tool('benchmark_detector', tmp_path / 'a' / 'x.py', *arguments).code == 0
+    other = run_tool('benchmark_detector', tmp_path / 'b' / 'x.py', *arguments)
+    assert other.code == 1 and "'x' in" in other.err and 'is of another config that is called x' in other.err
+    both = run_tool('benchmark_detector', tmp_path / 'a' / 'x.py', tmp_path / 'b' / 'x.py', *arguments)
+    assert both.code == 2 and 'configs must differ in the names of their files' in both.err
+
+
 def test_image_demo_names_the_classes_of_weights_alone(run_tool, trained, shapes, tmp_path):
     torch.save(load(weights(trained))['state_dict'], tmp_path / 'bare.pth')
     result = run_tool('image_demo', shapes / 'val', SHAPES_CONFIG, tmp_path / 'bare.pth', '--out-dir', tmp_path,

@@ -75,32 +75,41 @@ def download(url: str) -> Path:
         CheckpointError: If it can't be fetched to its end; the message names the
             file, its address and the place to put it.
     """
-    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    root = Path(torch.hub.get_dir()) / 'checkpoints'
     try:
         name = os.path.basename(urlparse(url).path)  # not unquoted, which could make slashes
     except ValueError:
         name = ''
     if name in ('', '.', '..'):
         raise CheckpointError(f"checkpoint '{url}' names no file")
-    address = folder / f'.{name}.url'  # of the file that was fetched under this name
-    if address.is_file() and address.read_text() != url:
-        folder /= hashlib.sha256(url.encode()).hexdigest()[:8]
-        address = folder / f'.{name}.url'
-    path = folder / name
+    path = _place(root, name, url)
     if path.is_file():
         return path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with require('filelock').FileLock(folder / f'.{name}.lock'):
+        root.mkdir(parents=True, exist_ok=True)
+        with require('filelock').FileLock(root / f'.{name}.lock'):
+            path = _place(root, name, url)  # another address may have come first
             if not path.is_file():
+                path.parent.mkdir(exist_ok=True)
                 _fetch(url, path)
-                address.write_text(url)
     except (OSError, HTTPException, ValueError) as error:  # a full disk and a folder of somebody else's, too
         raise CheckpointError(f'{name} could not be downloaded from {url} ({getattr(error, "reason", error)}). '
-                              f'Fetch it elsewhere and put it into {folder}/, or name another file (for the backbone: '
-                              f'--cfg-options model.backbone.init_cfg.checkpoint=PATH, or '
+                              f'Fetch it elsewhere and put it into {path.parent}/, or name another file (for the '
+                              f'backbone: --cfg-options model.backbone.init_cfg.checkpoint=PATH, or '
                               f'model.backbone.init_cfg=None to train from scratch)') from None
     return path
+
+
+def _place(root: Path, name: str, url: str) -> Path:
+    """Where the file of an address is kept; a file without the address that it is from was put there by hand."""
+    address = _address_of(root / name)
+    if address.is_file() and address.read_text() != url:
+        return root / hashlib.sha256(url.encode()).hexdigest()[:8] / name
+    return root / name
+
+
+def _address_of(path: Path) -> Path:
+    return path.with_name(f'.{path.name}.url')
 
 
 def _fetch(url: str, path: Path) -> None:
@@ -115,3 +124,4 @@ def _fetch(url: str, path: Path) -> None:
                 received = file.tell()
         if length and received != length:
             raise OSError(f'the connection ended after {received} of {length} bytes')
+        _address_of(path).write_text(url)  # before the file has its name: it would be anybody's

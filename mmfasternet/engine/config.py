@@ -1,7 +1,9 @@
 """Reading a config: from its file, with what the command line and the environment say, and with types as text."""
 
 import copy
+import hashlib
 import inspect
+import json
 import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
@@ -56,6 +58,24 @@ def load_config(path: str,
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     cfg.launcher = launcher
     return cfg
+
+
+def config_digest(cfg: Config, *keys: str) -> str:
+    """Twelve hexadecimal digits that tell the content of a config's entries from any other, whatever its file's name.
+
+    Args:
+        cfg: The config, with types as text.
+        keys: The entries, by dotted keys; those that it lacks count as None.
+    """
+    content = [(key, _entry(cfg, key)) for key in keys]
+    return hashlib.sha256(json.dumps(content, default=repr, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _entry(cfg: Config, key: str) -> Any:
+    node: Any = cfg
+    for part in key.split('.'):
+        node = node.get(part) if isinstance(node, (Config, dict)) else None
+    return node
 
 
 def _named(name: str) -> str:

@@ -2,6 +2,7 @@ import http.server
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +50,35 @@ def test_files_of_the_same_name_are_kept_apart(web_server, tmp_path):
             weights = load_for_mmengine(f'{address}/{name}/model.safetensors')['state_dict']
             assert weights['backbone.norm0.weight'].shape == (channels, )
     assert len(requests) == 2
+
+
+def test_files_of_the_same_name_that_are_fetched_at_once_are_kept_apart(web_server, tmp_path):
+    address, requests = web_server
+    for name in 'abcd':
+        (tmp_path / 'site' / name).mkdir()
+        (tmp_path / 'site' / name / 'file.pth').write_bytes(name.encode() * 10**6)
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(download.download, [f'{address}/{name}/file.pth' for name in 'abcd']))
+    assert [path.read_bytes()[:1] for path in paths] == [b'a', b'b', b'c', b'd'] and len(requests) == 4
+
+
+def test_a_file_has_its_address_before_its_name(web_server, tmp_path, monkeypatch):
+    """Whoever is killed in between does not leave it to another address."""
+    address, _ = web_server
+    for name in 'ab':
+        (tmp_path / 'site' / name).mkdir()
+        (tmp_path / 'site' / name / 'file.pth').write_bytes(name.encode())
+    write = Path.write_text
+
+    def killed(self, *args):
+        write(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, 'write_text', killed)
+        download.download(f'{address}/a/file.pth')
+    assert download.download(f'{address}/b/file.pth').read_bytes() == b'b'
+    assert download.download(f'{address}/a/file.pth').read_bytes() == b'a'
 
 
 def test_a_file_that_was_put_there_is_taken(web_server, tmp_path):

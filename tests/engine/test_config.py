@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from mmfasternet.config_tree import walk
-from mmfasternet.engine.config import class_of, is_classifier, load_config
+from mmfasternet.engine.config import class_of, config_digest, is_classifier, load_config
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 from tests.engine.pure_python import pure_python
@@ -124,3 +125,16 @@ def test_tools_take_a_pure_python_config_as_one_in_text(run_tool, shapes, tmp_pa
     assert result.code == 0 and (tmp_path / 'exported' / 'dense.onnx').exists(), result.err
     assert run_tool('get_flops', pure, '--size', '96', '128').code == 0
     assert run_tool('benchmark_detector', pure, '--runs', '1', '--size', '96', '128', '--device', 'cpu').code == 0
+
+
+def test_a_digest_tells_configs_apart_by_their_content(tmp_path):
+    def digest(text, *keys):
+        (tmp_path / 'x.py').write_text(text)
+        return config_digest(Config.fromfile(tmp_path / 'x.py'), *keys)
+
+    same = digest('model = dict(a=1, b=(2, 3))\nother = 4', 'model')
+    assert same == digest('model = dict(b=(2, 3), a=1)\nother = 5', 'model') and len(same) == 12
+    assert same != digest('model = dict(a=1, b=(2, 4))', 'model')
+    assert digest('a = dict(b=dict(c=1))', 'a.b') == digest('a = dict(b=dict(c=1), d=2)', 'a.b')
+    assert digest('a = dict(b=dict(c=1))', 'a.b') != digest('a = dict(b=dict(c=2))', 'a.b')
+    assert digest('a = 1', 'a.b', 'c') == digest('a = 2', 'a.b', 'c')

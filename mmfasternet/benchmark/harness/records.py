@@ -53,6 +53,9 @@ class LatencyRecord:
         error: Why it can't be measured, such as ``'out of memory'``; its
             figures are NaN then, and times are those until it failed.
         sessions: When the runs began that its calls were timed in.
+        digest: What tells its model from another one of its name, as
+            :class:`~mmfasternet.benchmark.harness.suite.Entry` has it; None if
+            the record does not say.
         summary: What is known instead of ``times_ms`` where single calls
             were not kept. Defaults to None.
     """
@@ -69,6 +72,7 @@ class LatencyRecord:
     parts_ms: Dict[str, Tuple[float, ...]] = field(default_factory=dict)
     error: Optional[str] = None
     sessions: Tuple[str, ...] = ()
+    digest: Optional[str] = None
     summary: Optional[Summary] = None
 
     @property

@@ -52,12 +52,16 @@ class Entry:
         build: How it is built.
         kind: What is measured, for the record.
         model: Name of the model or operator, for the record.
+        digest: What tells it from another model of this name, as
+            :func:`~mmfasternet.engine.config.config_digest` of its config
+            does. Defaults to None, the name alone says it.
     """
     name: str
     conditions: Conditions
     build: Callable[[], Subject]
     kind: str = ''
     model: str = ''
+    digest: Optional[str] = None
 
 
 def replayed(entry: Entry) -> Entry:
@@ -167,12 +171,16 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
 
 def _started(entry: Entry, device: torch.device, file: RecordFile, calls: int) -> LatencyRecord:
     """The record that is there already, or one without any timed call yet."""
-    fresh = LatencyRecord(entry.name, entry.conditions.on(device), entry.kind, entry.model)
+    fresh = LatencyRecord(entry.name, entry.conditions.on(device), entry.kind, entry.model, digest=entry.digest)
     found = file.records.get(entry.name)
     if found:
         if (found.kind, found.model) != (entry.kind, entry.model):
             raise UserError(f"'{found.name}' in '{file.path}' is of {found.model or 'another model'}, and not of "
                             f'{entry.model}: name another folder by --out')
+        if None not in (found.digest, entry.digest) and found.digest != entry.digest:
+            raise UserError(f"'{found.name}' in '{file.path}' is of another config that is called "
+                            f"{entry.model or entry.name}, or of this one before it was edited: name another folder by "
+                            f'--out')
         _check_comparable(found, fresh.conditions, file)
         if found.summary and found.runs < calls:
             raise UserError(f"'{found.name}' in '{file.path}' can't go on, since its calls were not kept one by one: "

@@ -24,7 +24,7 @@ from mmfasternet.benchmark.subjects.parts import PARTS, DetectorParts
 from mmfasternet.benchmark.subjects.timm_detectors import fold_backbone
 from mmfasternet.deploy.export.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
-from mmfasternet.engine.config import is_classifier
+from mmfasternet.engine.config import config_digest, is_classifier
 from mmfasternet.engine.deploying import DeployOptions, is_export, padded_size
 from mmfasternet.engine.preparing import with_exported
 from mmfasternet.errors import UserError
@@ -121,7 +121,12 @@ def detector_entry(cfg: Config,
             detector = options.apply(detector, cfg, None if given.images else [given.size])
         return detector_subject(detector, batches, device, options.graphs)
 
-    return Entry(name, conditions, subject, KIND, model or name)
+    return Entry(name, conditions, subject, KIND, model or name, digest_of(cfg))
+
+
+def digest_of(cfg: Config) -> str:
+    """The digest of what a detector's latency depends on in its config."""
+    return config_digest(cfg, 'model', 'test_dataloader.dataset.pipeline')
 
 
 def detector_subject(detector: nn.Module, batches: Sequence[Batch], device: torch.device,

@@ -22,6 +22,7 @@ from mmfasternet.benchmark.subjects.detectors import (
     detector_entry,
     detector_of,
     detector_subject,
+    digest_of,
     parts_table,
     propose_alike,
     random_detector,
@@ -33,7 +34,7 @@ from mmfasternet.datasets.image_files import find_images
 from mmfasternet.deploy import ExportedDetector
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.engine.building import build_model
-from mmfasternet.engine.config import class_of, is_classifier, model_of, scope_of
+from mmfasternet.engine.config import class_of, config_digest, is_classifier, model_of, scope_of
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet
@@ -79,6 +80,8 @@ def measure_forms(cfg: Config,
             raise UserError('--images is for detectors: a backbone is timed on random images of --size')
         entries = backbone_form_entries(_backbone(cfg, name, device, checkpoint, size or (224, 224), batch_size),
                                         dtypes, compile)
+        digest = config_digest(cfg, 'model.backbone')
+        entries = [replace(entry, digest=digest) for entry in entries]
         return run_suite(entries, device, rounds or 20, 3, out)
     if batch_size > 1:
         raise UserError('--batch is for backbones: a detector is timed on one image at a time')
@@ -153,7 +156,7 @@ def _exported_entry(cfg: Config, name: str, given: DetectorInput, checkpoint: Op
             propose_alike(detector.detector)
         return detector_subject(detector, batches, device)
 
-    return Entry(f'{runtime}, {conditions.dtype_name}', conditions, subject, model=name)
+    return Entry(f'{runtime}, {conditions.dtype_name}', conditions, subject, model=name, digest=digest_of(cfg))
 
 
 def form_report(records: Sequence[LatencyRecord]) -> Report:

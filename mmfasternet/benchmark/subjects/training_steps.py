@@ -22,7 +22,7 @@ from mmfasternet.benchmark.reporting.plots import curves
 from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.detectors import propose_alike, random_batch
 from mmfasternet.engine.building import Batch, build_unloaded
-from mmfasternet.engine.config import is_classifier, scope_of
+from mmfasternet.engine.config import config_digest, is_classifier, scope_of
 from mmfasternet.engine.preparing import TrainOptions, with_speed_ups
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.engine.train_test import train
@@ -89,7 +89,8 @@ def training_entry(cfg: Config,
         batch = random_training_batch(size, batch_size)
         return Subject(lambda: _step(model, batch, optimizer))
 
-    return Entry(f'{name}, {options.form}', conditions, build, KIND, name)
+    return Entry(f'{name}, {options.form}', conditions, build, KIND, name,
+                 config_digest(cfg, 'model', 'optim_wrapper'))
 
 
 def random_training_batch(size: Tuple[int, int], batch_size: int = 2) -> Batch:

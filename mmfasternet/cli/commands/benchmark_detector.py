@@ -1,6 +1,7 @@
 """Measure the end-to-end latency of detectors, from image to boxes and masks, and of their parts, side by side."""
 
 import argparse
+from pathlib import Path
 from typing import Optional, Sequence
 
 from mmfasternet.cli.options import (
@@ -37,6 +38,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         parser.error('either config files or --table4')
     if args.checkpoint and len(args.configs) != 1:
         parser.error('--checkpoint goes with one config')
+    if len({c if c.startswith('timm:') else Path(c).stem for c in args.configs}) < len(args.configs):
+        parser.error('configs must differ in the names of their files, by which records are kept')
     return args
 
 

@@ -247,6 +247,22 @@ def test_one_process_writes_at_a_time(tmp_path):
     assert run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)[0].runs == 1
 
 
+@pytest.mark.parametrize('before, now, taken', [('1a', '1a', True), ('1a', '2b', False), (None, '2b', True),
+                                                ('1a', None, True)])
+def test_records_of_an_edited_config_are_not_taken(tmp_path, before, now, taken):
+    """Those of early releases do not say which config they are of."""
+    first, second = (Entry('a', Conditions(SIZES), lambda: Subject(lambda: None), digest=digest)
+                     for digest in (before, now))
+    run_suite([first], CPU, rounds=2, out=tmp_path)
+    assert read_records(tmp_path)[0].digest == before
+    if taken:
+        assert run_suite([second], CPU, rounds=3, out=tmp_path)[0].runs == 3
+        return
+    with pytest.raises(UserError, match="'a' in .*is of another config that is called a, or of this one before it was "
+                       'edited: .*--out'):
+        run_suite([second], CPU, rounds=3, out=tmp_path)
+
+
 def test_records_of_other_names_stay(tmp_path):
     run_suite([Sleeper('b', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
     records = run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
