@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def mmcv_wheel(python, stack):
         # Given flags replace Python's own: they must name the optimisation too.
         flags = '-O3 -DNDEBUG -fwrapv -g0'
         environment = dict(os.environ, MMCV_WITH_OPS='1', CFLAGS=flags, CXXFLAGS=flags)
-        environment.setdefault('MAX_JOBS', str(os.cpu_count()))
+        environment.setdefault('MAX_JOBS', str(usable_cpus()))
         environment['PATH'] = f'{python.parent}{os.pathsep}{environment["PATH"]}'  # where ninja is
         run([python, *PIP, 'download', '--no-deps', '--no-build-isolation', '--no-binary', name, '--dest', build, pin],
             f'downloading {pin}')
@@ -141,6 +142,11 @@ def mmcv_wheel(python, stack):
         shutil.rmtree(folder, ignore_errors=True)
         done.rename(folder)  # atomic
     return next(folder.glob('*.whl'))
+
+
+def usable_cpus():
+    """Those of a container's quota, too; the package itself can't be imported yet."""
+    return runpy.run_path(str(Path(__file__).resolve().parent.parent / 'mmfasternet' / 'cpus.py'))['usable_cpus']()
 
 
 def set_up(stack, torch, venv):

@@ -80,7 +80,8 @@ def add_deploy_options(parser: argparse.ArgumentParser) -> None:
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """The options that say where to compute."""
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
-    parser.add_argument('--threads', type=int, help='threads on a CPU (default: as many as there are cores)')
+    parser.add_argument('--threads', type=int, help='threads on a CPU (default: as many as there are '
+                        'cores, or as this process may use of them)')
 
 
 def add_dtype_option(parser: argparse.ArgumentParser, help: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import torch
 
 from mmfasternet.benchmark.plan.steps import STEPS, Bench, Step
+from mmfasternet.engine.device import set_threads
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.files import write_atomically
 
@@ -122,6 +123,7 @@ def _in_process(step: Step, device: Optional[str], out: Path, small: bool, deadl
         sys.stdout = sys.stderr = log
         code = 1
         try:
+            set_threads()
             bench = Bench(device, out, small, deadline)
             step.run(bench)
             code = _NOT_ALL if bench.skipped else 0

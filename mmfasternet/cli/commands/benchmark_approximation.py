@@ -26,7 +26,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     with one_line_errors(), trusting(args):
         from mmfasternet.benchmark.approximation.approximation_report import analysis_report
         from mmfasternet.datasets.image_files import find_images
-        from mmfasternet.engine.device import find_device
+        from mmfasternet.engine.device import find_device, set_threads
+        set_threads()
         images = find_images(args.images, args.max_images, tree=True) if args.images else []
         report = analysis_report(args.checkpoint, images, find_device(args.device), args.epochs, args.lr)
         report.print()

@@ -36,6 +36,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         from mmfasternet.deploy.export.exporting import export_model
         from mmfasternet.engine.building import build_model, real_images
         from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.device import set_threads
+        set_threads()
         cfg = load_config(args.config)
         model = build_model(cfg, args.checkpoint)
         reports = export_model(

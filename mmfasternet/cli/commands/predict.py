@@ -29,7 +29,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         from mmfasternet.datasets.image_files import find_images
         from mmfasternet.datasets.video_files import is_video
         from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.device import set_threads
         from mmfasternet.engine.inference import predict, predict_video
+        set_threads()
         how = (args.out_dir, args.device, args.score_thr, args.ann_file, args.batch_size)
         if is_video(args.input):
             predictions, video = predict_video(load_config(args.config), args.checkpoint, args.input, *how)

@@ -36,9 +36,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         from mmfasternet.cli.metrics import print_metrics
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.deploying import DeployOptions
+        from mmfasternet.engine.device import set_threads
         from mmfasternet.engine.preparing import TestOptions
         from mmfasternet.engine.processes import is_first_process
         from mmfasternet.engine.train_test import test
+        set_threads()
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         metrics = test(cfg, TestOptions(args.checkpoint, args.out, args.show_dir, args.tta, DeployOptions.of(args)))
         if is_first_process():

@@ -40,8 +40,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
         from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.device import set_threads
         from mmfasternet.engine.preparing import TrainOptions
         from mmfasternet.engine.speedups import SpeedUps
         from mmfasternet.engine.train_test import train
+        set_threads()
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         train(cfg, TrainOptions(args.resume, args.auto_scale_lr, args.deterministic, args.skip_nan, SpeedUps.of(args)))
