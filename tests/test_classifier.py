@@ -57,7 +57,8 @@ def test_train_test_and_predict(run_tool, config, tmp_path):
         result = run_tool('test', config, weights, '--work-dir', work, *flags)
         assert result.code == 0, result.err
         assert re.search(r'accuracy/top1 +│ +100 ', result.out)
-    assert list((tmp_path / 'shown').iterdir())
+    assert {folder.name: len(list(folder.iterdir())) for folder in (tmp_path / 'shown').iterdir()} == dict(
+        bright=8, dark=8)  # whose images have the same names
     assert run_tool('test', config, weights, '--work-dir', work, '--out', tmp_path / 'raw.pkl').code == 0
     assert len(pickle.loads((tmp_path / 'raw.pkl').read_bytes())) == 16
     both = run_tool('test', config, weights, '--work-dir', work, '--tta', '--show-dir', tmp_path / 'shown')

@@ -317,11 +317,12 @@ def _show(cfg: Config, options: TestOptions) -> None:
     if kind and 'test_out_dir' in inspect.signature(kind).parameters:  # MMDetection's
         hook.update(draw=True, test_out_dir=folder)
     else:
-        hook.update(enable=True, out_dir=folder)
+        hook.update(enable=True, out_dir=folder, interval=1)  # as MMPretrain's own tool has it
 
 
 def _visualization(cfg: Config) -> Dict[str, Any]:
     hook = (cfg.get('default_hooks') or {}).get('visualization')
+    hook = hook.get('hook', hook) if isinstance(hook, dict) else {}  # within ours
     return hook if isinstance(hook, dict) else {}
 
 
@@ -391,6 +392,18 @@ def _names(node: Dict[str, Any], kind: type, registry: Any, cfg: Config) -> bool
     name = node.get('type')
     return isinstance(name, str) and name.rpartition('.')[2] == kind.__name__ and is_kind(
         node, kind, registry, scope_of(cfg))
+
+
+def _draw_apart(cfg: Config, options: TestOptions) -> bool:
+    """Draw by the hook of ours that keeps images of one name apart, where pictures are written."""
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if not isinstance(hook, dict) or not (hook.get('test_out_dir') or hook.get('out_dir')):
+        return False
+    kind = class_of(hook, HOOKS, scope_of(cfg))
+    if getattr(kind, '__name__', '') not in ('DetVisualizationHook', 'VisualizationHook'):
+        return False
+    cfg.default_hooks.visualization = ConfigDict(type='mmfasternet.PicturesHook', hook=hook)
+    return True
 
 
 def _loop_by_epochs(cfg: Config, options: TrainOptions) -> bool:
@@ -529,5 +542,6 @@ TEST_PARTS: Dict[str, Part] = {
     'LoadImageFromFile': _load_images,
     'TestLoop': _loop_over_tests,
     'NameImagesHook': _add_hook(hooks.NameImagesHook),
+    'PicturesHook': _draw_apart,
     'DeployHook': _add_hook(hooks.DeployHook, _deploy_arguments),
 }

@@ -56,7 +56,7 @@ def test_all_that_runs_is_named():
 
 @pytest.mark.parametrize('path', [COCO_CONFIG, IMAGENET_M_CONFIG, str(SHAPES_CONFIG)])
 @pytest.mark.parametrize('options', [TrainOptions(skip_nan=True, deterministic=True),
-                                     TestOptions('weights.pth', deploy=DeployOptions(True))])
+                                     TestOptions('weights.pth', show_dir='pictures', deploy=DeployOptions(True))])
 def test_the_config_stays_and_a_prepared_one_is_prepared_as_it_is(path, options):
     cfg = load_config(path)
     before = cfg.pretty_text
@@ -66,7 +66,8 @@ def test_the_config_stays_and_a_prepared_one_is_prepared_as_it_is(path, options)
 
 
 @pytest.mark.parametrize('options, parts', [(TrainOptions(speed_ups=SpeedUps(channels_last=True)), TRAIN_PARTS),
-                                            (TestOptions('weights.pth', deploy=DeployOptions(True)), TEST_PARTS)])
+                                            (TestOptions('weights.pth', show_dir='pictures', deploy=DeployOptions(True)),
+                                             TEST_PARTS)])
 def test_each_part_can_be_omitted(options, parts):
     everything = prepare(load_config(COCO_CONFIG), options)
     added = everything.mmfasternet.added
@@ -278,11 +279,11 @@ def test_loops_by_iterations_keep_their_sampler():
 def test_show_dir_is_meant_as_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = load_config(COCO_CONFIG)
-    hook = prepared_test(cfg, show_dir='pictures').default_hooks.visualization
+    hook = prepared_test(cfg, show_dir='pictures').default_hooks.visualization.hook
     assert hook.draw and hook.test_out_dir == str(tmp_path / 'pictures')
     cfg.default_hooks.visualization.type = 'mmpretrain.VisualizationHook'
-    hook = prepared_test(cfg, show_dir='pictures').default_hooks.visualization
-    assert hook.enable and hook.out_dir == str(tmp_path / 'pictures')
+    hook = prepared_test(cfg, show_dir='pictures').default_hooks.visualization.hook
+    assert hook.enable and hook.interval == 1 and hook.out_dir == str(tmp_path / 'pictures')
     cfg.default_hooks.pop('visualization')
     with pytest.raises(UserError, match='visualization'):
         prepared_test(cfg, show_dir='pictures')

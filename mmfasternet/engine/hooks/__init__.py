@@ -4,6 +4,7 @@ from .checkpoint import CheckpointHook
 from .deploy import DeployHook
 from .finite_loss import FiniteLossHook
 from .name_images import NameImagesHook
+from .pictures import PicturesHook
 from .resume import ResumeHook
 from .seed import SeedHook
 from .speedup import SpeedUpHook
@@ -11,6 +12,6 @@ from .stop import StopHook
 from .stop_after import StopAfterHook
 
 __all__ = [
-    'CheckpointHook', 'DeployHook', 'FiniteLossHook', 'NameImagesHook', 'ResumeHook', 'SeedHook', 'SpeedUpHook',
-    'StopAfterHook', 'StopHook'
+    'CheckpointHook', 'DeployHook', 'FiniteLossHook', 'NameImagesHook', 'PicturesHook', 'ResumeHook', 'SeedHook',
+    'SpeedUpHook', 'StopAfterHook', 'StopHook'
 ]
