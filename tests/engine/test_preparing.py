@@ -65,9 +65,10 @@ def test_the_config_stays_and_a_prepared_one_is_prepared_as_it_is(path, options)
     assert prepare(once, options).pretty_text == once.pretty_text
 
 
-@pytest.mark.parametrize('options, parts', [(TrainOptions(speed_ups=SpeedUps(channels_last=True)), TRAIN_PARTS),
-                                            (TestOptions('weights.pth', show_dir='pictures', deploy=DeployOptions(True)),
-                                             TEST_PARTS)])
+@pytest.mark.parametrize('options, parts', [
+    (TrainOptions(speed_ups=SpeedUps(channels_last=True)), TRAIN_PARTS),
+    (TestOptions('weights.pth', show_dir='pictures', deploy=DeployOptions(True)), TEST_PARTS),
+])
 def test_each_part_can_be_omitted(options, parts):
     everything = prepare(load_config(COCO_CONFIG), options)
     added = everything.mmfasternet.added
