@@ -271,7 +271,7 @@ def box_outside_of_the_image(data):
     data.annotation['bbox'] = [100, 100, 20, 20]
 
 
-@kind(r'second\.png.*pipeline fails')
+@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation has the polygon .* not of numbers')
 def polygon_of_words(data):
     data.rename('second.png')
     data.annotation['segmentation'] = [['left', 'right'] * 3]
@@ -304,7 +304,7 @@ def crowd(data):
     data.annotation.update(iscrowd=1, segmentation=dict(size=[SIZE, SIZE], counts=[650, 20, SIZE * SIZE - 670]))
 
 
-@kind(r'instances_train\.json.*run-length encoding of annotations\[\d+\].*\[9, 9\]')
+@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation is a run-length encoding of size \[9, 9\]')
 def run_lengths_of_another_size(data):
     data.annotation['segmentation'] = dict(size=[9, 9], counts=[40, 20, 21])
 
@@ -396,17 +396,17 @@ def list_at_the_top(data):
     data.content = [data.content]
 
 
-@kind(r"instances_train\.json.*can't be read as json")
+@kind(r"instances_train\.json.*can't be read as JSON")
 def truncated_json(data):
     data.content = json.dumps(data.content).encode()[:-30]
 
 
-@kind(r"instances_train\.json.*can't be read as json")
+@kind(r"instances_train\.json.*can't be read as JSON")
 def empty_json(data):
     data.content = b''
 
 
-@kind(r"instances_train\.json.*can't be read as json")
+@kind(r"instances_train\.json.*can't be read as JSON")
 def latin_1_json(data):
     data.content['images'][1]['file_name'] = 'ü.png'
     data.content = json.dumps(data.content, ensure_ascii=False).encode('latin-1')
