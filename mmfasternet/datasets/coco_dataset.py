@@ -1,6 +1,6 @@
 """MMDetection's data set of COCO's format, for files as they are."""
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.datasets.api_wrappers import COCO
@@ -35,6 +35,21 @@ class TolerantCOCO(COCO):
         self.dataset = content
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
+
+    # pycocotools takes a text for a list of ids.
+
+    def getAnnIds(self, imgIds: Any = (), catIds: Any = (), areaRng: Any = (), iscrowd: Any = None) -> List[int]:
+        return super().getAnnIds(_listed(imgIds), _listed(catIds), areaRng, iscrowd)
+
+    def loadCats(self, ids: Any = ()) -> List[Dict[str, Any]]:
+        return super().loadCats(_listed(ids))
+
+    def loadImgs(self, ids: Any = ()) -> List[Dict[str, Any]]:
+        return super().loadImgs(_listed(ids))
+
+
+def _listed(ids: Any) -> Any:
+    return [ids] if isinstance(ids, str) else ids
 
 
 @DATASETS.register_module()

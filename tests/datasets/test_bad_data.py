@@ -1,5 +1,6 @@
 """What data of strangers look like: trained on, or refused by one line that names the file."""
 
+import codecs
 import copy
 import json
 import re
@@ -379,6 +380,63 @@ def image_without_objects(data):
 @kind(r'instances_train\.json.*nothing to train on')
 def no_objects_at_all(data):
     data.content['annotations'] = []
+
+
+@kind()
+def no_iscrowd(data):
+    for row in data.content['annotations']:
+        del row['iscrowd']
+
+
+@kind(r"instances_train\.json.*annotations\[0\]\.iscrowd is '0', not 0 or 1 \(so are \d+ of \d+\)")
+def iscrowd_as_a_text(data):
+    for row in data.content['annotations']:
+        row['iscrowd'] = '0'
+
+
+@kind(r'instances_train\.json.*none of its (\d+) objects .*: \1 are crowds\. There is nothing to train on')
+def nothing_but_crowds(data):
+    for row in data.content['annotations']:
+        row['iscrowd'] = 1
+
+
+@kind(r'instances_train\.json.*none of its (\d+) objects .*: \1 have an area of 0 or less\.')
+def areas_of_zero(data):
+    for row in data.content['annotations']:
+        row['area'] = 0
+
+
+@kind(r'instances_train\.json.*none of its (\d+) objects .*: \1 have no polygon of three points')
+def nothing_but_lines(data):
+    for row in data.content['annotations']:
+        row['segmentation'] = [[1, 1, 9, 9]]
+
+
+@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation has its points as pairs')
+def polygon_of_pairs(data):
+    data.annotation['segmentation'] = [[5, 5], [40, 5], [40, 40]]
+
+
+@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation has the points .* as pairs')
+def polygons_of_pairs(data):
+    data.annotation['segmentation'] = [[[5, 5], [40, 5], [40, 40]]]
+
+
+@kind()
+def ids_as_texts(data):
+    for key in ('images', 'annotations', 'categories'):
+        for row in data.content[key]:
+            row.update({field: str(row[field]) for field in ('id', 'image_id', 'category_id') if field in row})
+
+
+@kind(r"instances_train\.json.*images\[0\]\.id is the text '1', and others are numbers")
+def ids_of_two_kinds(data):
+    data.content['images'][0]['id'] = '1'
+
+
+@kind()
+def byte_order_mark(data):
+    data.content = codecs.BOM_UTF8 + json.dumps(data.content).encode()
 
 
 @kind(r"instances_train\.json.*has no list 'images'")
