@@ -32,6 +32,7 @@ class TolerantCOCO(COCO):
         """Take over a file's content, which is changed."""
         for number, row in enumerate(content.get('annotations') or [], start=1):
             row['id'], row['iscrowd'] = number, int(row.get('iscrowd') or 0)
+        content.setdefault('info', {})  # some releases of pycocotools need it in loadRes()
         self.dataset = content
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs

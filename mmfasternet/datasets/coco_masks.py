@@ -22,9 +22,10 @@ def mask_problem(segmentation: Any, size: Optional[Tuple[int, int]] = None) -> O
     if not all(isinstance(polygon, list) for polygon in segmentation):
         return f'is {repr(segmentation)[:40]}, not a list of polygons, which are lists themselves'
     for polygon in segmentation:
-        if any(isinstance(point, list) for point in polygon):
+        kinds = set(map(type, polygon))
+        if list in kinds:
             return f'has the points {repr(polygon)[:40]} as pairs: a polygon is [x, y, x, y, ...] in one list'
-        if not set(map(type, polygon)) <= {int, float}:
+        if not kinds <= {int, float}:
             return f'has the polygon {repr(polygon)[:40]}, which is not of numbers'
         if polygon and not -_MAX_PIXELS <= min(polygon) <= max(polygon) <= _MAX_PIXELS or sum(polygon) != sum(polygon):
             return f'has the polygon {repr(polygon)[:40]}, which leaves any image'

@@ -169,7 +169,7 @@ def _tree(dataset: Dict[str, Any]) -> str:
 
 
 def _check_exists(path: str, split: str, what: str, option: str, tree: str = '') -> None:
-    if '://' in path or Path(path).exists():
+    if '://' in path or (Path(path).is_dir() if what.endswith('folder') else Path(path).is_file()):
         return
     remedy = f'{tree}: put it there' if tree else 'Put it there'
     for root, how in _REMEDIES.items():
@@ -178,5 +178,6 @@ def _check_exists(path: str, split: str, what: str, option: str, tree: str = '')
     coco = os.environ.get('MMDET_DATASETS')
     if coco and path.startswith(coco):
         remedy = f'MMDET_DATASETS is {coco}. {_COCO_TREE}'
-    raise DataError(f"{what} '{path}' of the {split} data does not exist. {remedy}, or name another with "
+    problem = f'is no {what.split()[-1]}' if Path(path).exists() else 'does not exist'
+    raise DataError(f"{what} '{path}' of the {split} data {problem}. {remedy}, or name another with "
                     f'--cfg-options {option}')
