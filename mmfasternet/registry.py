@@ -12,6 +12,7 @@ from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
@@ -67,7 +68,15 @@ MODELS = LazyRegistry(
         ExportedDetector='mmfasternet.deploy.export.exported_detector',
         TimmFeatures='mmfasternet.benchmark.subjects.timm_detectors'))
 DATASETS = LazyRegistry(
-    'dataset', parent=MMENGINE_DATASETS, scope='mmfasternet', modules=dict(Digits='mmfasternet.datasets.digits'))
+    'dataset',
+    parent=MMENGINE_DATASETS,
+    scope='mmfasternet',
+    modules=dict(CocoDataset='mmfasternet.datasets.coco_dataset', Digits='mmfasternet.datasets.digits'))
+METRICS = LazyRegistry(
+    'metric',
+    parent=MMENGINE_METRICS,
+    scope='mmfasternet',
+    modules=dict(CocoMetric='mmfasternet.datasets.coco_metric'))
 TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope='mmfasternet', locations=['mmfasternet.datasets'])
 DATA_SAMPLERS = Registry(

@@ -1,77 +1,106 @@
-"""Whether an annotation file is what MMDetection reads as COCO's format."""
+"""COCO annotation files: read, and checked for all that pycocotools and MMDetection read of them."""
 
+import codecs
 import json
-import math
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
+from mmfasternet.datasets.coco_masks import mask_problem
 from mmfasternet.errors import DataError
 
+Content = Dict[str, Any]
+_MAX_PIXELS = 1e6  # pycocotools allocates memory for each pixel of a polygon's outline
+_REMEDY = 'Mend it, or remove the entry'
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+@dataclass(frozen=True)
+class _Kind:
+    """What the values of a field must be, in words and as a test."""
+    words: str
+    holds: Callable[[Any], bool]
+    optional: bool = False
+
+
+def _is_number(value: Any, limit: float = _MAX_PIXELS) -> bool:
+    return type(value) in (int, float) and -limit <= value <= limit  # neither a bool nor NaN
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str))
+    return type(value) is str or type(value) is int and abs(value) < 2 ** 63  # which numpy compares as they are
 
 
 def _is_size(value: Any) -> bool:
-    return _is_number(value) and value > 0
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    return _is_number(value) and value >= 1 and value == int(value)
 
 
 def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-def _is_segmentation(value: Any) -> bool:
-    """Polygons or a run-length encoding."""
-    return bool(value) and (isinstance(value, dict) or isinstance(value, list) and isinstance(value[0], list))
+def _is_flag(value: Any) -> bool:
+    return value is None or type(value) in (bool, int, float) and value in (0, 1)  # to both libraries '0' is true
 
 
-_FIELDS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
-    'images': dict(id=_is_id, file_name=_is_text, height=_is_size, width=_is_size),
-    'annotations': dict(id=_is_id, image_id=_is_id, category_id=_is_id, bbox=_is_box, area=_is_number),
-    'categories': dict(id=_is_id, name=_is_text),
+_ID = _Kind('a whole number or a text', _is_id)
+_TEXT = _Kind('a text', lambda value: isinstance(value, str) and bool(value))
+_SIZE = _Kind('a whole number of pixels', _is_size)
+_FLAG = _Kind('0 or 1', _is_flag, optional=True)
+_FIELDS: Mapping[str, Mapping[str, _Kind]] = {
+    'images': dict(id=_ID, file_name=_TEXT, height=_SIZE, width=_SIZE),
+    'annotations': dict(
+        id=_ID, image_id=_ID, category_id=_ID, bbox=_Kind(f'four numbers of up to {_MAX_PIXELS:.0f} pixels', _is_box),
+        area=_Kind('a number of pixels', lambda value: _is_number(value, _MAX_PIXELS ** 2)), iscrowd=_FLAG,
+        ignore=_FLAG),
+    'categories': dict(id=_ID, name=_TEXT),
 }
 
 
-def check_coco_file(ann_file: str,
-                    folder: str,
-                    classes: Sequence[str],
-                    split: str = 'train',
-                    with_masks: bool = True) -> None:
-    """Check the content of a COCO annotation file against its classes and image folder.
+def read_coco_file(ann_file: str) -> Content:
+    """Read an annotation file, in UTF-8 with or without a byte order mark.
+
+    Raises:
+        DataError: If it can't be read as JSON.
+    """
+    try:
+        return json.loads(Path(ann_file).read_text(encoding='utf-8-sig'))
+    except UnicodeDecodeError as error:
+        problem = f'it is not UTF-8 at byte {error.start}. Save it as UTF-8'
+    except RecursionError:
+        problem = 'it is nested too deeply. Export it again'
+    except ValueError as error:
+        problem = f'{error}. It is cut short or no JSON: fetch or export it again'
+    except OSError as error:
+        problem = f'{error.strerror}. Check its path and permissions'
+    raise DataError(f"annotation file '{ann_file}' can't be read as JSON: {problem}")
+
+
+def check_coco_content(ann_file: str,
+                       content: Any,
+                       classes: Sequence[str],
+                       needs_annotations: bool = True,
+                       with_masks: bool = True) -> None:
+    """Check the content of a COCO annotation file against its classes.
 
     Args:
-        ann_file: The file.
-        folder: Folder of its images; the first of them must be there.
+        ann_file: The file, for the error.
+        content: What it holds.
         classes: Names that its categories must hold, in the same order:
             MMDetection numbers classes by the file.
-        split: ``'train'`` needs at least one object, ``'test'`` no list of
-            ``annotations`` at all. Defaults to ``'train'``.
+        needs_annotations: Whether there must be a list of ``annotations``; it
+            may be empty. Defaults to True.
         with_masks: Whether each object needs a ``segmentation``.
             Defaults to True.
 
     Raises:
-        DataError: Names the file, what is wrong in it and what to do.
+        DataError: Names the file, the entry, what is wrong in it, in how many
+            entries, and what to do.
     """
-    try:
-        content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
-    except (ValueError, OSError) as error:
-        raise DataError(f"annotation file '{ann_file}' can't be read as json: {error}. Fetch or export it again") \
-            from None
     for key, fields in _FIELDS.items():
         rows = content.get(key) if isinstance(content, dict) else None
-        if key == 'annotations':
-            if rows is None and split == 'test' and isinstance(content, dict):
-                continue
-            fields = dict(fields, segmentation=_is_segmentation) if with_masks else fields
+        if key == 'annotations' and rows is None and not needs_annotations and isinstance(content, dict):
+            continue
         if not isinstance(rows, list) or (not rows and key != 'annotations'):
             raise DataError(f"annotation file '{ann_file}' is not in COCO's format: it has no list '{key}'. Needed are "
                             f'images, annotations and categories; see the README on data of your own')
@@ -79,41 +108,53 @@ def check_coco_file(ann_file: str,
     _check_unique(ann_file, 'categories', 'name', content['categories'])
     _check_classes(ann_file, [category['name'] for category in content['categories']], list(classes))
     _check_annotations(ann_file, content, with_masks)
-    if split == 'train':
-        images = {image['id'] for image in content['images']}
-        categories = {category['id'] for category in content['categories'] if category['name'] in classes}
-        if not any(row['image_id'] in images and row['category_id'] in categories for row in content['annotations']):
-            raise DataError(f"annotation file '{ann_file}' has no object of the classes on any of its images: there is "
-                            f'nothing to train on. Check image_id and category_id of its annotations')
-    first = Path(folder) / content['images'][0]['file_name']
-    if folder and not first.is_file():
-        raise DataError(f"image '{first}' that '{ann_file}' names does not exist. "
-                        f'Check data_prefix.img of the data set')
 
 
-def _check_rows(ann_file: str, key: str, rows: List[Any], fields: Dict[str, Callable[[Any], bool]]) -> None:
-    for index, row in enumerate(rows):
-        for field, is_good in fields.items():
-            if not isinstance(row, dict) or field not in row:
-                raise DataError(f"annotation file '{ann_file}' is not in COCO's format: {key}[{index}] has no {field}. "
-                                f'Add it, or remove the entry')
-            if not is_good(row[field]):
-                raise DataError(f"annotation file '{ann_file}' is not in COCO's format: {key}[{index}].{field} is "
-                                f'{str(row[field])[:40]!r}. Mend it, or remove the entry')
+def _check_rows(ann_file: str, key: str, rows: List[Any], fields: Mapping[str, _Kind]) -> None:
+    for field, kind in fields.items():
+        lacking = [index for index, row in enumerate(rows)
+                   if not isinstance(row, dict) or not kind.optional and field not in row]
+        if lacking:
+            raise _error(ann_file, key, lacking, len(rows), f' has no {field}', 'Add it, or remove the entry')
+        bad = [index for index, row in enumerate(rows) if field in row and not kind.holds(row[field])]
+        if bad:
+            value = rows[bad[0]][field]
+            raise _error(ann_file, key, bad, len(rows), f'.{field} is {repr(value)[:40]}, not {kind.words}', _REMEDY)
+    texts = [index for index, row in enumerate(rows) if isinstance(row['id'], str)]
+    if 0 < len(texts) < len(rows):
+        raise _error(ann_file, key, texts, len(rows), f'.id is the text {rows[texts[0]]["id"]!r}, and others are '
+                     f'numbers', 'Take one of the two')
     _check_unique(ann_file, key, 'id', rows)
 
 
-def _check_annotations(ann_file: str, content: Dict[str, Any], with_masks: bool) -> None:
+def _error(ann_file: str, key: str, indices: List[int], count: int, problem: str, remedy: str) -> DataError:
+    more = f' (so are {len(indices)} of {count})' if len(indices) > 1 else ''
+    return DataError(f"annotation file '{ann_file}' is not in COCO's format: {key}[{indices[0]}]{problem}{more}. "
+                     f'{remedy}')
+
+
+def _check_annotations(ann_file: str, content: Content, with_masks: bool) -> None:
     categories = {category['id'] for category in content['categories']}
-    sizes = {image['id']: [image['height'], image['width']] for image in content['images']}
-    for index, row in enumerate(content.get('annotations') or []):
-        if row['category_id'] not in categories:
-            raise DataError(f"annotation file '{ann_file}': annotations[{index}].category_id is "
-                            f"{row['category_id']!r}, and no category has that id. Mend it, or add the category")
-        segmentation, size = row.get('segmentation'), sizes.get(row['image_id'])
-        if with_masks and size and isinstance(segmentation, dict) and segmentation.get('size') != size:
-            raise DataError(f"annotation file '{ann_file}': the run-length encoding of annotations[{index}] is of size "
-                            f"{segmentation.get('size')}, and its image has height and width {size}. Encode it again")
+    sizes = {image['id']: (image['height'], image['width']) for image in content['images']}
+    rows = content.get('annotations') or []
+    unknown = [index for index, row in enumerate(rows) if row['category_id'] not in categories]
+    if unknown:
+        value = rows[unknown[0]]['category_id']
+        raise _error(ann_file, 'annotations', unknown, len(rows), f'.category_id is {value!r}, and no category has '
+                     f'that id', 'Mend it, or add the category')
+    if not with_masks:
+        return
+    problems: Dict[int, str] = {}
+    for index, row in enumerate(rows):
+        problem = mask_problem(row['segmentation'], sizes.get(row['image_id'])) if 'segmentation' in row else ''
+        if problem is not None:
+            problems[index] = problem
+    if problems:
+        first = next(iter(problems))
+        problem = f'.segmentation {problems[first]}' if problems[first] else ' has no segmentation'
+        alike = [index for index, each in problems.items() if bool(each) == bool(problems[first])]
+        raise _error(ann_file, 'annotations', alike, len(rows), problem,
+                     'Mend it, remove the entry, or train without masks')
 
 
 def _check_classes(ann_file: str, names: List[str], classes: List[str]) -> None:
@@ -133,3 +174,21 @@ def _check_unique(ann_file: str, key: str, field: str, rows: List[Dict[str, Any]
     value, count = Counter(row[field] for row in rows).most_common(1)[0] if rows else (None, 1)
     if count > 1:
         raise DataError(f"annotation file '{ann_file}' has {count} {key} with the {field} {value!r}. Make them differ")
+
+
+def has_byte_order_mark(path: str) -> bool:
+    """Whether a file begins with UTF-8's byte order mark, as some programs on Windows write it."""
+    with open(path, 'rb') as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+
+
+def only_tolerantly_readable(ann_file: str, content: Content) -> Optional[str]:
+    """What in a checked file pycocotools does not evaluate, or wrongly: the id 0 is no match to it; None if nothing."""
+    if has_byte_order_mark(ann_file):
+        return 'begins with a byte order mark'
+    for index, row in enumerate(content.get('annotations') or []):
+        if row.get('iscrowd') is None:
+            return f'has no iscrowd in annotations[{index}]'
+        if not row['id'] or isinstance(row['id'], str):
+            return f'has the id {row["id"]!r} in annotations[{index}], where numbers from 1 on are needed'
+    return None

@@ -3,13 +3,13 @@
 import inspect
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 from mmengine.fileio import list_from_file
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, METRICS, Registry
 
 from mmfasternet.config_tree import walk
-from mmfasternet.datasets.coco_file import check_coco_file
+from mmfasternet.datasets.coco_checks import CocoChecks, is_coco_dataset, is_coco_metric
 from mmfasternet.errors import DataError
 
 _COCO_TREE = 'COCO holds annotations/instances_{train,val}2017.json, train2017/*.jpg and val2017/*.jpg'
@@ -33,7 +33,7 @@ class DatasetChecks:
     def __init__(self, model: Dict[str, Any], reads_files: bool = True) -> None:
         self.model = model
         self.reads_files = reads_files
-        self._seen: set = set()
+        self._coco = CocoChecks()
 
     def check(self, loader: Any, evaluators: Any, split: str) -> None:
         """Check a split's data sets and its evaluators' annotation files.
@@ -48,18 +48,29 @@ class DatasetChecks:
                 not COCO's format, or its classes do not match the config's or
                 the model's.
         """
+        coco: List[Tuple[str, Dict[Any, str]]] = []
+        classes: Tuple[str, ...] = ()
         for dataset in _datasets(loader):
             ann_file, folder = _check_paths(dataset, split)
             classes = dataset_classes(dataset) or _check_class_folders(dataset, folder)
             if classes and 'language_model' not in self.model:  # its classes are texts
                 _check_num_classes(self.model, classes, split)
-            wants = (ann_file, classes, split, _with_masks(dataset))
-            if ann_file and _is_coco(dataset) and self.reads_files and wants not in self._seen:
-                check_coco_file(ann_file, folder, *wants[1:])
-            self._seen.add(wants)
-        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators or {}]:
-            if evaluator.get('ann_file') and not evaluator.get('backend_args'):
-                _check_exists(evaluator['ann_file'], split, 'annotation file', f'{split}_evaluator.ann_file=FILE')
+            kind = _class_of(dataset)
+            if ann_file and is_coco_dataset(kind) and self.reads_files:
+                images = self._coco.check_dataset(kind, dataset, ann_file, folder, classes, split)
+                coco.append((ann_file, images))
+        for evaluator in _evaluators(evaluators):
+            if not evaluator.get('ann_file') or evaluator.get('backend_args'):
+                continue
+            _check_exists(evaluator['ann_file'], split, 'annotation file', f'{split}_evaluator.ann_file=FILE')
+            kind = _class_of(evaluator, METRICS)
+            if coco and is_coco_metric(kind) and '://' not in evaluator['ann_file']:
+                self._coco.check_evaluator(kind, evaluator, coco, classes, split)
+
+
+def _evaluators(config: Any) -> Iterator[Dict[str, Any]]:
+    """The metrics in an evaluator's config."""
+    return (node for _, node in walk(config) if 'type' in node)
 
 
 def _datasets(loader: Any) -> Iterator[Dict[str, Any]]:
@@ -67,20 +78,12 @@ def _datasets(loader: Any) -> Iterator[Dict[str, Any]]:
     return (node for _, node in walk(loader) if 'data_root' in node or 'ann_file' in node)
 
 
-def _class_of(dataset: Dict[str, Any]) -> Any:
-    kind = dataset.get('type')
+def _class_of(config: Dict[str, Any], registry: Registry = DATASETS) -> Any:
+    kind = config.get('type')
     if not isinstance(kind, str):
         return kind
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        return registry.get(kind)
-
-
-def _is_coco(dataset: Dict[str, Any]) -> bool:
-    """Whether the file is read as COCO's: LVIS and the panoptic sets do it in ways of their own."""
-    from mmdet.datasets import CocoDataset
-    kind = _class_of(dataset)
-    return isinstance(kind, type) and issubclass(kind, CocoDataset) and all(
-        getattr(kind, name) is getattr(CocoDataset, name) for name in ('load_data_list', 'parse_data_info'))
+    with registry.switch_scope_and_registry(None) as current:
+        return current.get(kind)
 
 
 def dataset_classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
@@ -127,10 +130,6 @@ def _check_class_folders(dataset: Dict[str, Any], folder: str) -> Tuple[str, ...
     return tuple(classes)
 
 
-def _with_masks(dataset: Dict[str, Any]) -> bool:
-    return any(transform.get('with_mask') for transform in dataset.get('pipeline') or [])
-
-
 def _check_num_classes(model: Dict[str, Any], classes: Tuple[str, ...], split: str) -> None:
     for where, node in walk(model, 'model'):
         count = node.get('num_classes', len(classes))
@@ -170,7 +169,7 @@ def _tree(dataset: Dict[str, Any]) -> str:
 
 
 def _check_exists(path: str, split: str, what: str, option: str, tree: str = '') -> None:
-    if '://' in path or Path(path).exists():
+    if '://' in path or (Path(path).is_dir() if what.endswith('folder') else Path(path).is_file()):
         return
     remedy = f'{tree}: put it there' if tree else 'Put it there'
     for root, how in _REMEDIES.items():
@@ -179,5 +178,6 @@ def _check_exists(path: str, split: str, what: str, option: str, tree: str = '')
     coco = os.environ.get('MMDET_DATASETS')
     if coco and path.startswith(coco):
         remedy = f'MMDET_DATASETS is {coco}. {_COCO_TREE}'
-    raise DataError(f"{what} '{path}' of the {split} data does not exist. {remedy}, or name another with "
+    problem = f'is no {what.split()[-1]}' if Path(path).exists() else 'does not exist'
+    raise DataError(f"{what} '{path}' of the {split} data {problem}. {remedy}, or name another with "
                     f'--cfg-options {option}')

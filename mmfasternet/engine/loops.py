@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmfasternet.compat import set_progress, update_val_interval
+from mmfasternet.errors import DataError
 from mmfasternet.registry import LOOPS
 
 #: In the message hub: the epoch that was validated last.
@@ -26,8 +27,21 @@ class _InOrder:
     """Mixin of a loop: hooks get a last word, :meth:`after_loop`, also where an error ends it.
 
     A training that was asked to stop ends as one that is done.
+
+    Raises:
+        DataError: If there is no batch to loop over.
     """
     runner: Any
+    dataloader: DataLoader
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        loader = self.dataloader
+        if not len(loader):
+            dropped = f', fewer than a batch of {loader.batch_size}, and drop_last=True leaves incomplete ones out'
+            raise DataError(f'the data set has {len(loader.dataset)} images'
+                            f"{dropped if loader.drop_last else ''}: there is no batch to loop over. Take a smaller "
+                            f'batch_size, or more data')
 
     def run(self) -> Any:
         """Run, from where a checkpoint was written if there is one."""

@@ -11,12 +11,14 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.evaluation import CocoMetric
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import sync_random_seed
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS, OPTIM_WRAPPERS, TRANSFORMS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, OPTIM_WRAPPERS, TRANSFORMS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop
 
 from mmfasternet.config_tree import walk
@@ -381,9 +383,24 @@ def _load_images(cfg: Config, options: Options) -> bool:
     """Load images by the transform that names and refuses broken ones, in all pipelines."""
     # Some hooks switch the pipeline.
     places = [*(cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')), cfg.get('custom_hooks')]
-    found = [node for _, node in walk(places) if _names(node, LoadImageFromFile, TRANSFORMS, cfg)]
+    return _replace(cfg, places, LoadImageFromFile, TRANSFORMS)
+
+
+def _read_coco(cfg: Config, options: Options) -> bool:
+    """Read COCO's format as people have it, in all data sets."""
+    return _replace(cfg, [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')], CocoDataset, DATASETS)
+
+
+def _evaluate_coco(cfg: Config, options: Options) -> bool:
+    """Evaluate COCO's format as people have it."""
+    return _replace(cfg, [cfg.get(f'{split}_evaluator') for split in ('val', 'test')], CocoMetric, METRICS)
+
+
+def _replace(cfg: Config, places: Any, kind: type, registry: Any) -> bool:
+    """Have a config name our class in the place of another library's of the same name."""
+    found = [node for _, node in walk(places) if _names(node, kind, registry, cfg)]
     for node in found:
-        node['type'] = 'mmfasternet.LoadImageFromFile'
+        node['type'] = f'mmfasternet.{kind.__name__}'
     return bool(found)
 
 
@@ -527,6 +544,8 @@ TEST_STEPS: Tuple[Step, ...] = (
     _show, _augment, _load, _dump, _remove_amp_without_gpu, _wrap_for_cpu_processes, limit_workers)
 TRAIN_PARTS: Dict[str, Part] = {
     'LoadImageFromFile': _load_images,
+    'CocoDataset': _read_coco,
+    'CocoMetric': _evaluate_coco,
     'EpochBasedTrainLoop': _loop_by_epochs,
     'IterBasedTrainLoop': _loop_by_iterations,
     'SeededSampler': _seed_samples,
@@ -540,6 +559,8 @@ TRAIN_PARTS: Dict[str, Part] = {
 }
 TEST_PARTS: Dict[str, Part] = {
     'LoadImageFromFile': _load_images,
+    'CocoDataset': _read_coco,
+    'CocoMetric': _evaluate_coco,
     'TestLoop': _loop_over_tests,
     'NameImagesHook': _add_hook(hooks.NameImagesHook),
     'PicturesHook': _draw_apart,

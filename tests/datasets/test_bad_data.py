@@ -1,5 +1,6 @@
 """What data of strangers look like: trained on, or refused by one line that names the file."""
 
+import codecs
 import copy
 import json
 import re
@@ -271,7 +272,7 @@ def box_outside_of_the_image(data):
     data.annotation['bbox'] = [100, 100, 20, 20]
 
 
-@kind(r'second\.png.*pipeline fails')
+@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation has the polygon .* not of numbers')
 def polygon_of_words(data):
     data.rename('second.png')
     data.annotation['segmentation'] = [['left', 'right'] * 3]
@@ -304,7 +305,7 @@ def crowd(data):
     data.annotation.update(iscrowd=1, segmentation=dict(size=[SIZE, SIZE], counts=[650, 20, SIZE * SIZE - 670]))
 
 
-@kind(r'instances_train\.json.*run-length encoding of annotations\[\d+\].*\[9, 9\]')
+@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation is a run-length encoding of size \[9, 9\]')
 def run_lengths_of_another_size(data):
     data.annotation['segmentation'] = dict(size=[9, 9], counts=[40, 20, 21])
 
@@ -381,6 +382,63 @@ def no_objects_at_all(data):
     data.content['annotations'] = []
 
 
+@kind()
+def no_iscrowd(data):
+    for row in data.content['annotations']:
+        del row['iscrowd']
+
+
+@kind(r"instances_train\.json.*annotations\[0\]\.iscrowd is '0', not 0 or 1 \(so are \d+ of \d+\)")
+def iscrowd_as_a_text(data):
+    for row in data.content['annotations']:
+        row['iscrowd'] = '0'
+
+
+@kind(r'instances_train\.json.*none of its (\d+) objects .*: \1 are crowds\. There is nothing to train on')
+def nothing_but_crowds(data):
+    for row in data.content['annotations']:
+        row['iscrowd'] = 1
+
+
+@kind(r'instances_train\.json.*none of its (\d+) objects .*: \1 have an area of 0 or less\.')
+def areas_of_zero(data):
+    for row in data.content['annotations']:
+        row['area'] = 0
+
+
+@kind(r'instances_train\.json.*none of its (\d+) objects .*: \1 have no polygon of three points')
+def nothing_but_lines(data):
+    for row in data.content['annotations']:
+        row['segmentation'] = [[1, 1, 9, 9]]
+
+
+@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation has its points as pairs')
+def polygon_of_pairs(data):
+    data.annotation['segmentation'] = [[5, 5], [40, 5], [40, 40]]
+
+
+@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation has the points .* as pairs')
+def polygons_of_pairs(data):
+    data.annotation['segmentation'] = [[[5, 5], [40, 5], [40, 40]]]
+
+
+@kind()
+def ids_as_texts(data):
+    for key in ('images', 'annotations', 'categories'):
+        for row in data.content[key]:
+            row.update({field: str(row[field]) for field in ('id', 'image_id', 'category_id') if field in row})
+
+
+@kind(r"instances_train\.json.*images\[0\]\.id is the text '1', and others are numbers")
+def ids_of_two_kinds(data):
+    data.content['images'][0]['id'] = '1'
+
+
+@kind()
+def byte_order_mark(data):
+    data.content = codecs.BOM_UTF8 + json.dumps(data.content).encode()
+
+
 @kind(r"instances_train\.json.*has no list 'images'")
 def no_images(data):
     data.content['images'] = []
@@ -396,17 +454,17 @@ def list_at_the_top(data):
     data.content = [data.content]
 
 
-@kind(r"instances_train\.json.*can't be read as json")
+@kind(r"instances_train\.json.*can't be read as JSON")
 def truncated_json(data):
     data.content = json.dumps(data.content).encode()[:-30]
 
 
-@kind(r"instances_train\.json.*can't be read as json")
+@kind(r"instances_train\.json.*can't be read as JSON")
 def empty_json(data):
     data.content = b''
 
 
-@kind(r"instances_train\.json.*can't be read as json")
+@kind(r"instances_train\.json.*can't be read as JSON")
 def latin_1_json(data):
     data.content['images'][1]['file_name'] = 'ü.png'
     data.content = json.dumps(data.content, ensure_ascii=False).encode('latin-1')

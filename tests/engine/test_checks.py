@@ -95,7 +95,7 @@ def test_missing_first_image(data):
 @pytest.mark.parametrize('text', ['', '{"images": [', '<html>'])
 def test_no_json(data, text):
     (data / 'annotations' / 'instances_train.json').write_text(text)
-    assert_refused(shapes_config(data), 'instances_train.json', 'json')
+    assert_refused(shapes_config(data), 'instances_train.json', 'JSON')
 
 
 @pytest.mark.parametrize('key', ['images', 'annotations', 'categories'])
@@ -219,7 +219,7 @@ def test_only_the_first_process_reads_the_annotations(data, monkeypatch):
     monkeypatch.setenv('RANK', '1')
     check_run(shapes_config(data), ('train', ))
     monkeypatch.setenv('RANK', '0')
-    assert_refused(shapes_config(data), 'json')
+    assert_refused(shapes_config(data), 'JSON')
 
 
 def test_missing_evaluator_file(data):

@@ -321,11 +321,11 @@ def test_a_classifiers_views_are_not_drawn():
 
 def test_raw_predictions_are_an_evaluator_of_the_config():
     evaluators = prepared_test(load_config(COCO_CONFIG), out='raw.pkl').test_evaluator
-    assert [each.type for each in evaluators] == ['CocoMetric', 'mmdet.DumpDetResults']
+    assert [each.type for each in evaluators] == ['mmfasternet.CocoMetric', 'mmdet.DumpDetResults']
     cfg = load_config(COCO_CONFIG)
     cfg.test_evaluator = dict(type='mmdet.MultiDatasetsEvaluator', metrics=cfg.test_evaluator, dataset_prefixes=['a'])
     evaluator = prepared_test(cfg, out='raw.pkl').test_evaluator
-    assert [each.type for each in evaluator.metrics] == ['CocoMetric', 'mmdet.DumpDetResults']
+    assert [each.type for each in evaluator.metrics] == ['mmfasternet.CocoMetric', 'mmdet.DumpDetResults']
     with pytest.raises(UserError, match=r'must end with \.pkl'):
         prepared_test(load_config(COCO_CONFIG), out='raw.json')
 

@@ -1,0 +1,197 @@
+"""Whether the COCO files that a config names can be trained on and evaluated, and belong together."""
+
+import logging
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
+
+from mmdet.datasets import CocoDataset as MMDetCocoDataset
+from mmdet.evaluation import CocoMetric as MMDetCocoMetric
+from mmengine.logging import print_log
+
+from mmfasternet.config_tree import walk
+from mmfasternet.datasets.coco_dataset import CocoDataset
+from mmfasternet.datasets.coco_file import (
+    Content,
+    check_coco_content,
+    has_byte_order_mark,
+    only_tolerantly_readable,
+    read_coco_file,
+)
+from mmfasternet.datasets.coco_metric import CocoMetric
+from mmfasternet.datasets.coco_objects import Objects, evaluated_objects, trained_objects
+from mmfasternet.errors import DataError
+
+_Images = Dict[Any, str]  # file names by id
+
+
+def is_coco_dataset(kind: Any) -> bool:
+    """Whether a class reads COCO's format: LVIS and the panoptic sets do it in ways of their own."""
+    return isinstance(kind, type) and issubclass(kind, MMDetCocoDataset) and all(
+        getattr(kind, name) is getattr(MMDetCocoDataset, name) for name in ('load_data_list', 'parse_data_info'))
+
+
+def is_coco_metric(kind: Any) -> bool:
+    """Whether a class evaluates by a file of COCO's format, MMDetection's or ours, or one that is derived of them."""
+    return isinstance(kind, type) and issubclass(kind, MMDetCocoMetric) and getattr(kind, '__init__') in (  # noqa: B009
+        MMDetCocoMetric.__init__, CocoMetric.__init__)
+
+
+class CocoChecks:
+    """Checks the COCO files of a config's splits; the one that was read last stays in memory for who needs it next."""
+
+    def __init__(self) -> None:
+        self._path = ''
+        self._content: Content = {}
+        self._seen: Set[Tuple[Any, ...]] = set()
+
+    def check_dataset(self, kind: type, dataset: Dict[str, Any], ann_file: str, folder: str, classes: Sequence[str],
+                      split: str) -> _Images:
+        """Check a data set's file and its images; gives the images that it loads.
+
+        Args:
+            kind: Its class.
+            dataset: Its config.
+            ann_file: Path of its annotation file.
+            folder: Folder of its images.
+            classes: Its classes' names.
+            split: ``'train'``, ``'val'`` or ``'test'``.
+
+        Raises:
+            DataError: If it can't be used, or all of its objects or images
+                would be dropped.
+        """
+        loading = _annotation_loading(dataset)
+        with_masks, poly2mask = bool(loading.get('with_mask')), loading.get('poly2mask', True)
+        content = self._checked(ann_file, classes, split != 'test', with_masks)
+        if not issubclass(kind, CocoDataset) and has_byte_order_mark(ann_file):
+            raise DataError(f"annotation file '{ann_file}' begins with a byte order mark, which {kind.__name__} does "
+                            f'not read. Save it as UTF-8 without')
+        filter_cfg = None if dataset.get('test_mode', False) else dataset.get('filter_cfg')
+        objects = trained_objects(content, classes, filter_cfg, with_masks, poly2mask)
+        if split == 'train':
+            _check_training(ann_file, objects, content['images'], (filter_cfg or {}).get('min_size', 0))
+        names = {image['id']: image['file_name'] for image in content['images'] if image['id'] in objects.images}
+        if not any(node.get('ignore_empty') for _, node in walk(dataset.get('pipeline') or [])):
+            _check_files(ann_file, folder, names.values())
+        return _at(names, dataset.get('indices'))
+
+    def check_evaluator(self, kind: type, evaluator: Dict[str, Any], datasets: Sequence[Tuple[str, _Images]],
+                        classes: Sequence[str], split: str) -> None:
+        """Check an evaluator's file, and that it is of the images that are evaluated.
+
+        Args:
+            kind: Its class.
+            evaluator: Its config.
+            datasets: The data sets of the split: annotation file and images.
+            classes: Their classes' names.
+            split: ``'val'`` or ``'test'``.
+
+        Raises:
+            DataError: If it can't be used, or images differ.
+        """
+        ann_file, format_only = evaluator['ann_file'], evaluator.get('format_only', False)
+        metrics = evaluator.get('metric', 'bbox')
+        with_masks = 'segm' in ([metrics] if isinstance(metrics, str) else metrics) and not format_only
+        content = self._checked(ann_file, classes, False, with_masks)
+        problem = None if issubclass(kind, CocoMetric) else only_tolerantly_readable(ann_file, content)
+        if problem:
+            raise DataError(f"annotation file '{ann_file}' {problem}, which {kind.__name__} does not evaluate. Take "
+                            f'mmfasternet.CocoMetric, or mend the file')
+        _check_same_images(f"{split}_evaluator.ann_file '{ann_file}'", content, datasets, split)
+        if format_only:
+            return
+        objects = evaluated_objects(content, classes, with_masks)
+        if not objects.usable:
+            print_log(f"annotation file '{ann_file}' of the {split} evaluator has no object of the classes that counts "
+                      f"({objects.dropped() or 'none is there'}): AP can't be computed from it, and will be -1",
+                      'current', logging.WARNING)
+
+    def _checked(self, ann_file: str, classes: Sequence[str], needs_annotations: bool, with_masks: bool) -> Content:
+        path = os.path.realpath(ann_file)
+        if path != self._path:
+            self._content = {}  # so that no two are in memory
+            self._path, self._content = path, read_coco_file(ann_file)
+        checked = (path, *classes, needs_annotations, with_masks)
+        if checked not in self._seen:
+            check_coco_content(ann_file, self._content, classes, needs_annotations, with_masks)
+            self._seen.add(checked)
+        return self._content
+
+
+def _annotation_loading(dataset: Dict[str, Any]) -> Dict[str, Any]:
+    """The transform that loads masks; one without a key where there is none."""
+    return next((node for _, node in walk(dataset.get('pipeline') or []) if node.get('with_mask')), {})
+
+
+def _check_training(ann_file: str, objects: Objects, images: List[Dict[str, Any]], min_size: float) -> None:
+    small = sum(min(image['width'], image['height']) < min_size for image in images)
+    if small == len(images):
+        raise DataError(f"annotation file '{ann_file}' leaves no image to train on: {small} of {small} are under "
+                        f'filter_cfg.min_size={min_size}. Lower it (--cfg-options '
+                        f'train_dataloader.dataset.filter_cfg.min_size=0)')
+    if not objects.usable:
+        reasons = f': {objects.dropped()}' if objects.total else ''
+        raise DataError(f"annotation file '{ann_file}': none of its {objects.total} objects of the classes can be "
+                        f'trained on{reasons}. There is nothing to train on: mend its annotations')
+    dropped = objects.dropped(meant=False)
+    if dropped:
+        print_log(f"annotation file '{ann_file}': of {objects.total} objects, {objects.usable} are trained on; "
+                  f'{dropped}', 'current', logging.WARNING)
+
+
+def _check_files(ann_file: str, folder: str, names: Iterable[str]) -> None:
+    """Check that images exist, by a list of each folder: to ask for each file takes minutes on a remote disk."""
+    if not folder:
+        return
+    by_folder: Dict[str, List[str]] = defaultdict(list)
+    for name in names:
+        by_folder[os.path.dirname(name)].append(name)
+    missing = [name for inner, inside in by_folder.items() for name in _missing(Path(folder), inner, inside)]
+    if missing:
+        more = f' ({len(missing)} do not)' if len(missing) > 1 else ''
+        raise DataError(f"image '{Path(folder) / missing[0]}' that '{ann_file}' names does not exist{more}. "
+                        f'Check data_prefix.img of the data set')
+
+
+def _missing(root: Path, inner: str, names: List[str]) -> Iterator[str]:
+    try:
+        there = set(os.listdir(root / inner))
+    except (OSError, ValueError):
+        there = set()
+    # A disk may tell no capital letters from small ones, or normalise them.
+    return (name for name in names if os.path.basename(name) not in there and not os.path.lexists(root / name))
+
+
+def _check_same_images(where: str, content: Content, datasets: Sequence[Tuple[str, _Images]], split: str) -> None:
+    evaluated = {image['id']: image['file_name'] for image in content['images']}
+    loaded: _Images = {}
+    for ann_file, images in datasets:
+        twice = next((key for key in images if key in loaded), None)
+        if twice is not None:
+            raise DataError(f"image id {twice!r} is in '{ann_file}' and in another of the {split} data sets: their "
+                            f'predictions would be taken for those of one image. Make the ids differ')
+        loaded.update(images)
+    of = f"the {split} data ('{datasets[0][0]}')"
+    for these, those, what in ((loaded, evaluated, f'is in {of}, but not in the file'),
+                               (evaluated, loaded, f'is not in {of}, and would count as an image without detections')):
+        only = [key for key in these if key not in those]
+        if only:
+            raise DataError(f'{where} is not of the images that are evaluated: id {only[0]!r} '
+                            f"('{these[only[0]]}'), as {len(only)} of {len(these)}, {what}. Name the file of the data")
+    other = [key for key in loaded if os.path.basename(loaded[key]) != os.path.basename(evaluated[key])]
+    if other:
+        raise DataError(f"{where} is not of the images that are evaluated: id {other[0]!r} is '{evaluated[other[0]]}' "
+                        f"in it, and '{loaded[other[0]]}' in {of}; {len(other)} of {len(loaded)} differ. Name the "
+                        f'file of the data')
+
+
+def _at(images: _Images, indices: Any) -> _Images:
+    """The images that a data set keeps by its ``indices``, as MMEngine's ``BaseDataset`` reads them."""
+    keys = list(images)
+    if isinstance(indices, int):
+        keys = keys[:indices] if indices >= 0 else keys[indices:]
+    elif indices is not None:
+        keys = [keys[index] for index in indices if -len(keys) <= index < len(keys)]
+    return {key: images[key] for key in keys}

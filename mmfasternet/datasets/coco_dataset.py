@@ -1,0 +1,63 @@
+"""MMDetection's data set of COCO's format, for files as they are."""
+
+from typing import Any, Dict, List, Optional
+
+from mmdet.datasets import CocoDataset as MMDetCocoDataset
+from mmdet.datasets.api_wrappers import COCO
+
+from mmfasternet.datasets.coco_file import read_coco_file
+from mmfasternet.registry import DATASETS
+
+
+class TolerantCOCO(COCO):
+    """MMDetection's index of a COCO file, which also reads what has only one meaning.
+
+    That is a byte order mark, no ``iscrowd``, which is taken as 0, and ids of
+    annotations that are texts or 0. They are numbered from 1 on: pycocotools
+    takes the id 0 for no match.
+
+    Args:
+        annotation_file: The file. Defaults to None: an empty index.
+
+    Raises:
+        DataError: If it can't be read.
+    """
+
+    def __init__(self, annotation_file: Optional[str] = None) -> None:
+        super().__init__()
+        if annotation_file is not None:
+            self.index(read_coco_file(str(annotation_file)))
+
+    def index(self, content: Dict[str, Any]) -> None:
+        """Take over a file's content, which is changed."""
+        for number, row in enumerate(content.get('annotations') or [], start=1):
+            row['id'], row['iscrowd'] = number, int(row.get('iscrowd') or 0)
+        content.setdefault('info', {})  # some releases of pycocotools need it in loadRes()
+        self.dataset = content
+        self.createIndex()
+        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
+
+    # pycocotools takes a text for a list of ids.
+
+    def getAnnIds(self, imgIds: Any = (), catIds: Any = (), areaRng: Any = (), iscrowd: Any = None) -> List[int]:
+        return super().getAnnIds(_listed(imgIds), _listed(catIds), areaRng, iscrowd)
+
+    def loadCats(self, ids: Any = ()) -> List[Dict[str, Any]]:
+        return super().loadCats(_listed(ids))
+
+    def loadImgs(self, ids: Any = ()) -> List[Dict[str, Any]]:
+        return super().loadImgs(_listed(ids))
+
+
+def _listed(ids: Any) -> Any:
+    return [ids] if isinstance(ids, str) else ids
+
+
+@DATASETS.register_module()
+class CocoDataset(MMDetCocoDataset):
+    """MMDetection's ``CocoDataset``, read by :class:`TolerantCOCO`.
+
+    Args:
+        See :class:`mmdet.datasets.CocoDataset`.
+    """
+    COCOAPI: Any = TolerantCOCO

@@ -1,0 +1,83 @@
+"""Segmentations of COCO's format: polygons, and run-length encodings, compressed to a text or not."""
+
+from typing import Any, List, Optional, Tuple
+
+_MAX_PIXELS = 1e6
+
+
+def mask_problem(segmentation: Any, size: Optional[Tuple[int, int]] = None) -> Optional[str]:
+    """What is wrong with a segmentation, as the end of a sentence; None if nothing is.
+
+    Polygons that enclose nothing are no problem: MMDetection ignores their
+    object, which :func:`usable_polygons` tells.
+
+    Args:
+        segmentation: The value in the file.
+        size: Height and width of its image. Defaults to None, not known.
+    """
+    if isinstance(segmentation, dict):
+        return _encoding_problem(segmentation, size)
+    if not isinstance(segmentation, list) or not segmentation:
+        return f'is {repr(segmentation)[:40]}, neither a list of polygons nor a run-length encoding'
+    if not all(isinstance(polygon, list) for polygon in segmentation):
+        return f'is {repr(segmentation)[:40]}, not a list of polygons, which are lists themselves'
+    for polygon in segmentation:
+        kinds = set(map(type, polygon))
+        if list in kinds:
+            return f'has the points {repr(polygon)[:40]} as pairs: a polygon is [x, y, x, y, ...] in one list'
+        if not kinds <= {int, float}:
+            return f'has the polygon {repr(polygon)[:40]}, which is not of numbers'
+        if polygon and not -_MAX_PIXELS <= min(polygon) <= max(polygon) <= _MAX_PIXELS or sum(polygon) != sum(polygon):
+            return f'has the polygon {repr(polygon)[:40]}, which leaves any image'
+    if len(segmentation) > 2 and all(len(polygon) == 2 for polygon in segmentation):
+        return 'has its points as pairs: a polygon is [x, y, x, y, ...] in one list'
+    return None
+
+
+def usable_polygons(segmentation: Any) -> List[List[float]]:
+    """The polygons with three points or more, and both coordinates of each; MMDetection trains on no others."""
+    return [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+
+
+def _encoding_problem(encoding: Any, size: Optional[Tuple[int, int]]) -> Optional[str]:
+    shape, counts = encoding.get('size'), encoding.get('counts')
+    if not (isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side > 0 for side in shape)):
+        return f"is a run-length encoding of the size {repr(shape)[:40]}, not of [height, width]"
+    if size and tuple(shape) != tuple(size):
+        return (f'is a run-length encoding of size {shape}, and its image has height and width '
+                f'{[int(side) for side in size]}')
+    lengths = run_lengths(counts)
+    if lengths is None or min(lengths, default=0) < 0 or sum(lengths) != shape[0] * shape[1]:
+        return (f'is a run-length encoding whose counts {repr(counts)[:40]} do not add up to its '
+                f'{shape[0]} x {shape[1]} pixels')
+    return None
+
+
+def run_lengths(counts: Any) -> Optional[List[int]]:
+    """The runs of an encoding, or None if there are none to read.
+
+    Args:
+        counts: Their list, or the text that pycocotools makes of it: each
+            number in digits of five bits and a sixth that says whether more
+            follow, least ones first; from the fourth on, what it is more than
+            the one before the last.
+    """
+    if isinstance(counts, list):
+        return counts if set(map(type, counts)) <= {int} else None
+    if not isinstance(counts, str) or not counts.isascii():
+        return None
+    lengths: List[int] = []
+    value = shift = 0
+    for digit in counts.encode():
+        digit -= 48
+        if not 0 <= digit < 64:
+            return None
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    return None if shift else lengths
