@@ -1,11 +1,11 @@
 """The ids that an annotation file gives to images and categories."""
 
-import json
 import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
+from mmfasternet.datasets.coco_file import read_coco_file
 from mmfasternet.errors import DataError
 
 
@@ -65,11 +65,7 @@ def read_ids(path: str) -> Dict[str, Any]:
     Raises:
         DataError: If it can't be read, or an image or a category has no id or name.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding='utf-8-sig'))
-    except (OSError, ValueError) as error:
-        raise DataError(f"annotation file '{path}' can't be used for its ids: {error}. It must be COCO's "
-                        f'format') from None
+    content = read_coco_file(path)
     for key, name in (('images', 'file_name'), ('categories', 'name')):
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(

@@ -56,7 +56,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path, encoding):
     assert read_ids(str(tmp_path / 'a.json')) == content
 
 
-@pytest.mark.parametrize('content', ['', '[]', '{}', '{"images": [1], "categories": []}',
+@pytest.mark.parametrize('content', ['[]', '{}', '{"images": [1], "categories": []}',
                                      '{"images": [{"id": 1}], "categories": []}',
                                      '{"images": [], "categories": {"cat": 1}}'])
 def test_another_file_is_one_line(tmp_path, content):
