@@ -9,28 +9,13 @@ import warnings
 from contextlib import contextmanager
 from typing import Any, ContextManager, Iterator, Optional
 
-from mmengine.config import DictAction
-
 from mmfasternet.calling import called_as
+from mmfasternet.cli.config_options import ConfigOptions
 from mmfasternet.errors import UserError
 from mmfasternet.installed import missing
 
 #: Types to compute in, as PyTorch calls them.
 DTYPES = ('float32', 'bfloat16', 'float16')
-
-
-class _ConfigOptions(DictAction):
-    """MMEngine's, which drops the spaces in paths and has a traceback for what is no option."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: Optional[str] = None) -> None:
-        for option in values:
-            key, equals, value = option.partition('=')
-            if not equals:
-                parser.error(f"{option_string} takes KEY=VALUE, and '{option}' has no '='")
-            super().__call__(parser, namespace, [option], option_string)
-            if ' ' in value and not any(sign in value for sign in ',[('):
-                getattr(namespace, self.dest)[key] = value.strip('\'"')
 
 
 def make_parser(description: str, command: str, example: str) -> argparse.ArgumentParser:
@@ -52,8 +37,8 @@ def make_parser(description: str, command: str, example: str) -> argparse.Argume
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options that training and testing share."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/CONFIG)')
-    parser.add_argument('--cfg-options', nargs='+', action=_ConfigOptions, metavar='KEY=VALUE',
-                        help='replace values of the config, such as train_dataloader.batch_size=4')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
+                        help='replace values of the config, such as train_dataloader.batch_size=4; a list is [A, B]')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started this process, where there are several (default: none)')
     add_trust_option(parser)

@@ -49,13 +49,36 @@ def load_config(path: str,
     cfg = with_text_types(Config.fromfile(path))
     _update_coco_root(cfg)
     if options:
-        try:
-            cfg.merge_from_dict(options)
-        except (KeyError, TypeError, IndexError, AssertionError) as error:
-            raise UserError(f'--cfg-options do not apply to {path}: {error}') from None
+        _merge(cfg, options, path)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     cfg.launcher = launcher
     return cfg
+
+
+def _merge(cfg: Config, options: Dict[str, Any], path: str) -> None:
+    for key, value in options.items():
+        # MMEngine's parser would split it.
+        if isinstance(value, str) and ',' in value and isinstance(_value_at(cfg, key), (list, tuple)):
+            raise UserError(f"--cfg-options {key}={value}: it is a list in {path}, so write '{key}=[{value}]'")
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, IndexError, AssertionError) as error:
+        raise UserError(f'--cfg-options do not apply to {path}: {error}') from None
+    except AttributeError:  # MMEngine merges what is at a place in a list
+        raise UserError(f'--cfg-options do not apply to {path}: of a list, only what is within its dicts can be '
+                        f'replaced. Give the whole list') from None
+
+
+def _value_at(cfg: Config, key: str) -> Any:
+    value: Any = cfg
+    for name in key.split('.'):
+        if isinstance(value, (list, tuple)) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        elif isinstance(value, (dict, Config)):
+            value = value.get(name)
+        else:
+            return None
+    return value
 
 
 def _named(name: str) -> str:

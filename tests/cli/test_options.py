@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 from mmfasternet.cli.options import (
     add_benchmark_options,
     add_graphs_option,
-    add_run_options,
     one_line_errors,
     set_up_device,
 )
@@ -51,21 +50,6 @@ def test_only_within_are_warnings_of_an_evaluator_not_shown(error):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), one_line_errors():
         raise ZeroDivisionError
-
-
-def test_options_keep_the_spaces_of_paths():
-    parser = argparse.ArgumentParser()
-    add_run_options(parser)
-    args = parser.parse_args(['--cfg-options', 'a.root=/my data/ü', 'b=[1, 2]', 'c=(x, 3)', 'd=1e-3'])
-    assert args.cfg_options == {'a.root': '/my data/ü', 'b': [1, 2], 'c': ('x', 3), 'd': 1e-3}
-
-
-def test_an_option_without_a_value_is_named(capsys):
-    parser = argparse.ArgumentParser()
-    add_run_options(parser)
-    with pytest.raises(SystemExit):
-        parser.parse_args(['--cfg-options', 'a=1', 'b'])
-    assert "--cfg-options takes KEY=VALUE, and 'b' has no '='" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line(capsys):

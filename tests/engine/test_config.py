@@ -25,7 +25,10 @@ def test_options_and_launcher():
 
 
 @pytest.mark.parametrize('path, options, message', [('configs/none.py', None, 'configs/none.py'),
-                                                    (COCO_CONFIG, {'model.neck.in_channels.9': 1}, '--cfg-options')])
+                                                    (COCO_CONFIG, {'model.neck.in_channels.9': 1}, '--cfg-options'),
+                                                    (COCO_CONFIG, {'model.neck.in_channels.0': 64}, 'the whole list'),
+                                                    (COCO_CONFIG, {'custom_imports.imports': 'a,b'},
+                                                     "so write 'custom_imports.imports=\\[a,b]'")])
 def test_bad_arguments_are_named(path, options, message):
     with pytest.raises(UserError, match=message):
         load_config(path, options)
