@@ -1,7 +1,6 @@
 """What the commands share: options and one-line errors."""
 
 import argparse
-import errno
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import Any, ContextManager, Iterator, Optional
 from mmfasternet.calling import called_as
 from mmfasternet.cli.config_options import ConfigOptions
 from mmfasternet.errors import UserError
+from mmfasternet.files import OF_PLACES, WRITING, cannot_write, check_folder, place_of, reason_of
 from mmfasternet.installed import missing
 
 #: Types to compute in, as PyTorch calls them.
@@ -91,8 +91,11 @@ def set_up_device(args: argparse.Namespace) -> Any:
     """The device of a benchmark, with the threads and the TF32 that the command line asks for.
 
     Raises:
-        UserError: If it is not there, or graphs are asked for on a CPU.
+        UserError: If it is not there, graphs are asked for on a CPU, or
+            ``--out`` can't be written.
     """
+    if args.out:
+        check_folder(args.out)
     from mmfasternet.deploy.tf32 import set_tf32
     from mmfasternet.engine.device import find_device, set_threads
     device = find_device(args.device)
@@ -131,9 +134,12 @@ def one_line_errors() -> Iterator[None]:
         print(f'\ninterrupted{f": {interrupt}" if str(interrupt) else ""}', file=sys.stderr)
         sys.exit(130)  # as shells say it
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        place = place_of(error)
+        if error.errno in WRITING:
+            _end(cannot_write(place or 'a file', error))
+        if error.errno not in OF_PLACES or not place:
             raise
-        _end(f"'{error.filename or 'a file'}' can't be written: {error.strerror}. Make room")
+        _end(f"'{place}' can't be read or written: {reason_of(error, place)}")
     except ModuleNotFoundError as error:
         if not missing(error):
             raise

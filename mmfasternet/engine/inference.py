@@ -17,7 +17,7 @@ from mmfasternet.engine.checks import check_weights
 from mmfasternet.engine.config import class_of, innermost_dataset, is_classifier, model_of, scope_of, with_text_types
 from mmfasternet.engine.device import find_device
 from mmfasternet.errors import DataError
-from mmfasternet.files import write_atomically
+from mmfasternet.files import check_folder, write_atomically
 
 
 def predict(cfg: Config,
@@ -50,8 +50,10 @@ def predict(cfg: Config,
         and ``scores``.
 
     Raises:
-        UserError: If the checkpoint, the device or ``ann_file`` can't be used.
+        UserError: If the checkpoint, the device or ``ann_file`` can't be
+            used, or ``out_dir`` can't be written.
     """
+    check_folder(out_dir)
     device = str(find_device(device))
     cfg = with_text_types(cfg)  # a copy, which the inferencers change
     cfg.model = model_of(cfg)  # MMDetection's looks at the model alone
