@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 from contextlib import contextmanager
-from typing import Any, ContextManager, Iterator, Optional
+from typing import Any, ContextManager, Iterator
 
 from mmfasternet.calling import called_as
 from mmfasternet.cli.config_options import ConfigOptions

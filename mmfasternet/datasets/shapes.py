@@ -173,9 +173,9 @@ def make_shapes_coco(root: Union[str, Path],
                                ('seed', seed, 0)):
         if value < least:
             raise ArgumentError(f'{name} must be at least {least}, got {value}')
+    check_folder(root)
     if root.exists():
         raise DataError(f"'{root}' exists already: remove it, or name another folder")
-    check_folder(root)
     # Written beside its place and moved there when it is complete: an interrupted run leaves nothing half made.
     partial = root.with_name(root.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -16,6 +17,8 @@ from mmfasternet.config_files import config_path
 from mmfasternet.config_tree import walk
 from mmfasternet.errors import UserError
 
+#: Keys that name classes and functions; the last one is of the config itself.
+_TYPE_KEYS = ('type', 'constructor', 'runner_type')
 _COCO_ROOT = 'data/coco/'  # where MMDetection's configs look for COCO
 #: Packages that registries import by themselves.
 _KNOWN_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmfasternet', 'torch', 'torchvision')
@@ -112,9 +115,9 @@ def with_text_types(cfg: Config) -> Config:
 
     Configs in MMEngine's pure Python style hold classes and functions. Each
     becomes the name that a config in text would have: that of the registry,
-    with its scope where the config's own scope has another of that name; or
-    its import path where no registry knows it. PyTorch's types of numbers
-    become text, too. Where the config has no
+    with its scope where the config's own scope has another of that name; that
+    of mmcv's operators; or its import path where no registry knows it.
+    PyTorch's types of numbers become text, too. Where the config has no
     default scope, it gets that of its model.
 
     Args:
@@ -124,17 +127,18 @@ def with_text_types(cfg: Config) -> Config:
     # With a text, the file is not read again: it may be gone.
     copied = Config({key: _plain(cfg[key]) for key in cfg.to_dict()}, cfg_text=cfg.text or ' ', filename=cfg.filename,
                     env_variables=cfg.env_variables)
-    nodes = [node for _, node in walk([copied[key] for key in copied]) if callable(node.get('type'))]
-    if not nodes:
+    nodes: List[Any] = [copied, *(node for _, node in walk([copied[key] for key in copied]))]
+    found = [(node, key) for node in nodes for key in _TYPE_KEYS if callable(node.get(key))]
+    if not found:
         return copied
     if not copied.get('default_scope') and callable(copied.get('model', {}).get('type')):
         package = str(copied.model.type.__module__).partition('.')[0]
         copied.default_scope = 'mmpretrain' if package == 'mmpretrain' else 'mmdet'
     modules = set()
-    for node in nodes:
-        kind = node['type']
-        node['type'] = _text_type(kind, copied.get('default_scope'))
-        if isinstance(node['type'], str) and kind.__module__.partition('.')[0] not in _KNOWN_PACKAGES:
+    for node, key in found:
+        kind = node[key]
+        node[key] = _text_type(kind, copied.get('default_scope'))
+        if isinstance(node[key], str) and kind.__module__.partition('.')[0] not in _KNOWN_PACKAGES:
             modules.add(kind.__module__)
     if modules:
         add_imports(copied, sorted(modules))
@@ -165,7 +169,10 @@ def _text_type(kind: Any, scope: Optional[str]) -> Any:
             for key in (key for key, value in each.module_dict.items() if value is kind):
                 from_here = root.children.get(scope, root) if scope else root
                 return key if from_here.get(key) is kind else f'{name}.{key}'
-    path = f"{getattr(kind, '__module__', None)}.{getattr(kind, '__qualname__', None)}"
+    module, name = str(getattr(kind, '__module__', None)), str(getattr(kind, '__qualname__', None))
+    if module.startswith('mmcv.ops.') and getattr(import_module('mmcv.ops'), name, None) is kind:
+        return name  # such as nms and RoIAlign, which are looked up there
+    path = f'{module}.{name}'
     try:
         return path if get_object_from_string(path) == kind else kind
     except (ImportError, AttributeError, ValueError):
@@ -211,6 +218,12 @@ def class_of(config: Dict[str, Any], registry: Registry, scope: Optional[str] = 
 def is_kind(config: Dict[str, Any], kind: Any, registry: Registry, scope: Optional[str] = None) -> bool:
     """Whether a part of a config names a class itself, by whatever name; not a class derived from it."""
     return class_of(config, registry, scope) is kind
+
+
+def is_kind_of(config: Dict[str, Any], kind: Any, registry: Registry, scope: Optional[str] = None) -> bool:
+    """Whether a part of a config names a class or one derived from it, by whatever name."""
+    found = class_of(config, registry, scope)
+    return isinstance(found, type) and issubclass(found, kind)
 
 
 def innermost_dataset(cfg: Config) -> ConfigDict:

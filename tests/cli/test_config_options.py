@@ -63,8 +63,9 @@ def test_options_given_twice_add_up(parse):
     assert parse() is None  # nothing is left of the last call
 
 
-@pytest.mark.parametrize('option, problem', [('b', "and 'b' has no '='"), ('=1', "the key of '=1' is not complete"),
-                                             ('a..b=1', 'is not complete'), ('a=[1, (2]', "a: the brackets of '[1, (2]'")])
+@pytest.mark.parametrize('option, problem', [
+    ('b', "and 'b' has no '='"), ('=1', "the key of '=1' is not complete"), ('a..b=1', 'is not complete'),
+    ('a=[1, (2]', "a: the brackets of '[1, (2]'")])
 def test_what_is_no_option_is_named(parse, capsys, option, problem):
     with pytest.raises(SystemExit):
         parse('--cfg-options', 'a=1', option)

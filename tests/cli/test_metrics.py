@@ -29,8 +29,8 @@ def test_missing_and_odd_metrics_do_not_stop_the_table(capsys):
 
 def test_no_metrics_are_not_passed_over(capsys):
     print_metrics({}, ['CocoMetric'])
-    assert capsys.readouterr().out == ("no metrics: the config's test_evaluator (CocoMetric) gave none. CocoMetric gives "
-                                       'none where nothing was detected on any image\n')
+    assert capsys.readouterr().out == ("no metrics: the config's test_evaluator (CocoMetric) gave none. CocoMetric "
+                                       'gives none where nothing was detected on any image\n')
     print_metrics({}, ['DumpDetResults', 'Mine'])
     assert capsys.readouterr().out == "no metrics: the config's test_evaluator (DumpDetResults, Mine) gave none\n"
 

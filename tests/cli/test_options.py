@@ -60,8 +60,9 @@ def said_of(capsys, error):
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize('number, advice', [('ENOSPC', 'Make room'), ('EDQUOT', 'Make room'),
-                                            ('EROFS', 'Name another place'), ('EFBIG', 'Allow larger files (ulimit -f)')])
+@pytest.mark.parametrize('number, advice', [
+    ('ENOSPC', 'Make room'), ('EDQUOT', 'Make room'), ('EROFS', 'Name another place'),
+    ('EFBIG', 'Allow larger files (ulimit -f)')])
 def test_a_full_disk_is_one_line(capsys, number, advice):
     number = getattr(errno, number)
     assert said_of(capsys, OSError(number, os.strerror(number), 'scalars.json')) == (

@@ -81,6 +81,24 @@ class SomeHook(Hook):
     pass
 
 
+def test_types_under_other_keys_and_of_operators_become_text(tmp_path):
+    """As MMDetection's own pure Python configs name them; a run writes its config down."""
+    (tmp_path / 'pure.py').write_text('''
+from mmcv.ops import RoIAlign, nms
+from mmdet.models import MaskRCNN
+from mmengine.runner import Runner
+from mmfasternet.engine.layer_decay import LayerDecayOptimWrapperConstructor
+model = dict(type=MaskRCNN, roi_layer=dict(type=RoIAlign), test_cfg=dict(nms=dict(type=nms, iou_threshold=0.5)))
+optim_wrapper = dict(constructor=LayerDecayOptimWrapperConstructor)
+runner_type = Runner
+''')
+    cfg = load_config(str(tmp_path / 'pure.py'))
+    assert cfg.model.roi_layer.type == 'RoIAlign' and cfg.model.test_cfg.nms.type == 'nms'
+    assert cfg.optim_wrapper.constructor == 'mmfasternet.LayerDecayOptimWrapperConstructor'
+    assert cfg.runner_type == 'Runner'
+    assert "nms=dict(iou_threshold=0.5, type='nms')" in cfg.pretty_text
+
+
 def test_functions_of_the_config_itself_stay(tmp_path):
     (tmp_path / 'pure.py').write_text('''
 from functools import partial
@@ -120,9 +138,11 @@ def test_tools_take_a_pure_python_config_as_one_in_text(run_tool, shapes, tmp_pa
     for flags in (['--show-dir', tmp_path / 'shown'], ['--tta'], ['--deploy']):
         result = run_tool('test', pure, weights, '--work-dir', tmp_path / 'test', *flags, *short)
         assert result.code == 0 and 'box' in result.out, result.err
-    assert list((tmp_path / 'shown').glob('*.png'))
+    pictures = {path.name for path in (shapes / 'val').iterdir()}
+    assert {path.name for path in (tmp_path / 'shown').iterdir()} == pictures
     result = run_tool('image_demo', shapes / 'val', pure, weights, '--out-dir', tmp_path / 'out', '--device', 'cpu')
     assert result.code == 0 and (tmp_path / 'out' / 'predictions.json').exists(), result.err
+    assert {path.name for path in (tmp_path / 'out' / 'vis').iterdir()} == pictures
     result = run_tool('export', pure, weights, '--out', tmp_path / 'exported')
     assert result.code == 0 and (tmp_path / 'exported' / 'dense.onnx').exists(), result.err
     assert run_tool('get_flops', pure, '--size', '96', '128').code == 0
