@@ -100,9 +100,9 @@ def download(url: str) -> Path:
             raise CheckpointError(f"checkpoint '{url}': "
                                   + cannot_write(folder, error, 'Name another place by TORCH_HOME')) from None
         raise CheckpointError(f'{name} could not be downloaded from {url} ({getattr(error, "reason", error)}). '
-                              f'Fetch it elsewhere and put it into {folder}/, or name another file (for the backbone: '
-                              f'--cfg-options model.backbone.init_cfg.checkpoint=PATH, or '
-                              f'model.backbone.init_cfg=None to train from scratch)') from None
+                              f'Fetch it elsewhere and put it into {folder}/, or name another file (in a config '
+                              f'model.backbone.init_cfg.checkpoint=PATH, or model.backbone.init_cfg=None to train from '
+                              f'scratch)') from None
     return path
 
 

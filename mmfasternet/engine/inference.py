@@ -74,7 +74,9 @@ def _read_ids(ann_file: str) -> Tuple[Dict[str, int], Dict[str, int]]:
         content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
         return ({Path(image['file_name']).name: image['id'] for image in content['images']},
                 {category['name']: category['id'] for category in content['categories']})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise DataError(f"annotation file '{ann_file}' can't be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"annotation file '{ann_file}' can't be used for its ids: {error!r}. "
                         f"It must be COCO's format") from None
 

@@ -238,7 +238,7 @@ def test_several_processes_without_a_gpu_have_a_wrapper_without_one(monkeypatch)
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr('shutil.which', lambda name: None)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    with pytest.raises(UserError, match=r'install g\+\+, or go on without --compile'):
+    with pytest.raises(UserError, match=r'install g\+\+, or go on without compiling'):
         coco(speed_ups=SpeedUps(compile=True))
 
 
