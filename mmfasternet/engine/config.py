@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, Optional
 import torch
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import ConfigParsingError
 from mmengine.registry import MODELS, Registry
 from mmengine.utils import get_object_from_string
 
@@ -45,17 +46,32 @@ def load_config(path: str,
         ``MMDET_DATASETS`` is set, it replaces ``data/coco/`` everywhere.
 
     Raises:
-        UserError: If there is no such file, or an option does not apply.
+        UserError: If there is no such file, it can't be read, or an option
+            does not apply.
     """
     if not Path(path).is_file():
         path = _named(path)
-    cfg = with_text_types(Config.fromfile(path))
+    cfg = with_text_types(_from_file(path))
     _update_coco_root(cfg)
     if options:
         _merge(cfg, options, path)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     cfg.launcher = launcher
     return cfg
+
+
+def _from_file(path: str) -> Config:
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        place = f'line {error.lineno}: {error.msg}'  # MMEngine does not say of which file
+        raise UserError(f"config '{path}', or one that it inherits from, is no Python in {place}") from None
+    except FileNotFoundError as error:
+        if not error.filename:
+            raise
+        raise UserError(f"config '{path}' needs '{error.filename}', which does not exist. Check its _base_") from None
+    except ConfigParsingError as error:
+        raise UserError(f"config '{path}' can't be read: {str(error).strip().splitlines()[0]}") from None
 
 
 def _merge(cfg: Config, options: Dict[str, Any], path: str) -> None:

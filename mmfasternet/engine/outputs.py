@@ -21,9 +21,15 @@ def check_outputs(cfg: Config, splits: Sequence[str]) -> None:
         splits: Which are used, of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        UserError: If it can't, or an evaluator is to write results and the
-            config does not say where.
+        UserError: If it can't, the config itself can't be written down, or
+            an evaluator is to write results and does not know where.
     """
+    for path, node in walk({key: cfg[key] for key in cfg}):
+        for key, value in node.items():
+            if callable(value):  # MMEngine writes the config down as Python, which has no word for it
+                what = f"{f'{path}.' * bool(path)}{key} is {repr(value).splitlines()[0]}"
+                raise UserError(f"config '{cfg.filename}' can't be written down: {what}. Move it to a module that can "
+                                f'be imported')
     check_folder(cfg.work_dir)
     evaluators = {f'{split}_evaluator': cfg.get(f'{split}_evaluator') for split in splits}
     for path, node in _writing_only(evaluators):

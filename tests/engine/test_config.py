@@ -43,6 +43,19 @@ def test_mmdet_datasets_stands_for_data_coco(monkeypatch):
     assert load_config(str(SHAPES_CONFIG)).train_dataloader.dataset.data_root == 'data/shapes/'
 
 
+@pytest.mark.parametrize('text, said', [
+    ('a = 1\nb = (', r"config '\S+config\.py', or one .*, is no Python in line 2: "),
+    ("_base_ = 'gone.py'", r"config '\S+config\.py' needs '\S+gone\.py', which does not exist\. Check its _base_$"),
+    ("from mmengine.runner import Runner\n_base_ = '{}'",
+     r"config '\S+config\.py' can't be read: The configuration file type"),
+])
+def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text, said):
+    (tmp_path / 'config.py').write_text(text.format(SHAPES_CONFIG))
+    with pytest.raises(UserError, match=said) as caught:
+        load_config(str(tmp_path / 'config.py'))
+    assert '\n' not in str(caught.value)
+
+
 def without_scopes(value):
     if isinstance(value, dict):
         return {key: without_scopes(item) for key, item in value.items() if key != '_scope_'}

@@ -58,6 +58,15 @@ def test_a_work_folder_is_tried(config, tmp_path):
         check_outputs(cfg, ('train', ))
 
 
+def test_a_config_with_a_function_of_its_own_is_refused(config):
+    check_outputs(config(train_dataloader=dict(collate_fn=dict(type='pseudo_collate'))), ('train', ))
+    cfg = config(train_dataloader=dict(collate_fn=dict(type=lambda samples: samples)))
+    with pytest.raises(SyntaxError):
+        cfg.pretty_text  # noqa: B018, as MMEngine's runner writes it
+    with pytest.raises(UserError, match=r"written down: train_dataloader\.collate_fn\.type is <function .*Move it to"):
+        check_outputs(cfg, ('train', ))
+
+
 @pytest.mark.parametrize('evaluator, key', [
     (dict(type='CocoMetric', format_only=True), 'test_evaluator.outfile_prefix'),
     ([dict(type='CocoMetric'), dict(type='CocoMetric', format_only=True, outfile_prefix=None)],
