@@ -23,6 +23,8 @@ from torch import nn
 needs_export = pytest.mark.skipif(digit_version(torch.__version__) < digit_version('2.7.0'),
                                   reason="PyTorch's exporter writes fixed sizes only")
 ROOT = Path(__file__).resolve().parent.parent
+#: A file that is there, and can't be read.
+UNREADABLE = '/proc/self/mem'
 SHAPES_CONFIG = ROOT / 'configs' / 'mask_rcnn_fasternet_t0_shapes.py'
 
 

@@ -577,6 +577,69 @@ def test_bad_input_is_one_line(run_tool, trained, shapes, tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+PLACE = f'{__file__}/place'  # no folder can be there
+
+
+@pytest.mark.parametrize('tool, arguments', [
+    ('train', [SHAPES_CONFIG, '--work-dir', PLACE]),
+    ('train', [SHAPES_CONFIG, '--work-dir', __file__]),
+    ('train', [SHAPES_CONFIG, '--cfg-options', f'default_hooks.checkpoint.out_dir={PLACE}']),
+    ('test', [SHAPES_CONFIG, 'gone.pth', '--work-dir', PLACE]),
+    ('test', [SHAPES_CONFIG, 'gone.pth', '--out', f'{PLACE}.pkl']),
+    ('test', [SHAPES_CONFIG, 'gone.pth', '--show-dir', PLACE]),
+    ('test', [SHAPES_CONFIG, 'gone.pth', '--cfg-options', f'test_evaluator.outfile_prefix={PLACE}']),
+    ('image_demo', ['{shapes}/val', SHAPES_CONFIG, 'gone.pth', '--out-dir', PLACE]),
+    ('export', [SHAPES_CONFIG, '{trained}', '--out', PLACE]),
+    ('convert_checkpoint', ['gone.pth', f'{PLACE}.pth']),
+    ('publish_model', ['gone.pth', f'{PLACE}.pth']),
+    ('make_shapes_coco', [PLACE]),
+    ('make_shapes_coco', ['x' * 300]),
+    ('approximate_conv', ['gone.pth', '--out', PLACE]),
+    ('benchmark_all', ['--out', PLACE]),
+    ('benchmark_classifier', ['FasterNet-T0', '--out', PLACE]),
+    ('benchmark_detector', [SHAPES_CONFIG, '--out', PLACE]),
+    ('benchmark_forms', [SHAPES_CONFIG, '--out', PLACE]),
+    ('benchmark_operators', ['--out', PLACE]),
+    ('benchmark_training', ['--out', PLACE]),
+])
+def test_a_place_that_cannot_be_written_is_said_before_the_work(run_tool, trained, shapes, tmp_path, monkeypatch, tool,
+                                                                arguments):
+    """Also where a checkpoint is missing, which is read after that; the advice is none of another tool's."""
+    monkeypatch.chdir(tmp_path)
+    places = {'{shapes}': str(shapes), '{trained}': str(weights(trained))}
+    for name, place in places.items():
+        arguments = [str(argument).replace(name, place) for argument in arguments]
+    result = run_tool(tool, *arguments)
+    line = result.err.splitlines()[-1]
+    assert result.code == 1, result.err
+    assert re.match(r"error: '\S+' can't be written: ('\S+test_tools\.py' is no folder\. Name another place|"
+                    r'File name too long\. Give it a shorter name)$', line), line
+    assert 'Traceback' not in result.err and not list(tmp_path.iterdir())
+
+
+def test_results_of_images_without_annotations(run_tool, trained, shapes, tmp_path):
+    """As of COCO's test-dev, whose annotations are not given away: files for its server, and nothing to evaluate."""
+    content = json.loads((shapes / 'annotations' / 'instances_val.json').read_text())
+    del content['annotations']
+    (tmp_path / 'test-dev.json').write_text(json.dumps(content))
+    prefix = tmp_path / 'for [the] server' / 'test-dev'
+    result = run_tool('test', SHAPES_CONFIG, weights(trained), '--work-dir', tmp_path / 'work', '--cfg-options',
+                      *data_options(shapes), f'test_evaluator.ann_file={tmp_path}/test-dev.json',
+                      f'test_dataloader.dataset.ann_file={tmp_path}/test-dev.json', 'test_evaluator.format_only=True',
+                      f'test_evaluator.outfile_prefix={prefix}', 'model.test_cfg.rcnn.score_thr=0.0')
+    assert result.code == 0, result.err
+    rows = json.loads((prefix.parent / 'test-dev.segm.json').read_text())
+    assert {row['image_id'] for row in rows} == {image['id'] for image in content['images']}
+    assert result.out.endswith(f'nothing was evaluated, as format_only=True asks. Results are in:\n'
+                               f'{prefix}.bbox.json ({len(rows)} results)\n{prefix}.segm.json ({len(rows)} results)\n')
+
+
+def test_no_detections_give_no_metrics(run_tool, trained, shapes, tmp_path):
+    result = run_tool('test', SHAPES_CONFIG, weights(trained), '--work-dir', tmp_path / 'work', '--cfg-options',
+                      *data_options(shapes), 'model.test_cfg.rcnn.score_thr=1.0')
+    assert result.code == 0 and 'no metrics: ' in result.out and 'nothing was detected' in result.out, result.err
+
+
 def tools_that_read(checkpoint, shapes, out):
     """Every way to hand a checkpoint to a tool."""
     data = ['--cfg-options', *data_options(shapes)]

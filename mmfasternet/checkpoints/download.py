@@ -13,7 +13,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmfasternet.checkpoints.hub import fetch_from_hub, is_hub_name
 from mmfasternet.compat import mmengine_home
 from mmfasternet.errors import CheckpointError
-from mmfasternet.files import atomic_path
+from mmfasternet.files import OF_PLACES, WRITING, atomic_path, cannot_write
 from mmfasternet.installed import require
 
 _SECONDS = 60  # without an answer
@@ -92,11 +92,14 @@ def download(url: str) -> Path:
             if not path.is_file():
                 path.parent.mkdir(exist_ok=True)
                 _fetch(url, path)
-    except (OSError, HTTPException, ValueError) as error:  # a full disk and a folder of somebody else's, too
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in WRITING | OF_PLACES:
+            raise CheckpointError(f"checkpoint '{url}': "
+                                  + cannot_write(path.parent, error, 'Name another place by TORCH_HOME')) from None
         raise CheckpointError(f'{name} could not be downloaded from {url} ({getattr(error, "reason", error)}). '
-                              f'Fetch it elsewhere and put it into {path.parent}/, or name another file (for the '
-                              f'backbone: --cfg-options model.backbone.init_cfg.checkpoint=PATH, or '
-                              f'model.backbone.init_cfg=None to train from scratch)') from None
+                              f'Fetch it elsewhere and put it into {path.parent}/, or name another file (in a config '
+                              f'model.backbone.init_cfg.checkpoint=PATH, or model.backbone.init_cfg=None to train from '
+                              f'scratch)') from None
     return path
 
 

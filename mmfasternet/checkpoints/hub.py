@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from mmengine.logging import print_log
 
 from mmfasternet.errors import CheckpointError, UserError
+from mmfasternet.files import OF_PLACES, WRITING, place_of, reason_of
 from mmfasternet.installed import require
 from mmfasternet.names import HUB_PREFIXES
 
@@ -99,6 +100,10 @@ def _says(hub: Any, problem: Optional[Exception], repo: str, files: List[str], r
                 f'hf://{repo}/FILE names one')
     if isinstance(problem, errors.HFValidationError):
         return f'names no repository of the Hub: {_reason(problem)}. Write hf-hub:ORG/REPO'
+    if isinstance(problem, OSError) and problem.errno in WRITING | OF_PLACES:
+        place = place_of(problem) or hub.constants.HF_HUB_CACHE
+        return (f"can't be fetched: '{place}' can't be read or written: {reason_of(problem, place)}. HF_HOME names "
+                f'another place')
     status = getattr(getattr(problem, 'response', None), 'status_code', None)
     if status in (401, 403):
         return f"can't be fetched: {endpoint} refuses {what} of {repo} ({status}). A token is needed: {log_in}"

@@ -67,8 +67,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
         _tell_of_others(content, path)
     spoilt = [key for key, value in state_dict_of(content, path).items() if not _is_finite(value)]
     if spoilt:
-        _log_once(f"checkpoint '{file}' holds NaN or infinite weights: {listed(spoilt)}. Its training diverged",
-                  logging.WARNING)
+        _log_once(f"checkpoint '{file}' holds NaN or infinite weights: {listed(spoilt)}", logging.WARNING)
     return content
 
 
@@ -100,6 +99,8 @@ def _log_once(message: str, level: int) -> None:
 
 
 def _read_file(path: Path, map_location: Any) -> Any:
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint '{path}' is a folder. Name the file in it")
     if not path.is_file():
         raise CheckpointError(f"checkpoint '{path}' does not exist. Check the path; training writes its "
                               f'checkpoints to the work folder, work_dirs/CONFIG by default')
@@ -108,14 +109,16 @@ def _read_file(path: Path, map_location: Any) -> Any:
             start = file.read(64)
         for known, what in _NOT_A_CHECKPOINT.items():
             if start.lstrip().lower().startswith(known):
-                raise CheckpointError(f"checkpoint '{path}' is {what}, no checkpoint: its download went wrong. "
-                                      f'Remove it and fetch it again')
+                raise CheckpointError(f"checkpoint '{path}' is {what}, no checkpoint. Remove it and fetch it "
+                                      f'again')
         if path.suffix == '.safetensors' or start[8:9] == b'{':
             return _read_safetensors(path, map_location)
         return _read_pickle(path, map_location)
     except UserError:
         raise
     except Exception as error:  # a file may hold anything, and be broken anywhere
+        if isinstance(error, OSError) and error.errno is not None:  # what the system says is not of its content
+            raise CheckpointError(f"checkpoint '{path}' can't be read: {error.strerror}") from None
         text = str(error).strip()
         says = isinstance(error, (RuntimeError, OSError, ValueError)) and text
         reason = text.splitlines()[0] if says else 'it is no file that PyTorch wrote, or a part of one'

@@ -13,7 +13,7 @@ from mmfasternet.checkpoints.allowlist import trust_checkpoints
 from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of, taken_weights, weights_of
 from mmfasternet.checkpoints.reading import CLASSES_ENTRY, read_checkpoint
 from mmfasternet.errors import CheckpointError, UserError
-from mmfasternet.files import atomic_path
+from mmfasternet.files import atomic_path, cannot_write, check_file
 from mmfasternet.installed import require
 from mmfasternet.models.weights.layouts import WeightsKind, convert, recognize
 
@@ -80,6 +80,7 @@ def publish_checkpoint(source: str, target: str) -> Tuple[Path, List[str]]:
         CheckpointError: If the source can't be read.
         UserError: If the file can't be written.
     """
+    check_file(Path(target).parent / f'{Path(target).name}-12345678')  # as long as its name will be
     content = read_checkpoint(source)
     weights_of(content, source)
     name, weights = taken_weights(content)
@@ -93,6 +94,7 @@ def _classes(content: Dict[str, Any]) -> Tuple[str, ...]:
 
 
 def _check_target(target: str) -> None:
+    check_file(target)
     if Path(target).exists():
         raise UserError(f"'{target}' exists already and is left as it is. Remove it or name another file")
 
@@ -110,7 +112,9 @@ def _write(path: Path, content: Dict[str, Any], classes: Tuple[str, ...], named:
             read_checkpoint(str(unfinished))  # what was trusted to get here may not be plain data
     except CheckpointError as error:
         raise CheckpointError(f"'{path}' is not written, since it could not be read again: {error}") from None
-    except (OSError, RuntimeError, ValueError) as error:
+    except OSError as error:
+        raise UserError(cannot_write(path, error)) from None
+    except (RuntimeError, ValueError) as error:
         raise UserError(f"'{path}' can't be written: {str(error).splitlines()[0]}") from None
     return target
 

@@ -1,36 +1,21 @@
 """What the commands share: options and one-line errors."""
 
 import argparse
-import errno
 import os
 import re
 import sys
 import warnings
 from contextlib import contextmanager
-from typing import Any, ContextManager, Iterator, Optional
-
-from mmengine.config import DictAction
+from typing import Any, ContextManager, Iterator
 
 from mmfasternet.calling import called_as
+from mmfasternet.cli.config_options import ConfigOptions
 from mmfasternet.errors import UserError
+from mmfasternet.files import OF_PLACES, WRITING, cannot_write, check_folder, place_of, reason_of
 from mmfasternet.installed import missing
 
 #: Types to compute in, as PyTorch calls them.
 DTYPES = ('float32', 'bfloat16', 'float16')
-
-
-class _ConfigOptions(DictAction):
-    """MMEngine's, which drops the spaces in paths and has a traceback for what is no option."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: Optional[str] = None) -> None:
-        for option in values:
-            key, equals, value = option.partition('=')
-            if not equals:
-                parser.error(f"{option_string} takes KEY=VALUE, and '{option}' has no '='")
-            super().__call__(parser, namespace, [option], option_string)
-            if ' ' in value and not any(sign in value for sign in ',[('):
-                getattr(namespace, self.dest)[key] = value.strip('\'"')
 
 
 def make_parser(description: str, command: str, example: str) -> argparse.ArgumentParser:
@@ -52,8 +37,8 @@ def make_parser(description: str, command: str, example: str) -> argparse.Argume
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options that training and testing share."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/CONFIG)')
-    parser.add_argument('--cfg-options', nargs='+', action=_ConfigOptions, metavar='KEY=VALUE',
-                        help='replace values of the config, such as train_dataloader.batch_size=4')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
+                        help='replace values of the config, such as train_dataloader.batch_size=4; a list is [A, B]')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started this process, where there are several (default: none)')
     add_trust_option(parser)
@@ -107,8 +92,11 @@ def set_up_device(args: argparse.Namespace) -> Any:
     """The device of a benchmark, with the threads and the TF32 that the command line asks for.
 
     Raises:
-        UserError: If it is not there, or graphs are asked for on a CPU.
+        UserError: If it is not there, graphs are asked for on a CPU, or
+            ``--out`` can't be written.
     """
+    if args.out:
+        check_folder(args.out)
     from mmfasternet.deploy.tf32 import set_tf32
     from mmfasternet.engine.device import find_device, set_threads
     device = find_device(args.device)
@@ -147,9 +135,12 @@ def one_line_errors() -> Iterator[None]:
         print(f'\ninterrupted{f": {interrupt}" if str(interrupt) else ""}', file=sys.stderr)
         sys.exit(130)  # as shells say it
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        place = place_of(error)
+        if error.errno in WRITING:
+            _end(cannot_write(place or 'a file', error))
+        if error.errno not in OF_PLACES or not place:
             raise
-        _end(f"'{error.filename or 'a file'}' can't be written: {error.strerror}. Make room")
+        _end(f"'{place}' can't be read or written: {reason_of(error, place)}")
     except ModuleNotFoundError as error:
         if not missing(error):
             raise

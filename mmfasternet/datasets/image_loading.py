@@ -39,11 +39,13 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         except FileNotFoundError:
             problem, remedy = 'does not exist', 'Check the data root and data_prefix'
         except Exception as error:  # the decoders raise whatever they like
+            if isinstance(error, OSError) and error.errno is not None:  # what the system says is not of its content
+                raise DataError(f"image '{path}' can't be read: {error.strerror}") from None
             problem = f"is broken ({(str(error).strip() or type(error).__name__).splitlines()[-1]})"
             remedy = 'Fetch it again'
         if self.ignore_empty:
             return None
-        raise DataError(f"image '{path}' {problem}. {remedy}, or remove it from the annotation file")
+        raise DataError(f"image '{path}' {problem}. {remedy}, or remove it, from an annotation file too")
 
 
 def _check_complete(path: str) -> None:

@@ -13,6 +13,7 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from mmfasternet.errors import ArgumentError, DataError
+from mmfasternet.files import check_folder
 
 CLASSES = ('circle', 'square', 'triangle', 'star')
 
@@ -126,7 +127,7 @@ def _make_split(folder: Path, annotation_file: Path, count: int, size: int, seed
         # One generator an image: the first images stay the same whatever the count.
         image, objects = draw_shapes_image(np.random.default_rng([seed, index]), size)
         name = f'{index:06d}.png'
-        cv2.imwrite(str(folder / name), image)
+        (folder / name).write_bytes(cv2.imencode('.png', image)[1].tobytes())  # cv2.imwrite() hides a full disk
         images.append(dict(id=index + 1, file_name=name, height=size, width=size))
         for item in objects:
             annotations.append(dict(id=len(annotations) + 1, image_id=index + 1, **item))
@@ -164,6 +165,7 @@ def make_shapes_coco(root: Union[str, Path],
 
     Raises:
         DataError: If ``root`` exists already.
+        UserError: If it can't be written.
         ArgumentError: If a number is out of its range; the message names it.
     """
     root = Path(root)
@@ -171,6 +173,7 @@ def make_shapes_coco(root: Union[str, Path],
                                ('seed', seed, 0)):
         if value < least:
             raise ArgumentError(f'{name} must be at least {least}, got {value}')
+    check_folder(root)
     if root.exists():
         raise DataError(f"'{root}' exists already: remove it, or name another folder")
     # Written beside its place and moved there when it is complete: an interrupted run leaves nothing half made.

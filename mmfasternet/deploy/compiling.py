@@ -60,7 +60,7 @@ def check_compiler() -> None:
     """
     if not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'g++', 'clang++'))):
         raise UserError('compiling for a CPU needs a C++ compiler, and there is none: install g++, or go on without '
-                        '--compile')
+                        'compiling')
 
 
 def remove_compilation(model: nn.Module) -> None:

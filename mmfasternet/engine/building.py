@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import torch
-from mmcv.transforms import Compose
+from mmcv.transforms import Compose, LoadAnnotations
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from mmfasternet.checkpoints import read_ahead, safe_loading
 from mmfasternet.datasets.image_files import IMAGE_SUFFIXES, find_images
 from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.engine.checks import check_weights
-from mmfasternet.engine.config import innermost_dataset, model_of, scope_of
+from mmfasternet.engine.config import innermost_dataset, is_kind_of, model_of, scope_of
 
 Batch = Dict[str, Any]
 _NUM_REAL_IMAGES = 4
@@ -58,7 +58,8 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
 def load_batches(cfg: Config, images: Sequence[str], batch_size: int = 1) -> List[Batch]:
     """Image files in batches by the config's test pipeline, without annotations; the last one only if it is full."""
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        pipeline = Compose([t for t in innermost_dataset(cfg).pipeline if t.type != 'LoadAnnotations'])
+        steps = innermost_dataset(cfg).pipeline
+        pipeline = Compose([step for step in steps if not is_kind_of(step, LoadAnnotations, TRANSFORMS, scope_of(cfg))])
         loaded = [pipeline(dict(img_path=path, img_id=i)) for i, path in enumerate(images)]
     return [pseudo_collate(loaded[start:start + batch_size])
             for start in range(0, len(loaded) - batch_size + 1, batch_size)]

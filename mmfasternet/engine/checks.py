@@ -3,15 +3,15 @@
 from typing import Any, Dict, Sequence
 
 from mmengine.config import Config
-from mmengine.model import BaseTTAModel
-from mmengine.registry import DefaultScope
+from mmengine.model import BaseTTAModel, PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS, DefaultScope
 from torch import nn
 
 from mmfasternet.checkpoints import check_fits, check_pretrained, check_start, read_ahead
 from mmfasternet.checkpoints.download import is_local
 from mmfasternet.config_tree import walk
 from mmfasternet.datasets.dataset_checks import DatasetChecks
-from mmfasternet.engine.config import scope_of
+from mmfasternet.engine.config import is_kind_of, scope_of
 from mmfasternet.engine.processes import is_first_process
 from mmfasternet.models import FasterNet
 
@@ -53,11 +53,11 @@ def check_checkpoints(cfg: Config, model: nn.Module, trains: bool) -> None:
         return
     for module in model.modules():
         if isinstance(module, FasterNet):
-            for node in _pretrained(module.init_cfg):
+            for node in _pretrained(module.init_cfg, scope_of(cfg)):
                 path = node['checkpoint']
                 # As it is in the file: a classifier's head may be any.
                 check_pretrained(module, read_ahead(path, converted=False), path, node.get('prefix'))
-    for node in _pretrained(cfg.model):
+    for node in _pretrained(cfg.model, scope_of(cfg)):
         if is_local(node['checkpoint']):
             read_ahead(node['checkpoint'], converted=False)
 
@@ -78,7 +78,7 @@ def check_weights(model: nn.Module, content: Dict[str, Any], path: str, starts: 
     (check_start if starts else check_fits)(model.module if isinstance(model, BaseTTAModel) else model, content, path)
 
 
-def _pretrained(config: Any) -> Sequence[Dict[str, Any]]:
+def _pretrained(config: Any, scope: str) -> Sequence[Dict[str, Any]]:
     """What names pre-trained weights in a part of a config, by path or URL."""
     return [node for _, node in walk(config)
-            if node.get('type') == 'Pretrained' and node.get('checkpoint')]
+            if node.get('checkpoint') and is_kind_of(node, PretrainedInit, WEIGHT_INITIALIZERS, scope)]

@@ -5,12 +5,14 @@ import hashlib
 import inspect
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import ConfigParsingError
 from mmengine.registry import MODELS, Registry
 from mmengine.utils import get_object_from_string
 
@@ -18,6 +20,8 @@ from mmfasternet.config_files import config_path
 from mmfasternet.config_tree import walk
 from mmfasternet.errors import UserError
 
+#: Keys that name classes and functions; the last one is of the config itself.
+_TYPE_KEYS = ('type', 'constructor', 'runner_type')
 _COCO_ROOT = 'data/coco/'  # where MMDetection's configs look for COCO
 #: Packages that registries import by themselves.
 _KNOWN_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmfasternet', 'torch', 'torchvision')
@@ -44,17 +48,15 @@ def load_config(path: str,
         ``MMDET_DATASETS`` is set, it replaces ``data/coco/`` everywhere.
 
     Raises:
-        UserError: If there is no such file, or an option does not apply.
+        UserError: If there is no such file, it can't be read, or an option
+            does not apply.
     """
     if not Path(path).is_file():
         path = _named(path)
-    cfg = with_text_types(Config.fromfile(path))
+    cfg = with_text_types(_from_file(path))
     _update_coco_root(cfg)
     if options:
-        try:
-            cfg.merge_from_dict(options)
-        except (KeyError, TypeError, IndexError, AssertionError) as error:
-            raise UserError(f'--cfg-options do not apply to {path}: {error}') from None
+        _merge(cfg, options, path)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     cfg.launcher = launcher
     return cfg
@@ -76,6 +78,46 @@ def _entry(cfg: Config, key: str) -> Any:
     for part in key.split('.'):
         node = node.get(part) if isinstance(node, (Config, dict)) else None
     return node
+
+
+def _from_file(path: str) -> Config:
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        place = f'line {error.lineno}: {error.msg}'  # MMEngine does not say of which file
+        raise UserError(f"config '{path}', or one that it inherits from, is no Python in {place}") from None
+    except FileNotFoundError as error:
+        if not error.filename:
+            raise
+        raise UserError(f"config '{path}' needs '{error.filename}', which does not exist. Check its _base_") from None
+    except ConfigParsingError as error:
+        raise UserError(f"config '{path}' can't be read: {str(error).strip().splitlines()[0]}") from None
+
+
+def _merge(cfg: Config, options: Dict[str, Any], path: str) -> None:
+    for key, value in options.items():
+        # MMEngine's parser would split it.
+        if isinstance(value, str) and ',' in value and isinstance(_value_at(cfg, key), (list, tuple)):
+            raise UserError(f"--cfg-options {key}={value}: it is a list in {path}, so write '{key}=[{value}]'")
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, IndexError, AssertionError) as error:
+        raise UserError(f'--cfg-options do not apply to {path}: {error}') from None
+    except AttributeError:  # MMEngine merges what is at a place in a list
+        raise UserError(f'--cfg-options do not apply to {path}: of a list, only what is within its dicts can be '
+                        f'replaced. Give the whole list') from None
+
+
+def _value_at(cfg: Config, key: str) -> Any:
+    value: Any = cfg
+    for name in key.split('.'):
+        if isinstance(value, (list, tuple)) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        elif isinstance(value, (dict, Config)):
+            value = value.get(name)
+        else:
+            return None
+    return value
 
 
 def _named(name: str) -> str:
@@ -109,9 +151,9 @@ def with_text_types(cfg: Config) -> Config:
 
     Configs in MMEngine's pure Python style hold classes and functions. Each
     becomes the name that a config in text would have: that of the registry,
-    with its scope where the config's own scope has another of that name; or
-    its import path where no registry knows it. PyTorch's types of numbers
-    become text, too. Where the config has no
+    with its scope where the config's own scope has another of that name; that
+    of mmcv's operators; or its import path where no registry knows it.
+    PyTorch's types of numbers become text, too. Where the config has no
     default scope, it gets that of its model.
 
     Args:
@@ -121,17 +163,18 @@ def with_text_types(cfg: Config) -> Config:
     # With a text, the file is not read again: it may be gone.
     copied = Config({key: _plain(cfg[key]) for key in cfg.to_dict()}, cfg_text=cfg.text or ' ', filename=cfg.filename,
                     env_variables=cfg.env_variables)
-    nodes = [node for _, node in walk([copied[key] for key in copied]) if callable(node.get('type'))]
-    if not nodes:
+    nodes: List[Any] = [copied, *(node for _, node in walk([copied[key] for key in copied]))]
+    found = [(node, key) for node in nodes for key in _TYPE_KEYS if callable(node.get(key))]
+    if not found:
         return copied
     if not copied.get('default_scope') and callable(copied.get('model', {}).get('type')):
         package = str(copied.model.type.__module__).partition('.')[0]
         copied.default_scope = 'mmpretrain' if package == 'mmpretrain' else 'mmdet'
     modules = set()
-    for node in nodes:
-        kind = node['type']
-        node['type'] = _text_type(kind, copied.get('default_scope'))
-        if isinstance(node['type'], str) and kind.__module__.partition('.')[0] not in _KNOWN_PACKAGES:
+    for node, key in found:
+        kind = node[key]
+        node[key] = _text_type(kind, copied.get('default_scope'))
+        if isinstance(node[key], str) and kind.__module__.partition('.')[0] not in _KNOWN_PACKAGES:
             modules.add(kind.__module__)
     if modules:
         add_imports(copied, sorted(modules))
@@ -162,7 +205,10 @@ def _text_type(kind: Any, scope: Optional[str]) -> Any:
             for key in (key for key, value in each.module_dict.items() if value is kind):
                 from_here = root.children.get(scope, root) if scope else root
                 return key if from_here.get(key) is kind else f'{name}.{key}'
-    path = f"{getattr(kind, '__module__', None)}.{getattr(kind, '__qualname__', None)}"
+    module, name = str(getattr(kind, '__module__', None)), str(getattr(kind, '__qualname__', None))
+    if module.startswith('mmcv.ops.') and getattr(import_module('mmcv.ops'), name, None) is kind:
+        return name  # such as nms and RoIAlign, which are looked up there
+    path = f'{module}.{name}'
     try:
         return path if get_object_from_string(path) == kind else kind
     except (ImportError, AttributeError, ValueError):
@@ -208,6 +254,12 @@ def class_of(config: Dict[str, Any], registry: Registry, scope: Optional[str] = 
 def is_kind(config: Dict[str, Any], kind: Any, registry: Registry, scope: Optional[str] = None) -> bool:
     """Whether a part of a config names a class itself, by whatever name; not a class derived from it."""
     return class_of(config, registry, scope) is kind
+
+
+def is_kind_of(config: Dict[str, Any], kind: Any, registry: Registry, scope: Optional[str] = None) -> bool:
+    """Whether a part of a config names a class or one derived from it, by whatever name."""
+    found = class_of(config, registry, scope)
+    return isinstance(found, type) and issubclass(found, kind)
 
 
 def innermost_dataset(cfg: Config) -> ConfigDict:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 import torch
+from mmcv.transforms import Resize
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import TRANSFORMS
 from torch import nn
 
 from mmfasternet.deploy import to_deploy
-from mmfasternet.engine.config import innermost_dataset, is_classifier
+from mmfasternet.engine.config import innermost_dataset, is_classifier, is_kind_of, scope_of
 from mmfasternet.errors import UserError
 
 
@@ -86,7 +88,8 @@ def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
         UserError: If the pipeline has no such step.
     """
     pipeline = innermost_dataset(cfg).get('pipeline', [])
-    scales = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]
+    scales = [step.scale for step in pipeline
+              if 'scale' in step and is_kind_of(step, Resize, TRANSFORMS, scope_of(cfg))]
     if len(scales) != 1 or isinstance(scales[0], (int, float)):
         raise UserError('--compile and --cuda-graphs on a GPU need one Resize with a scale in the test pipeline, for '
                         'the sizes of images')

@@ -17,7 +17,7 @@ from mmfasternet.datasets.video_files import SUFFIX, VideoFile, write_video
 from mmfasternet.engine.device import find_device
 from mmfasternet.engine.predictors import make_predictor
 from mmfasternet.errors import UserError
-from mmfasternet.files import write_atomically
+from mmfasternet.files import check_folder, write_atomically
 
 _DRAWN = 'vis'  # the folder of what is drawn
 _T = TypeVar('_T')
@@ -58,11 +58,13 @@ def predict(cfg: Config,
 
     Raises:
         UserError: If the checkpoint, the device or ``ann_file`` can't be
-            used, or a drawn image would overwrite an image.
+            used, ``out_dir`` can't be written, or a drawn image would
+            overwrite an image.
     """
     names = _names(images)
     drawn = [_drawn_file(out_dir, name) for name in names]
     _check_sources(images, drawn)
+    check_folder(out_dir)
     with safe_loading():
         content = read_ids(ann_file) if ann_file else None
         predictor = make_predictor(cfg, checkpoint, str(find_device(device)), score_thr)
@@ -110,6 +112,7 @@ def predict_video(cfg: Config,
     """
     target = Path(out_dir) / _DRAWN / (Path(video).name.removesuffix(SUFFIX) + SUFFIX)
     _check_sources([video], [target])
+    check_folder(out_dir)
     frames = VideoFile(video)
     with safe_loading():
         content = read_ids(ann_file) if ann_file else None

@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
+from mmcv.ops import SyncBatchNorm
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.samplers import TrackImgSampler
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import sync_random_seed
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, OPTIM_WRAPPERS, TRANSFORMS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop
+from torch import nn
 
 from mmfasternet.config_tree import walk
+from mmfasternet.datasets.seeding import SeededSampler
 from mmfasternet.deploy.compiling import check_compiler
 from mmfasternet.engine import hooks, loops
 from mmfasternet.engine.config import (
@@ -30,6 +34,7 @@ from mmfasternet.engine.config import (
     innermost_dataset,
     is_classifier,
     is_kind,
+    is_kind_of,
     scope_of,
     with_text_types,
 )
@@ -270,9 +275,12 @@ def _wrap_for_cpu_processes(cfg: Config, options: Options) -> None:
     """Several processes without a GPU: MMEngine would name a CUDA device."""
     if cfg.get('launcher', 'none') == 'none' or torch.cuda.is_available():
         return
-    if any('SyncBN' in str(node.get('type')) for _, node in walk(cfg.model)):
-        raise UserError('SyncBN of several processes needs GPUs, and PyTorch sees none here. Take BN '
-                        '(--cfg-options model.backbone.norm_cfg.type=BN)')
+    kinds = (nn.SyncBatchNorm, SyncBatchNorm)
+    places = [f'{path}.type=BN' for path, node in walk(cfg.model, 'model')
+              if is_kind_of(node, kinds, MODELS, scope_of(cfg))] + ['sync_bn=None'] * bool(cfg.get('sync_bn'))
+    if places:
+        raise UserError(f"SyncBN of several processes needs GPUs, and PyTorch sees none here. Take BN (--cfg-options "
+                        f"{' '.join(places).replace('[', '.').replace(']', '')})")
     wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
     cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
@@ -454,15 +462,12 @@ def _seed_samples(cfg: Config, options: TrainOptions) -> bool:
     """Seed the augmentations of a config that trains by epochs sample by sample."""
     loader: Any = cfg.get('train_dataloader') or {}
     loop = cfg.get('train_cfg') or {}
-    kind = class_of(loop, LOOPS, scope_of(cfg))
-    by_epoch = isinstance(kind, type) and issubclass(kind, EpochBasedTrainLoop) if 'type' in loop else loop.get(
+    by_epoch = is_kind_of(loop, EpochBasedTrainLoop, LOOPS, scope_of(cfg)) if 'type' in loop else loop.get(
         'by_epoch', True)
     if not by_epoch or not isinstance(loader.get('sampler'), dict) or 'dataset' not in loader:
         return False
-    sampler = class_of(loader.sampler, DATA_SAMPLERS, scope_of(cfg))
-    name = getattr(sampler, '__name__', '')
-    if 'Track' in name or name == 'SeededSampler':  # batch samplers of tracks ask for the class, and they draw pairs
-        return False
+    if is_kind_of(loader.sampler, (SeededSampler, TrackImgSampler), DATA_SAMPLERS, scope_of(cfg)):
+        return False  # batch samplers of tracks ask for the class, and they draw pairs
     loader.sampler = ConfigDict(type='mmfasternet.SeededSampler', sampler=loader.sampler)
     for _, node in walk([loader.dataset, cfg.get('custom_hooks')]):  # some hooks switch the pipeline
         for key, pipeline in list(node.items()):
@@ -524,8 +529,7 @@ def _is_mmdets_check(hook: Any, cfg: Config) -> bool:
 def _speed_up_arguments(cfg: Config, options: TrainOptions) -> Optional[Dict[str, Any]]:
     speed_ups = options.speed_ups
     given = dict(channels_last=speed_ups.channels_last, compile=speed_ups.compile)
-    wrapper = class_of(cfg.get('optim_wrapper') or {}, OPTIM_WRAPPERS, scope_of(cfg))
-    has_amp = isinstance(wrapper, type) and issubclass(wrapper, AmpOptimWrapper)
+    has_amp = is_kind_of(cfg.get('optim_wrapper') or {}, AmpOptimWrapper, OPTIM_WRAPPERS, scope_of(cfg))
     return given if any(given.values()) or has_amp else None
 
 

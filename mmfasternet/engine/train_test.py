@@ -18,8 +18,9 @@ from mmfasternet.checkpoints import safe_loading
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.checks import check_checkpoints, check_data
 from mmfasternet.engine.loops import TrainingStopped
+from mmfasternet.engine.outputs import check_outputs
 from mmfasternet.engine.preparing import Options, TestOptions, TrainOptions, prepare, what_was_added
-from mmfasternet.engine.processes import check_launcher, end_processes, join_processes
+from mmfasternet.engine.processes import check_launcher, end_processes, is_first_process, join_processes
 from mmfasternet.errors import UserError
 
 
@@ -41,7 +42,7 @@ def train(cfg: Config, options: Optional[TrainOptions] = None) -> Runner:
     Raises:
         UserError: If the config's data or checkpoints can't be used, the
             options don't go with this machine, a loss is NaN or infinite, or
-            a checkpoint can't be written.
+            a folder or a checkpoint can't be written.
     """
     with safe_loading(), _determinism_restored():
         runner = _make_runner(cfg, options or TrainOptions())
@@ -67,7 +68,8 @@ def test(cfg: Config, options: TestOptions) -> Dict[str, Any]:
         The metrics by name.
 
     Raises:
-        UserError: If the config's data or the checkpoint can't be used.
+        UserError: If the config's data or the checkpoint can't be used, or
+            what the config names can't be written.
     """
     with safe_loading(), _determinism_restored():
         runner = _make_runner(cfg, options)
@@ -85,7 +87,10 @@ def _make_runner(cfg: Config, options: Options) -> Runner:
     check_launcher(cfg.get('launcher', 'none'))
     cfg = prepare(cfg, options)
     trains = isinstance(options, TrainOptions)
-    check_data(cfg, ('test', ) if not trains else ('train', ) if cfg.get('val_cfg') is None else ('train', 'val'))
+    splits = ('test', ) if not trains else ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
+    if is_first_process():
+        check_outputs(cfg, splits)
+    check_data(cfg, splits)
     seeded = _seed(cfg)
     model = build_unloaded(cfg)
     state = _random_state()

@@ -135,3 +135,13 @@ def test_what_cannot_be_had_is_named_with_address_and_place(web_server, tmp_path
     for part in (f'{path.split("/")[-1]} could not be downloaded', url, f'{tmp_path}/hub/checkpoints/', 'init_cfg'):
         assert part in str(caught.value)
     assert not list((tmp_path / 'hub').rglob('*.pth'))
+
+
+def test_a_folder_that_cannot_be_written_is_not_taken_for_the_network(web_server, tmp_path):
+    address, requests = web_server
+    (tmp_path / 'hub').touch()
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(f'{address}/weights.pth')
+    assert str(caught.value) == (f"checkpoint '{address}/weights.pth': '{tmp_path}/hub/checkpoints' can't be written: "
+                                 f"'{tmp_path}/hub' is no folder. Name another place by TORCH_HOME")
+    assert not requests

@@ -202,6 +202,14 @@ def test_without_a_network(hub):
     assert 'refused' in absent and absent.endswith('Fetch it elsewhere and name the file')
 
 
+def test_a_cache_that_cannot_be_written_is_not_taken_for_the_hub(hub):
+    hub.files = {'org/a': {'main': {'pytorch_model.bin': pickled(1)}}}
+    hub.home.touch()
+    said, = hub.read('hf://org/a/pytorch_model.bin')
+    assert re.match(rf"checkpoint 'hf://org/a/pytorch_model\.bin' can't be fetched: '{hub.home}/\S+' can't be read or "
+                    rf"written: '{hub.home}' is no folder\. HF_HOME names another place$", said), said
+
+
 def test_code_in_a_pickle_is_refused(hub, tmp_path):
     hub.files = {'org/evil': {'main': {'pytorch_model.bin': hostile_file(tmp_path, 'in meta').read_bytes()}}}
     error, = hub.read('hf-hub:org/evil')

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 from safetensors.torch import save_file
 
 from mmfasternet.checkpoints import convert, load_for_mmengine, load_pretrained_backbone
@@ -70,7 +71,10 @@ def test_init_cfg_must_name_a_file(tmp_path, source):
         with pytest.raises(UserError, match='init_cfg.*needs checkpoint'):
             FasterNet('t0', init_cfg=config).init_weights()
     saved(source.state_dict(), tmp_path / 'a.pth')
-    FasterNet('t0', init_cfg=dict(type='Pretrained', checkpoint=tmp_path / 'a.pth')).init_weights()
+    for kind in ('Pretrained', 'mmengine.Pretrained', PretrainedInit):
+        target = FasterNet('t0', out_norm=False, init_cfg=dict(type=kind, checkpoint=tmp_path / 'a.pth'))
+        target.init_weights()
+        assert_same_features(target, source)
 
 
 def test_only_output_norms_may_be_missing(tmp_path, source):

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import pickle
 import sys
 import tarfile
@@ -15,6 +16,7 @@ from mmfasternet.checkpoints.contents import state_dict_of
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call, hostile_file
+from tests.conftest import UNREADABLE
 
 WEIGHTS = dict(weight=torch.arange(6.).reshape(2, 3))
 
@@ -126,6 +128,13 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     assert_refused(tmp_path / 'nowhere.pth', 'does not exist', 'work_dirs')
     torch.save([1, 2], tmp_path / 'list.pth')
     assert_refused(tmp_path / 'list.pth', 'holds a list')
+    assert_refused(tmp_path, 'is a folder')
+
+
+@pytest.mark.skipif(not os.path.exists(UNREADABLE), reason='Linux has a file whose first bytes nobody can read')
+def test_what_the_system_says_is_not_taken_for_a_broken_file():
+    with pytest.raises(CheckpointError, match=f"^checkpoint '{UNREADABLE}' can't be read: Input/output error$"):
+        read_checkpoint(UNREADABLE)
 
 
 def test_trusted_files_of_absent_packages_are_one_line(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import pytest
+
 from mmfasternet.cli.metrics import print_metrics
 
 
@@ -6,24 +8,37 @@ def test_coco_metrics_are_a_table(capsys):
     metrics = {f'coco/bbox_{name}': (i + 1) / 10 for i, name in enumerate(names)}
     metrics |= {f'coco/segm_{name}': (i + 2) / 10 for i, name in enumerate(names)}
     metrics['coco/segm_mAP_l'] = -1.
-    print_metrics(metrics)
+    print_metrics(metrics, ['CocoMetric'])
     rows = [line.replace('│', ' ').split() for line in capsys.readouterr().out.splitlines()]
     assert ['box', '0.100', '0.200', '0.300', '0.400', '0.500', '0.600'] in rows
     assert ['mask', '0.200', '0.300', '0.400', '0.500', '0.600', '-'] in rows
 
 
 def test_other_metrics_are_listed(capsys):
-    print_metrics({'accuracy/top1': 71.9})
+    print_metrics({'accuracy/top1': 71.9}, ['Accuracy'])
     assert '71.9' in capsys.readouterr().out
 
 
 def test_missing_and_odd_metrics_do_not_stop_the_table(capsys):
-    print_metrics({'coco/bbox_mAP': 0.5, 'coco/bbox_AR@100': 0.25, 'confusion': [[1, 2]]})
+    print_metrics({'coco/bbox_mAP': 0.5, 'coco/bbox_AR@100': 0.25, 'confusion': [[1, 2]],
+                   'coco/[/a]_precision': 0.75}, ['CocoMetric'])
     out = capsys.readouterr().out
     assert ['box', '0.500', '-', '-', '-', '-', '-'] in [r.replace('│', ' ').split() for r in out.splitlines()]
-    assert '0.25' in out and '[[1, 2]]' in out
+    assert all(part in out for part in ('0.25', '[[1, 2]]', 'coco/[/a]_precision', '0.75'))
 
 
 def test_no_metrics_are_not_passed_over(capsys):
-    print_metrics({})
-    assert 'nothing was detected' in capsys.readouterr().out
+    print_metrics({}, ['CocoMetric'])
+    assert capsys.readouterr().out == ("no metrics: the config's test_evaluator (CocoMetric) gave none. CocoMetric "
+                                       'gives none where nothing was detected on any image\n')
+    print_metrics({}, ['DumpDetResults', 'Mine'])
+    assert capsys.readouterr().out == "no metrics: the config's test_evaluator (DumpDetResults, Mine) gave none\n"
+
+
+@pytest.mark.parametrize('metrics, what', [({}, 'nothing'), ({'accuracy/top1': 71.9}, 'not all')])
+def test_files_of_results_are_listed(capsys, metrics, what):
+    print_metrics(metrics, ['CocoMetric'], {'a [b].bbox.json': 300, 'a [b].zip': None})
+    out = capsys.readouterr().out
+    assert out.startswith(f'{what} was evaluated, as format_only=True asks. Results are in:\n'
+                          'a [b].bbox.json (300 results)\na [b].zip\n')
+    assert 'no metrics' not in out and ('71.9' in out) is bool(metrics)

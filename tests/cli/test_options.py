@@ -4,6 +4,7 @@ import os
 import warnings
 from contextlib import nullcontext
 
+import mmengine
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -11,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 from mmfasternet.cli.options import (
     add_benchmark_options,
     add_graphs_option,
-    add_run_options,
     one_line_errors,
     set_up_device,
 )
@@ -53,36 +53,66 @@ def test_other_errors_keep_their_traceback():
         raise ZeroDivisionError
 
 
-def test_options_keep_the_spaces_of_paths():
-    parser = argparse.ArgumentParser()
-    add_run_options(parser)
-    args = parser.parse_args(['--cfg-options', 'a.root=/my data/ü', 'b=[1, 2]', 'c=(x, 3)', 'd=1e-3'])
-    assert args.cfg_options == {'a.root': '/my data/ü', 'b': [1, 2], 'c': ('x', 3), 'd': 1e-3}
+def said_of(capsys, error):
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        raise error
+    assert stop.value.code == 1
+    return capsys.readouterr().err
 
 
-def test_an_option_without_a_value_is_named(capsys):
-    parser = argparse.ArgumentParser()
-    add_run_options(parser)
-    with pytest.raises(SystemExit):
-        parser.parse_args(['--cfg-options', 'a=1', 'b'])
-    assert "--cfg-options takes KEY=VALUE, and 'b' has no '='" in capsys.readouterr().err
+@pytest.mark.parametrize('number, advice', [
+    ('ENOSPC', 'Make room'), ('EDQUOT', 'Make room'), ('EROFS', 'Name another place'),
+    ('EFBIG', 'Allow larger files (ulimit -f)')])
+def test_a_full_disk_is_one_line(capsys, number, advice):
+    number = getattr(errno, number)
+    assert said_of(capsys, OSError(number, os.strerror(number), 'scalars.json')) == (
+        f"error: 'scalars.json' can't be written: {os.strerror(number)}. {advice}\n")
 
 
-def test_a_full_disk_is_one_line(capsys):
+@pytest.mark.parametrize('number', ['EACCES', 'EISDIR', 'ENAMETOOLONG', 'EIO', 'ESTALE', 'EPERM'])
+def test_a_place_that_does_not_do_is_one_line(capsys, number):
+    """Whether it was to be read or written is not known, and no cause is guessed."""
+    number = getattr(errno, number)
+    assert said_of(capsys, OSError(number, os.strerror(number), 'scalars.json')) == (
+        f"error: 'scalars.json' can't be read or written: {os.strerror(number)}\n")
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(capsys, tmp_path):
+    (tmp_path / 'file').touch()
+    for act in ((tmp_path / 'file').mkdir, (tmp_path / 'file' / 'a').mkdir, (tmp_path / 'file' / 'a').touch):
+        with pytest.raises(SystemExit), one_line_errors():
+            act()
+        assert capsys.readouterr().err.endswith(f"can't be read or written: '{tmp_path}/file' is no folder\n")
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='Linux has a device that is always full')
+def test_a_full_disk_is_found_where_the_system_names_no_file(capsys):
     with pytest.raises(SystemExit), one_line_errors():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'scalars.json')
-    assert capsys.readouterr().err == "error: 'scalars.json' can't be written: No space left on device. Make room\n"
-    with pytest.raises(PermissionError), one_line_errors():
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), 'scalars.json')
+        mmengine.dump({'loss': 1.}, '/dev/full', file_format='json')  # as MMEngine writes results
+    assert capsys.readouterr().err == "error: '/dev/full' can't be written: No space left on device. Make room\n"
+    with pytest.raises(SystemExit), one_line_errors():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert "'a file' can't be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('error', [FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), 'gone'),
+                                   PermissionError(errno.EPERM, os.strerror(errno.EPERM)),
+                                   ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))])
+def test_errors_that_are_of_no_place_keep_their_traceback(error):
+    with pytest.raises(type(error)), one_line_errors():
+        raise error
 
 
 @pytest.mark.parametrize('tf32, expected', [('on', (True, True)), ('off', (False, False))])
-def test_a_benchmarks_device_is_set_up(tf32, expected):
+def test_a_benchmarks_device_is_set_up(tf32, expected, tmp_path):
     parser = argparse.ArgumentParser()
     add_benchmark_options(parser)
     add_graphs_option(parser, 'graphs')
     device = set_up_device(parser.parse_args(['--device', 'cpu', '--threads', '1', '--tf32', tf32]))
     assert device.type == 'cpu' and torch.get_num_threads() == 1
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == expected
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match="file' is no folder"):
+        set_up_device(parser.parse_args(['--device', 'cpu', '--out', str(tmp_path / 'file' / 'out')]))
     with pytest.raises(UserError, match='--cuda-graphs needs a GPU'):
         set_up_device(parser.parse_args(['--device', 'cpu', '--cuda-graphs']))

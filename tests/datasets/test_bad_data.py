@@ -94,7 +94,7 @@ def web_page_as_jpeg(data):
     data.path().write_text('<html>404</html>')
 
 
-@kind(r'second\.png.* is broken')
+@kind(r"second\.png.* can't be read: Is a directory")
 def folder_as_image(data):
     data.rename('second.png')
     data.path().unlink()

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
@@ -5,6 +7,7 @@ from PIL import Image
 
 from mmfasternet.datasets import LoadImageFromFile
 from mmfasternet.errors import DataError
+from tests.conftest import UNREADABLE
 
 
 @pytest.fixture
@@ -46,6 +49,14 @@ def test_what_is_no_image_is_named(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.jpg.* does not exist"):
         LoadImageFromFile().transform({'img_path': str(tmp_path / 'nowhere.jpg')})
+
+
+@pytest.mark.skipif(not os.path.exists(UNREADABLE), reason='Linux has a file whose first bytes nobody can read')
+def test_what_the_system_says_is_not_taken_for_a_broken_image(tmp_path):
+    (tmp_path / 'a.jpg').symlink_to(UNREADABLE)
+    for path, reason in ((tmp_path / 'a.jpg', 'Input/output error'), (tmp_path / ('x' * 300), 'File name too long')):
+        with pytest.raises(DataError, match=rf"^image '{path}' can't be read: {reason}$"):
+            LoadImageFromFile().transform({'img_path': str(path)})
 
 
 def test_a_complete_jpeg_with_something_appended_loads(tmp_path, picture):

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets.transforms import LoadAnnotations
 from mmengine.runner import Runner
 
 from mmfasternet.benchmark.complexity import build_for_counting
@@ -108,3 +109,16 @@ def test_predictions_take_it_from_beside_the_model(detector_config, tmp_path, fo
     inference.predict(detector_config, str(tmp_path / 'a.pth'), [str(folder / 'a.png')], str(tmp_path / 'out'), 'cpu')
     assert inferencers[0].model.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
     assert 'data_preprocessor' not in detector_config.model
+
+
+@pytest.mark.parametrize('kind', ['LoadAnnotations', 'mmdet.LoadAnnotations', 'mmcv.LoadAnnotations',
+                                  'LoadPanopticAnnotations', LoadAnnotations])
+def test_annotations_are_not_loaded_by_whatever_name(folder, kind):
+    cfg = load_config(str(SHAPES_CONFIG))
+    steps = cfg.test_dataloader.dataset.pipeline
+    steps[:] = [step for step in steps if step.type != 'LoadAnnotations']
+    expected, = load_batches(cfg, [str(folder / 'a.png')])
+    steps.insert(1, dict(type=kind))
+    batch, = load_batches(cfg, [str(folder / 'a.png')])
+    assert torch.equal(batch['inputs'][0], expected['inputs'][0])
+    assert 'gt_instances' not in batch['data_samples'][0] or not len(batch['data_samples'][0].gt_instances)

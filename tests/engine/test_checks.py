@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 
 from mmfasternet.checkpoints import read_checkpoint, safe_loading
 from mmfasternet.engine.building import build_model, build_unloaded
@@ -204,8 +205,13 @@ def test_what_mmdetection_takes_is_not_refused(data, tmp_path):
 def test_weights_to_start_from_are_looked_for_in_training_only(data):
     cfg = shapes_config(data)
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='lost.pth')
-    assert_refused(cfg, "'lost.pth'", error=CheckpointError)
+    for kind in ('Pretrained', 'mmengine.Pretrained'):
+        cfg.model.backbone.init_cfg.type = kind
+        assert_refused(cfg, "'lost.pth'", error=CheckpointError)
     check_run(cfg, ('test', ))
+    cfg.model.neck.init_cfg = dict(type=PretrainedInit, checkpoint='gone.pth')
+    cfg.model.backbone.init_cfg = None
+    assert_refused(cfg, "'gone.pth'", error=CheckpointError)
 
 
 def test_other_data_sets_must_exist(tmp_path):

@@ -26,7 +26,10 @@ def test_options_and_launcher():
 
 
 @pytest.mark.parametrize('path, options, message', [('configs/none.py', None, 'configs/none.py'),
-                                                    (COCO_CONFIG, {'model.neck.in_channels.9': 1}, '--cfg-options')])
+                                                    (COCO_CONFIG, {'model.neck.in_channels.9': 1}, '--cfg-options'),
+                                                    (COCO_CONFIG, {'model.neck.in_channels.0': 64}, 'the whole list'),
+                                                    (COCO_CONFIG, {'custom_imports.imports': 'a,b'},
+                                                     "so write 'custom_imports.imports=\\[a,b]'")])
 def test_bad_arguments_are_named(path, options, message):
     with pytest.raises(UserError, match=message):
         load_config(path, options)
@@ -39,6 +42,19 @@ def test_mmdet_datasets_stands_for_data_coco(monkeypatch):
         assert cfg[f'{split}_dataloader'].dataset.data_root == '/sets/coco2017/'
     assert cfg.val_evaluator.ann_file == '/sets/coco2017/annotations/instances_val2017.json'
     assert load_config(str(SHAPES_CONFIG)).train_dataloader.dataset.data_root == 'data/shapes/'
+
+
+@pytest.mark.parametrize('text, said', [
+    ('a = 1\nb = (', r"config '\S+config\.py', or one .*, is no Python in line 2: "),
+    ("_base_ = 'gone.py'", r"config '\S+config\.py' needs '\S+gone\.py', which does not exist\. Check its _base_$"),
+    ("from mmengine.runner import Runner\n_base_ = '{}'",
+     r"config '\S+config\.py' can't be read: The configuration file type"),
+])
+def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text, said):
+    (tmp_path / 'config.py').write_text(text.format(SHAPES_CONFIG))
+    with pytest.raises(UserError, match=said) as caught:
+        load_config(str(tmp_path / 'config.py'))
+    assert '\n' not in str(caught.value)
 
 
 def without_scopes(value):
@@ -77,6 +93,24 @@ custom_hooks = [dict(type=SomeHook, dtype=float16)]
 
 class SomeHook(Hook):
     pass
+
+
+def test_types_under_other_keys_and_of_operators_become_text(tmp_path):
+    """As MMDetection's own pure Python configs name them; a run writes its config down."""
+    (tmp_path / 'pure.py').write_text('''
+from mmcv.ops import RoIAlign, nms
+from mmdet.models import MaskRCNN
+from mmengine.runner import Runner
+from mmfasternet.engine.layer_decay import LayerDecayOptimWrapperConstructor
+model = dict(type=MaskRCNN, roi_layer=dict(type=RoIAlign), test_cfg=dict(nms=dict(type=nms, iou_threshold=0.5)))
+optim_wrapper = dict(constructor=LayerDecayOptimWrapperConstructor)
+runner_type = Runner
+''')
+    cfg = load_config(str(tmp_path / 'pure.py'))
+    assert cfg.model.roi_layer.type == 'RoIAlign' and cfg.model.test_cfg.nms.type == 'nms'
+    assert cfg.optim_wrapper.constructor == 'mmfasternet.LayerDecayOptimWrapperConstructor'
+    assert cfg.runner_type == 'Runner'
+    assert "nms=dict(iou_threshold=0.5, type='nms')" in cfg.pretty_text
 
 
 def test_functions_of_the_config_itself_stay(tmp_path):
@@ -118,9 +152,11 @@ def test_tools_take_a_pure_python_config_as_one_in_text(run_tool, shapes, tmp_pa
     for flags in (['--show-dir', tmp_path / 'shown'], ['--tta'], ['--deploy']):
         result = run_tool('test', pure, weights, '--work-dir', tmp_path / 'test', *flags, *short)
         assert result.code == 0 and 'box' in result.out, result.err
-    assert list((tmp_path / 'shown').glob('*.png'))
+    pictures = {path.name for path in (shapes / 'val').iterdir()}
+    assert {path.name for path in (tmp_path / 'shown').iterdir()} == pictures
     result = run_tool('image_demo', shapes / 'val', pure, weights, '--out-dir', tmp_path / 'out', '--device', 'cpu')
     assert result.code == 0 and (tmp_path / 'out' / 'predictions.json').exists(), result.err
+    assert {path.name for path in (tmp_path / 'out' / 'vis').iterdir()} == pictures
     result = run_tool('export', pure, weights, '--out', tmp_path / 'exported')
     assert result.code == 0 and (tmp_path / 'exported' / 'dense.onnx').exists(), result.err
     assert run_tool('get_flops', pure, '--size', '96', '128').code == 0

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmcv.transforms import Resize
 
 from mmfasternet.deploy import DeployedBlock
 from mmfasternet.engine.config import load_config
@@ -55,6 +56,9 @@ def test_image_sizes_come_from_the_test_pipeline():
     cfg = prepare(cfg, TestOptions('weights.pth', tta=True))
     cfg.test_dataloader.dataset.pipeline = [dict(type='Resize', scale=(1333, 800), keep_ratio=True)]
     assert image_sizes(cfg) == [(800, 1344), (1344, 800), (1344, 1344)]
+    for kind in ('mmdet.Resize', 'mmcv.Resize', Resize):
+        cfg.test_dataloader.dataset.pipeline[0].type = kind
+        assert image_sizes(cfg) == [(800, 1344), (1344, 800), (1344, 1344)]
     cfg.test_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile')]
     with pytest.raises(UserError, match='Resize'):
         image_sizes(cfg)

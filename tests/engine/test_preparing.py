@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from mmdet.datasets.samplers import TrackImgSampler
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import HOOKS, LOOPS, DefaultScope
 
+from mmfasternet.datasets import SeededSampler
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.hooks import StopHook
@@ -238,7 +240,7 @@ def test_several_processes_without_a_gpu_have_a_wrapper_without_one(monkeypatch)
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr('shutil.which', lambda name: None)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    with pytest.raises(UserError, match=r'install g\+\+, or go on without --compile'):
+    with pytest.raises(UserError, match=r'install g\+\+, or go on without compiling'):
         coco(speed_ups=SpeedUps(compile=True))
 
 
@@ -247,6 +249,13 @@ def test_all_pipelines_name_broken_images():
         for split in ('train', 'val', 'test'):
             types = [t.type for t in cfg[f'{split}_dataloader'].dataset.pipeline]
             assert types.count('mmfasternet.LoadImageFromFile') == 1 and 'LoadImageFromFile' not in types
+
+
+def test_samplers_of_tracks_stay_by_whatever_name():
+    for kind in ('TrackImgSampler', 'mmdet.TrackImgSampler', TrackImgSampler, SeededSampler):
+        cfg = load_config(COCO_CONFIG)
+        cfg.train_dataloader.sampler = dict(type=kind)
+        assert 'sampler' not in prepare(cfg, TrainOptions()).train_dataloader.sampler  # around which another would be
 
 
 def test_augmentations_are_seeded_where_images_are_loaded():

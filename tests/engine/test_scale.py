@@ -36,9 +36,16 @@ def test_recomputed_blocks_train_alike(shapes, tmp_path):
     assert losses(tmp_path / 'recomputed') == pytest.approx(losses(tmp_path / 'plain'), rel=1e-3)
 
 
-def test_synchronised_norms_of_several_processes_need_gpus():
-    cfg = load_config(str(SHAPES_CONFIG), {'model.backbone.norm_cfg.type': 'SyncBN'}, launcher='pytorch')
-    with pytest.raises(UserError, match='^SyncBN of several processes needs GPUs, .*Take BN'):
+@pytest.mark.parametrize('options, advice', [
+    ({'model.backbone.norm_cfg.type': 'SyncBN'}, 'model.backbone.norm_cfg.type=BN'),
+    ({'model.backbone.norm_cfg.type': 'MMSyncBN'}, 'model.backbone.norm_cfg.type=BN'),
+    ({'model.neck.norm_cfg': dict(type=torch.nn.SyncBatchNorm)}, 'model.neck.norm_cfg.type=BN'),
+    ({'model.neck.norm_cfg': dict(type='torch.nn.SyncBatchNorm')}, 'model.neck.norm_cfg.type=BN'),
+    ({'sync_bn': 'torch'}, 'sync_bn=None'),
+])
+def test_synchronised_norms_of_several_processes_need_gpus(options, advice):
+    cfg = load_config(str(SHAPES_CONFIG), options, launcher='pytorch')
+    with pytest.raises(UserError, match=rf'^SyncBN of several processes needs GPUs, .*\(--cfg-options {advice}\)$'):
         prepare(cfg, TrainOptions())
 
 

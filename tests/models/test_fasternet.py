@@ -176,7 +176,8 @@ def test_norm_cfg(norm, kind):
 def test_layer_norm_normalises_over_channels():
     norm = LayerNorm2d(6)
     nn.init.normal_(norm.weight)
-    assert norm.eps == FasterNet('t0', norm_cfg=dict(type='LN2d')).norm0.eps == 1e-6
+    for kind in ('LN2d', 'mmfasternet.LN2d', LayerNorm2d):
+        assert norm.eps == FasterNet('t0', norm_cfg=dict(type=kind)).norm0.eps == 1e-6
     x = torch.randn(2, 6, 3, 4)
     expected = (x - x.mean(1, keepdim=True)) / (x.var(1, unbiased=False, keepdim=True) + 1e-6).sqrt()
     torch.testing.assert_close(norm(x), expected * norm.weight.view(1, -1, 1, 1))

@@ -88,12 +88,13 @@ class Table:
     def for_terminal(self) -> 'rich.table.Table':
         """The table for a terminal."""
         import rich.table
-        table = rich.table.Table(title=self.name, title_justify='left')
+        from rich.markup import escape  # brackets, such as those of a file's name, are none
+        table = rich.table.Table(title=escape(self.name), title_justify='left')
         for heading in self.columns:
             text = self.is_text(heading)
-            table.add_column(heading, justify='left' if text else 'right', no_wrap=text)
+            table.add_column(escape(heading), justify='left' if text else 'right', no_wrap=text)
         for row in self.cells():
-            table.add_row(*row.values())
+            table.add_row(*map(escape, row.values()))
         return table
 
 

@@ -8,9 +8,10 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmdet.models.dense_heads import RPNHead
-from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.detectors import MaskRCNN, TwoStageDetector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmfasternet.benchmark.complexity import Complexity, count_as_table_4, count_complexity
@@ -24,7 +25,7 @@ from mmfasternet.benchmark.subjects.parts import PARTS, DetectorParts
 from mmfasternet.benchmark.subjects.timm_detectors import fold_backbone
 from mmfasternet.deploy.export.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
-from mmfasternet.engine.config import config_digest, is_classifier
+from mmfasternet.engine.config import config_digest, is_classifier, is_kind, scope_of
 from mmfasternet.engine.deploying import DeployOptions, is_export, padded_size
 from mmfasternet.engine.preparing import with_exported
 from mmfasternet.errors import UserError
@@ -287,7 +288,9 @@ def parts_table(records: Sequence[LatencyRecord]) -> Table:
 
 
 def _count(cfg: Config, size: Tuple[int, int]) -> Complexity:
-    return count_as_table_4(cfg, size) if cfg.model.type == 'MaskRCNN' else count_complexity(cfg, size)[-1]
+    if is_kind(cfg.model, MaskRCNN, MODELS, scope_of(cfg)):
+        return count_as_table_4(cfg, size)
+    return count_complexity(cfg, size)[-1]
 
 
 def _row(record: LatencyRecord, total: Optional[Complexity], records: Sequence[LatencyRecord]) -> Dict[str, Any]:

@@ -30,7 +30,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     with one_line_errors():
         from mmfasternet.benchmark.plan.run_all import run_all
         from mmfasternet.benchmark.plan.summary import summarize, write_reports
+        from mmfasternet.files import check_folder
         out = Path(args.out)
+        check_folder(out)
         if not args.only_reports:
             run_all(args.device, out, args.minutes * 60, args.size == 'small', args.steps)
             print(summarize(out))

@@ -27,7 +27,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         from mmfasternet.benchmark.approximation.approximation_report import analysis_report
         from mmfasternet.datasets.image_files import find_images
         from mmfasternet.engine.device import find_device, set_threads
+        from mmfasternet.files import check_folder
         set_threads()
+        if args.out:
+            check_folder(args.out)
         images = find_images(args.images, args.max_images, tree=True) if args.images else []
         report = analysis_report(args.checkpoint, images, find_device(args.device), args.epochs, args.lr)
         report.print()

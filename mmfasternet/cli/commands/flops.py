@@ -20,6 +20,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Column, Table
 
         from mmfasternet.benchmark.complexity import count_complexity
@@ -27,7 +28,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         for config in args.configs:
             cfg = load_config(config)
             table = Table(Column('part'), Column('parameters (M)', justify='right'),
-                          Column('multiply-adds (G)', justify='right'), title=Path(config).stem, title_justify='left')
+                          Column('multiply-adds (G)', justify='right'), title=escape(Path(config).stem),
+                          title_justify='left')
             for row in count_complexity(cfg, args.size):
-                table.add_row(row.part, f'{row.parameters / 1e6:.2f}', f'{row.multiply_adds / 1e9:.2f}')
+                table.add_row(escape(row.part), f'{row.parameters / 1e6:.2f}', f'{row.multiply_adds / 1e9:.2f}')
             Console().print(table)

@@ -1,6 +1,7 @@
 """Evaluate a checkpoint: box and mask AP of a detector, top-1 and top-5 of a classifier."""
 
 import argparse
+import time
 from typing import Optional, Sequence
 
 from mmfasternet.cli.options import (
@@ -37,11 +38,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.deploying import DeployOptions
         from mmfasternet.engine.device import set_threads
+        from mmfasternet.engine.outputs import metric_types, written_results
         from mmfasternet.engine.preparing import TestOptions
         from mmfasternet.engine.processes import is_first_process
         from mmfasternet.engine.train_test import test
         set_threads()
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+        began = time.time()
         metrics = test(cfg, TestOptions(args.checkpoint, args.out, args.show_dir, args.tta, DeployOptions.of(args)))
         if is_first_process():
-            print_metrics(metrics)
+            print_metrics(metrics, metric_types(cfg.test_evaluator), written_results(cfg.test_evaluator, began))

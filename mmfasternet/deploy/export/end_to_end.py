@@ -4,6 +4,7 @@ from typing import Any, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
+from mmcv.ops import nms as mmcv_nms
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
@@ -107,8 +108,8 @@ def _check(detector: nn.Module) -> None:
              for name in ('bbox_roi_extractor', 'mask_roi_extractor')
              for extractor in each_module(getattr(roi_head, name, None))),
          'SingleRoIExtractor and average pooling'),
-        (all(cfg.nms.get('type', 'nms') == 'nms' and set(cfg.nms) <= {'type', 'iou_threshold'} for cfg in (rpn, rcnn)),
-         'plain NMS within classes'),
+        (all(cfg.nms.get('type', 'nms') in ('nms', mmcv_nms) and set(cfg.nms) <= {'type', 'iou_threshold'}
+             for cfg in (rpn, rcnn)), 'plain NMS within classes'),
         (min(rpn.nms_pre, rpn.max_per_img, rcnn.max_per_img) > 0, 'limits nms_pre and max_per_img'),
     ]
     for holds, what in rules:

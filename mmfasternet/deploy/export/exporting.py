@@ -24,6 +24,7 @@ from mmfasternet.deploy.export.end_to_end import EndToEndDetector
 from mmfasternet.deploy.export.manifest import Manifest, Part
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
 from mmfasternet.errors import ArgumentError, UserError
+from mmfasternet.files import check_folder
 from mmfasternet.installed import require
 
 _PACKAGES = dict(onnx=('onnx', 'onnxscript', 'onnxruntime'), openvino=('onnx', 'onnxscript', 'openvino'))
@@ -114,6 +115,7 @@ def export_model(model: nn.Module,
     if end_to_end and (parts or file_format != 'onnx'):
         raise ArgumentError('an end-to-end detector is one ONNX file: export it without --parts and --format')
     out = Path(out_dir)
+    check_folder(out)
     if out.exists():
         raise UserError(f"'{out_dir}' exists. Name a new folder, or remove it")
     if digit_version(torch.__version__) < digit_version(_OLDEST):

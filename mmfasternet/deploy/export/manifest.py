@@ -71,7 +71,9 @@ class Manifest:
         try:
             content = json.loads(path.read_text(encoding='utf-8'))
             manifest = cls(**dict(content, parts=[Part(**part) for part in content['parts']]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise UserError(f"'{path}' can't be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"'{path}' can't be read ({error!r}). Export the model again") from None
         for part in manifest.parts:
             if not (Path(folder) / part.file).is_file():

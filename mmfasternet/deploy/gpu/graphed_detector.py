@@ -5,6 +5,7 @@ import functools
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
+from mmcv.ops import nms as mmcv_nms
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
@@ -109,7 +110,7 @@ def _is_known_coder(coder: Any) -> bool:
 
 
 def _is_plain(nms: Dict[str, Any]) -> bool:
-    return nms.get('type', 'nms') == 'nms' and set(nms) <= {'type', 'iou_threshold', 'class_agnostic'}
+    return nms.get('type', 'nms') in ('nms', mmcv_nms) and set(nms) <= {'type', 'iou_threshold', 'class_agnostic'}
 
 
 class _Original(functools.partial):

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from mmfasternet.engine.saved_trainings import ATOMIC, STOPPED
 from mmfasternet.errors import UserError
-from mmfasternet.files import remove_unfinished, write_atomically
+from mmfasternet.files import cannot_write, remove_unfinished, write_atomically
 from mmfasternet.registry import HOOKS
 
 
@@ -28,8 +28,8 @@ class AtomicBackend(LocalBackend):
             Path(filepath).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(filepath, obj)
         except OSError as error:
-            raise UserError(f"'{filepath}' can't be written: {error.strerror or error}. What was there before is left "
-                            f'as it is: make room, then go on with --resume') from None
+            raise UserError(f"{cannot_write(filepath, error, 'Make it writable')}, then go on with --resume: what was "
+                            f'there before is left as it is') from None
 
 
 register_backend(ATOMIC['backend'], AtomicBackend, force=True)

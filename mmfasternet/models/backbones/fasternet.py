@@ -3,14 +3,14 @@
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.model import BaseModule, initialize
+from mmengine.model import BaseModule, PretrainedInit, initialize
 from torch import Tensor, nn
 
 from mmfasternet.compat import BatchNorm
 from mmfasternet.errors import ArgumentError
 from mmfasternet.models.layers import FasterNetBlock, PatchConv, build_norm
 from mmfasternet.models.weights.layouts import rename_for
-from mmfasternet.registry import MODELS
+from mmfasternet.registry import MODELS, WEIGHT_INITIALIZERS
 
 Config = Dict[str, Any]
 
@@ -195,12 +195,12 @@ class FasterNet(BaseModule):
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``; type ``'Pretrained'`` takes the published ImageNet weights as they are."""
         configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
-        pretrained = [config for config in configs if config['type'] == 'Pretrained']
+        pretrained = [config for config in configs if _is_pretrained(config)]
         if not pretrained:
             super().init_weights()
             return
         if len(configs) > len(pretrained):
-            initialize(self, [config for config in configs if config['type'] != 'Pretrained'])
+            initialize(self, [config for config in configs if not _is_pretrained(config)])
         for config in pretrained:
             if not config.get('checkpoint'):
                 raise ArgumentError("init_cfg of type 'Pretrained' needs checkpoint, a path or URL")
@@ -287,6 +287,11 @@ class FasterNet(BaseModule):
         if not arch['depths'] or min(arch['depths']) < 1:
             raise ArgumentError(f'arch: depths must be positive, one for each stage, got {arch["depths"]}')
         return arch
+
+
+def _is_pretrained(config: Config) -> bool:
+    kind = config['type']
+    return (WEIGHT_INITIALIZERS.get(kind) if isinstance(kind, str) else kind) is PretrainedInit
 
 
 def _rename_weights(backbone: nn.Module, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:

@@ -39,6 +39,7 @@ def build_norm(cfg: Dict[str, Any], channels: int) -> nn.Module:
             other type of mmcv's, with its options and ``requires_grad``.
         channels: Number of channels of the ``(N, C, H, W)`` map.
     """
-    if cfg.get('type') == 'LN2d':
+    kind = cfg.get('type')
+    if (MODELS.get(kind) if isinstance(kind, str) else kind) is LayerNorm2d:
         cfg = {'eps': 1e-6, **cfg, 'type': LayerNorm2d}  # mmcv would set its own eps
     return build_norm_layer(cfg, channels)[1]

@@ -35,9 +35,10 @@ def test_everything_is_written(tmp_path):
 
 
 def test_the_terminal_shows_all(capsys):
-    Report('Title', [TABLE], ['[a note]']).print()
+    brackets = Table('[its name]', {'[b]': ''}, [{'[b]': '[red]c'}, {'[b]': '[/red]'}])
+    Report('Title', [TABLE, brackets], ['[a note]']).print()
     shown = capsys.readouterr().out
-    assert all(part in shown for part in ('Two rows', '20.1', '-', '[a note]'))
+    assert all(part in shown for part in ('Two rows', '20.1', '-', '[a note]', '[its name]', '[b]', '[red]c', '[/red]'))
 
 
 def test_points_without_a_value_are_dropped():

@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from mmcv.ops import nms, soft_nms
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
 from mmfasternet.deploy.export.end_to_end import EndToEndDetector
@@ -67,6 +68,7 @@ def test_what_does_not_go_with_it(model, tmp_path, options):
 @pytest.mark.parametrize('changes, text', [
     ({'rpn_head.bbox_coder.type': 'LegacyDeltaXYWHBBoxCoder'}, 'DeltaXYWHBBoxCoder'),
     ({'test_cfg.rcnn.nms.type': 'soft_nms'}, 'plain NMS'),
+    ({'test_cfg.rpn.nms.type': soft_nms}, 'plain NMS'),
     ({'test_cfg.rpn.nms.max_num': 10}, 'plain NMS'),
     ({'test_cfg.rcnn.max_per_img': -1}, 'limits'),
 ], ids=str)
@@ -75,6 +77,12 @@ def test_settings_that_it_does_not_know_are_refused(cfg, changes, text):
     cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
     with pytest.raises(ArgumentError, match=text):
         EndToEndDetector(build(cfg.model))
+
+
+def test_types_may_be_functions(cfg):
+    cfg = copy.deepcopy(cfg)
+    cfg.model.test_cfg.rcnn.nms.type = nms
+    EndToEndDetector(build(cfg.model))
 
 
 def test_other_models_are_refused(tmp_path):

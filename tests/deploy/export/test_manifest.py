@@ -1,7 +1,10 @@
+import os
+
 import pytest
 
 from mmfasternet.deploy.export.manifest import MANIFEST, Manifest, Part, fingerprint
 from mmfasternet.errors import UserError
+from tests.conftest import UNREADABLE
 
 CFG = dict(type='MaskRCNN', backbone=dict(type='FasterNet', arch='t0', init_cfg=None), test_cfg=dict(score_thr=.05),
            roi_head=dict(bbox_head=dict(num_classes=80, loss_cls=dict(type='CrossEntropyLoss'))))
@@ -33,6 +36,13 @@ def test_round_trip(tmp_path):
 def test_a_broken_manifest_is_named(tmp_path, content):
     (tmp_path / MANIFEST).write_text(content)
     with pytest.raises(UserError, match="export.json' can't be read"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists(UNREADABLE), reason='Linux has a file whose first bytes nobody can read')
+def test_what_the_system_says_is_not_taken_for_a_broken_manifest(tmp_path):
+    (tmp_path / MANIFEST).symlink_to(UNREADABLE)
+    with pytest.raises(UserError, match="export.json' can't be read: Input/output error$"):
         Manifest.read(tmp_path)
 
 

@@ -1,0 +1,89 @@
+"""What a run writes: whether it can, before it starts; and what a test has written that evaluates nothing."""
+
+import glob
+import mmap
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+
+from mmfasternet.config_tree import walk
+from mmfasternet.errors import UserError
+from mmfasternet.files import check_file, check_folder
+
+
+def check_outputs(cfg: Config, splits: Sequence[str]) -> None:
+    """Check that a run can write where its config says: logs, checkpoints, results, pictures.
+
+    Args:
+        cfg: The config of the run.
+        splits: Which are used, of ``'train'``, ``'val'`` and ``'test'``.
+
+    Raises:
+        UserError: If it can't, the config itself can't be written down, or
+            an evaluator is to write results and does not know where.
+    """
+    for path, node in walk({key: cfg[key] for key in cfg}):
+        for key, value in node.items():
+            if callable(value):  # MMEngine writes the config down as Python, which has no word for it
+                what = f"{f'{path}.' * bool(path)}{key} is {repr(value).splitlines()[0]}"
+                raise UserError(f"config '{cfg.filename}' can't be written down: {what}. Move it to a module that can "
+                                f'be imported')
+    check_folder(cfg.work_dir)
+    evaluators = {f'{split}_evaluator': cfg.get(f'{split}_evaluator') for split in splits}
+    for path, node in _writing_only(evaluators):
+        if not node.get('outfile_prefix'):
+            key = f'{path}.outfile_prefix'.replace('[', '.').replace(']', '')
+            raise UserError(f'{path}.format_only=True writes results, and the config does not say where: set {key} to '
+                            f'what the names of their files begin with (--cfg-options {key}=PATH)')
+    for _, node in walk([cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('visualizer'), evaluators]):
+        for key, place in node.items():
+            if not isinstance(place, (str, Path)) or '://' in str(place):
+                continue
+            # The keys that parts of MMEngine, MMDetection and MMPretrain have in common.
+            if key in ('out_dir', 'save_dir') and node.get('enable', True):
+                check_folder(place)
+            elif key == 'test_out_dir' and node.get('draw'):
+                check_folder(Path(cfg.work_dir) / place)
+            elif key == 'outfile_prefix':
+                check_file(f'{place}.bbox.json')  # for CityscapesMetric it is a folder, which may be there
+            elif key == 'out_file_path':
+                check_file(place)
+
+
+def written_results(evaluator: Any, since: float) -> Optional[Dict[str, Optional[int]]]:
+    """What evaluators wrote that evaluate nothing (``format_only=True``, as for COCO's test-dev).
+
+    Args:
+        evaluator: A config's ``test_evaluator``.
+        since: When the test began, in seconds as ``time.time()`` has them.
+
+    Returns:
+        The files in their order, each with the number of results in it, or
+        None if it is no json file of COCO's. None if all evaluators evaluate.
+    """
+    prefixes = [node['outfile_prefix'] for _, node in _writing_only(evaluator) if node.get('outfile_prefix')]
+    if not prefixes:
+        return None
+    paths = sorted({path for prefix in prefixes for path in glob.glob(f'{glob.escape(prefix)}*')
+                    if os.path.isfile(path) and os.path.getmtime(path) >= since})
+    return {path: _count(path) if path.endswith('.json') else None for path in paths}
+
+
+def metric_types(evaluator: Any) -> List[str]:
+    """Types of a config's evaluators, by their own names."""
+    return [str(node['type']).rpartition('.')[2] for _, node in walk(evaluator) if 'type' in node]
+
+
+def _writing_only(evaluator: Any) -> Iterator[Tuple[str, Dict[str, Any]]]:
+    return ((path, node) for path, node in walk(evaluator) if node.get('format_only'))
+
+
+def _count(path: str) -> int:
+    """How many results: without parsing them, which takes gigabytes of memory for COCO's test-dev."""
+    with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        count, place, key = 0, -1, b'"image_id"'
+        while (place := content.find(key, place + 1)) != -1:
+            count += 1
+        return count
