@@ -33,6 +33,7 @@ from mmfasternet.engine.config import (
 )
 from mmfasternet.engine.deploying import DeployOptions, is_export
 from mmfasternet.engine.resuming import find_training
+from mmfasternet.engine.run_settings import drop_settings_of_workers, keep_topk_that_exist
 from mmfasternet.engine.saved_trainings import ATOMIC
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.errors import UserError
@@ -507,8 +508,10 @@ def _deploy_arguments(cfg: Config, options: TestOptions) -> Optional[Dict[str, A
 
 Step = Callable[[Config, Any], None]
 Part = Callable[[Config, Any], bool]
-TRAIN_STEPS: Tuple[Step, ...] = (_speed_up, _resume, _scale_lr, _seed, _remove_amp_without_gpu, _wrap_for_cpu_processes)
-TEST_STEPS: Tuple[Step, ...] = (_show, _augment, _load, _dump, _remove_amp_without_gpu, _wrap_for_cpu_processes)
+TRAIN_STEPS: Tuple[Step, ...] = (_speed_up, _resume, _scale_lr, _seed, _remove_amp_without_gpu, _wrap_for_cpu_processes,
+                                 drop_settings_of_workers, keep_topk_that_exist)
+TEST_STEPS: Tuple[Step, ...] = (_show, _augment, _load, _dump, _remove_amp_without_gpu, _wrap_for_cpu_processes,
+                                drop_settings_of_workers, keep_topk_that_exist)
 TRAIN_PARTS: Dict[str, Part] = {
     'LoadImageFromFile': _load_images,
     'EpochBasedTrainLoop': _loop_by_epochs,
