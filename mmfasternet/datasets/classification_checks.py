@@ -55,7 +55,7 @@ class ClassificationChecks:
         if not _is_mmpretrains(kind):
             return ()
         named = names_of(dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes') or ())
-        usual = tuple(getattr(kind, 'METAINFO', {}).get('classes', ()))
+        usual: Tuple[str, ...] = getattr(kind, 'METAINFO', {}).get('classes', ())
         if not is_folder_tree(kind):
             if ann_file.endswith('.json') and self.reads_files and self.num_classes and _reads_openmmlabs_format(kind):
                 return self._check_json(ann_file, folder, named or usual)
@@ -63,9 +63,9 @@ class ClassificationChecks:
         if not dataset.get('with_label', True) or not folder:
             return named
         ann_file = ann_file or _listed_by_split(dataset, kind)
-        extensions = tuple(dataset.get('extensions') or getattr(kind, 'IMG_EXTENSIONS', _EXTENSIONS))
+        extensions: Any = dataset.get('extensions') or getattr(kind, 'IMG_EXTENSIONS', _EXTENSIONS)
         if not ann_file:
-            return self._check_folders(folder, named, usual, extensions, split, tree)
+            return self._check_folders(folder, named, usual, tuple(extensions), split, tree)
         if self.reads_files:
             self._check_list(ann_file, folder, named, split)
             if usual and not named and self.num_classes not in (None, len(usual)):

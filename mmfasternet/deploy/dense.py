@@ -12,6 +12,12 @@ from mmfasternet.errors import ArgumentError
 DenseOutputs = Tuple[Tuple[Tensor, ...], Tuple[List[Tensor], ...]]
 
 
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a backbone, or the model of one, takes: those of its first convolution."""
+    layers = getattr(model, 'backbone', model).modules()
+    return next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), 3)
+
+
 class DensePart(nn.Module):
     """Backbone, neck and dense head of a detector.
 
@@ -34,7 +40,7 @@ class DensePart(nn.Module):
             self.num_maps = max(extractor.num_inputs for extractor in extractors)
 
     def forward(self, images: Tensor) -> DenseOutputs:
-        """Map normalised images ``(N, 3, H, W)`` to the maps that RoIs read, and the head's outputs."""
+        """Map normalised images ``(N, C, H, W)`` to the maps that RoIs read, and the head's outputs."""
         maps = tuple(self.neck(self.backbone(images)))
         kinds = self.head(maps)
         if not all(isinstance(outputs, (list, tuple)) for outputs in kinds):

@@ -65,7 +65,7 @@ def load_batches(cfg: Config, images: Sequence[str], batch_size: int = 1) -> Lis
 
 
 def real_images(cfg: Config, model: nn.Module, folder: Optional[str] = None) -> List[Tensor]:
-    """The first four images of a folder as a model gets them: normalised, ``(1, 3, H, W)``.
+    """The first four images of a folder as a model gets them: normalised, ``(1, C, H, W)``.
 
     Args:
         cfg: The model's config, whose test pipeline resizes them.
