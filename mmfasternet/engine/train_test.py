@@ -19,6 +19,7 @@ from mmfasternet.engine.build_errors import named_build_errors
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.checks import check_checkpoints, check_data
 from mmfasternet.engine.loops import TrainingStopped
+from mmfasternet.engine.model_checks import check_model
 from mmfasternet.engine.part_types import check_types
 from mmfasternet.engine.preparing import Options, TestOptions, TrainOptions, prepare, what_was_added
 from mmfasternet.engine.processes import check_launcher, end_processes, join_processes
@@ -95,6 +96,7 @@ def _make_runner(cfg: Config, options: Options) -> Runner:
     seeded = _seed(cfg)
     model = build_unloaded(cfg)
     state = _random_state()
+    check_model(cfg, model, splits)
     check_checkpoints(cfg, model, trains)
     join_processes(cfg.get('launcher', 'none'))
     with named_build_errors(cfg):
