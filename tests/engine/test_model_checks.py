@@ -64,7 +64,7 @@ def test_the_model_stays():
     ({'roi_head.mask_head.in_channels': 32}, 'model.roi_head.mask_head.in_channels is 32'),
     ({'roi_head.mask_roi_extractor.out_channels': 32}, 'model.roi_head.mask_roi_extractor.out_channels is 32, and'),
     ({'roi_head.bbox_head.roi_feat_size': 14},
-     'model.roi_head.bbox_head.roi_feat_size is (14, 14), and model.roi_head.bbox_roi_extractor.roi_layer gives (7, 7)'),
+     'model.roi_head.bbox_head.roi_feat_size is (14, 14), and model.roi_head.bbox_roi_extractor.roi_layer gives (7'),
     ({'neck.num_outs': 6}, 'model.rpn_head has anchors or points of 5 levels (its strides), and model.neck gives 6'),
 ])
 def test_parts_of_a_detector_that_do_not_fit(changes, line):
