@@ -41,7 +41,7 @@ def train(tmp_path, kind, save_best, metrics):
     runner = Runner(
         _Model(), str(tmp_path), train_dataloader=loader, val_dataloader=loader, val_evaluator=[_Metric(metrics)],
         train_cfg=dict(by_epoch=True, max_epochs=1), val_cfg=dict(), optim_wrapper=dict(
-            optimizer=dict(type='SGD', lr=0.1)), experiment_name=tmp_path.name, default_scope='mmengine',
+            optimizer=dict(type='SGD', lr=0.1)), experiment_name=str(tmp_path), default_scope='mmengine',
         default_hooks=dict(checkpoint=kind(save_best=save_best, rule=None if save_best == 'auto' else 'greater')))
     runner.train()
 
