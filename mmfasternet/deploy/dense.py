@@ -2,6 +2,7 @@
 
 from typing import Callable, List, Optional, Sequence, Tuple
 
+from mmdet.models.backbones.csp_darknet import Focus
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ DenseOutputs = Tuple[Tuple[Tensor, ...], Tuple[List[Tensor], ...]]
 
 def image_channels(model: nn.Module) -> int:
     """Channels of the images that a backbone, or the model of one, takes: those of its first convolution."""
-    layers = getattr(model, 'backbone', model).modules()
-    return next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), 3)
+    layers = list(getattr(model, 'backbone', model).modules())
+    channels = next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), 3)
+    return channels // 4 if any(isinstance(layer, Focus) for layer in layers) else channels  # of four pixels each
 
 
 class DensePart(nn.Module):

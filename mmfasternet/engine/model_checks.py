@@ -19,6 +19,7 @@ from mmfasternet.engine.config import is_classifier, model_of
 from mmfasternet.errors import UserError
 
 _SIDE = 256  # of the image that is tried
+_OTHER_STRIDE = 1.5  # a ratio: some configs name fractions, for images of their size
 _COLORS = dict(color=3, grayscale=1)
 _KNOWN = ('mmcv.', 'mmdet.', 'mmpretrain.', 'mmfasternet.')
 
@@ -154,7 +155,7 @@ def _check_levels(where: str, head: Any, source: str, maps: Sequence[Tensor]) ->
                         f'{len(maps)} maps: make them agree')
     given = [_SIDE // x.shape[-1] for x in maps if x.shape[-1]]
     wanted = [stride[0] if isinstance(stride, (list, tuple)) else stride for stride in strides]
-    if given != wanted:
+    if any(max(a / b, b / a) >= _OTHER_STRIDE for a, b in zip(given, wanted)):
         print_log(f'{where} has anchors or points of strides {wanted}, and the maps of {source} have strides {given}',
                   'current', logging.WARNING)
 

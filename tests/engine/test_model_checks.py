@@ -1,8 +1,12 @@
 """Settings of a model that must agree are compared before it runs; what is refused, the model itself can't do."""
 
+from pathlib import Path
+
+import mmdet
 import pytest
 import torch
 
+from mmfasternet.deploy.dense import image_channels
 from mmfasternet.engine import model_checks
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.config import load_config
@@ -39,6 +43,17 @@ def check(cfg, splits=('train', 'val')):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_configs_of_ours_pass(path, warnings):
     check(config({}, path))
+    assert warnings == []
+
+
+@pytest.mark.parametrize('name', ['yolox/yolox_tiny_8xb8-300e_coco', 'yolact/yolact_r50_1xb8-55e_coco',
+                                  'ssd/ssd300_coco', 'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco'])
+def test_mmdetections_own_pass(name, warnings):
+    """Those that slice images first, name fractions of strides, or take maps in another order."""
+    cfg = load_config(str(Path(mmdet.__file__).parent / '.mim/configs' / f'{name}.py'))
+    model = build_unloaded(cfg)
+    assert image_channels(model) == 3
+    check_model(cfg, model, ('train', 'val'))
     assert warnings == []
 
 
