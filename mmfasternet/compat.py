@@ -6,6 +6,7 @@ here only where no public one does the same.
 """
 
 import sys
+import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map_only as tree_map_only
 
 if TYPE_CHECKING:  # a backbone comes without them
+    from mmengine.registry import Registry
     from mmengine.runner import BaseLoop, Runner
 
 #: Private methods of other libraries that classes of ours override, with their parameters behind ``self``.
@@ -89,6 +91,23 @@ def exit_codes(context: Any) -> List[Optional[int]]:
 
 
 # MMEngine
+
+
+def failed_builds(error: BaseException) -> List[Tuple[Dict[str, Any], 'Registry']]:
+    """What registries were building when an error was raised, the outermost first, each with its registry."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return [(frame.f_locals['cfg'], frame.f_locals['registry']) for frame in frames
+            if frame.f_code.co_name == 'build_from_cfg' and {'cfg', 'registry'} <= set(frame.f_locals)
+            and frame.f_globals.get('__name__') == 'mmengine.registry.build_functions']
+
+
+def registered_names(registry: 'Registry') -> List[str]:
+    """All names that a config of a registry's scope may give as a type, those of other scopes with their scope."""
+    root, names = registry._get_root_registry(), set()
+    for scope, each in {root.scope: root, **root.children}.items():
+        prefix = '' if each in (registry, root) else f'{scope}.'
+        names |= {prefix + name for name in (*each.module_dict, *getattr(each, 'modules', ()))}
+    return sorted(names)
 
 
 def built_loops(runner: 'Runner') -> List['BaseLoop']:

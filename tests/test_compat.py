@@ -20,6 +20,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.infer import BaseInferencer
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner
 from mmpretrain.apis import ImageClassificationInferencer
 from torch import nn
@@ -29,6 +30,7 @@ from mmfasternet import compat
 from mmfasternet.checkpoints import read_checkpoint, safe_loading
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import load_config
+from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG, build
 
 PACKAGE = ROOT / 'mmfasternet'
@@ -179,6 +181,24 @@ def runner(tmp_path):
         val_evaluator=Evaluator(_Always()), optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), 0.)),
         experiment_name=tmp_path.name, log_level='ERROR', default_scope='mmengine',
         default_hooks=dict(checkpoint=_Recording(interval=1, save_best='value', rule='greater')))
+
+
+def test_what_was_being_built_is_known_of_an_error():
+    inner = dict(type='mmfasternet.FasterNet', arch='t0', norm_cfg=dict(type='GN', num_groups=32))
+    cfg = dict(type='ImageClassifier', backbone=inner)
+    with pytest.raises(UserError) as caught:
+        build(cfg, 'mmpretrain')
+    (outer, registry), (failed, _) = compat.failed_builds(caught.value)
+    assert outer == cfg and failed == inner and registry.name == 'model'
+    assert compat.failed_builds(ValueError()) == []
+
+
+def test_names_are_those_that_a_config_of_a_scope_may_give():
+    with MODELS.switch_scope_and_registry('mmdet') as registry:
+        names = compat.registered_names(registry)
+        assert {'MaskRCNN', 'BN', 'mmfasternet.FasterNet', 'mmpretrain.ImageClassifier'} <= set(names)
+        assert all(registry.get(name) for name in ('MaskRCNN', 'BN', 'mmfasternet.LN2d', 'mmpretrain.ResNet'))
+    assert 'mmdet.MaskRCNN' not in names and 'ImageClassifier' not in names
 
 
 def test_loops_are_found_once_they_are_built(runner):

@@ -11,18 +11,20 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from PIL import Image
 
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT
 from tests.datasets.test_bad_data import KINDS
 
 README = (ROOT / 'README.md').read_text()
-CONFIGS = [block for block in re.findall(r'```python\n(.*?)```', README, re.S) if '_base_' in block]
+EXAMPLES = [block for block in re.findall(r'```python\n(.*?)```', README, re.S) if '_base_' in block]
+CONFIGS = [block for block in EXAMPLES if 'in1k' not in block]  # of detectors
 
 
 def written(folder, text):
     path = folder / 'config.py'
-    path.write_text(text.replace("'./mask", f"'{ROOT}/configs/mask"))
+    path.write_text(text.replace("_base_ = './", f"_base_ = '{ROOT}/configs/"))
     return path
 
 
@@ -34,6 +36,21 @@ def test_example_configs_build(tmp_path, text):
         assert isinstance(model.backbone, FasterNet)
         with torch.no_grad():
             assert len(model.extract_feat(torch.rand(1, 3, 64, 64))) == 5
+
+
+def test_own_classes_example_is_trained(tmp_path, run_tool, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text, = set(EXAMPLES) - set(CONFIGS)
+    for split in ('train', 'val'):
+        for name in ('ant', 'bee', 'cricket'):
+            (tmp_path / 'data' / 'insects' / split / name).mkdir(parents=True)
+            Image.new('RGB', (40, 50)).save(tmp_path / 'data' / 'insects' / split / name / 'a.jpg')
+    result = run_tool('train', written(tmp_path, text), '--cfg-options', 'train_cfg.max_epochs=1',
+                      *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')))
+    assert result.code == 0, result.err
+    cfg = Config.fromfile(tmp_path / 'work_dirs' / 'config' / 'config.py')
+    assert cfg.val_evaluator.topk == (1, )
+    assert next((tmp_path / 'work_dirs' / 'config').glob('best_accuracy_top1_epoch_1.pth'))
 
 
 def test_own_data_example_reaches_every_place(tmp_path):

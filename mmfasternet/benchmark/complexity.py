@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmfasternet.compat import BatchNorm, fake_tensors
 from mmfasternet.deploy.conversion import set_eval_mode
+from mmfasternet.deploy.dense import image_channels
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.config import is_classifier
 
@@ -50,7 +51,7 @@ def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> Lis
     """
     classifies = is_classifier(cfg)
     model = build_for_counting(cfg)
-    image = _image(cfg, size or ((224, 224) if classifies else (800, 1280)))
+    image = _image(model, size or ((224, 224) if classifies else (800, 1280)))
     with torch.no_grad():
         parts = _classifier_parts(model, image) if classifies else _detector_parts(model, image)
     parts.append(Complexity('total', sum(p.numel() for p in model.parameters()), sum(p.multiply_adds for p in parts)))
@@ -92,7 +93,7 @@ def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Comple
                    *getattr(head, f'{kind}_roi_extractor').roi_layers[0].output_size) for kind in NUM_ROIS}
     with torch.no_grad(), fake_tensors(), FlopCounterMode(display=False) as counter:
         # Only shapes are computed.
-        model.rpn_head(model.extract_feat(_image(cfg, size)))
+        model.rpn_head(model.extract_feat(_image(model, size)))
         head.bbox_head(torch.empty(rois['bbox']))
         nn.Sequential(*head.mask_head.convs)(torch.empty(rois['mask']))
     counted = counter.get_flop_counts()['Global']
@@ -107,8 +108,8 @@ def build_for_counting(cfg: Config) -> nn.Module:
     return model
 
 
-def _image(cfg: Config, size: Tuple[int, int]) -> Tensor:
-    return torch.rand(1, cfg.model.backbone.get('in_channels', 3), *size)
+def _image(model: nn.Module, size: Tuple[int, int]) -> Tensor:
+    return torch.rand(1, image_channels(model), *size)
 
 
 def count_multiply_adds(module: nn.Module, *inputs: Any, kinds: Sequence[str] = _ALL) -> int:

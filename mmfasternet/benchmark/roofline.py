@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmfasternet.benchmark.complexity import NUM_ROIS, build_for_counting
 from mmfasternet.compat import fake_tensors
-from mmfasternet.deploy.dense import each_module
+from mmfasternet.deploy.dense import each_module, image_channels
 
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -43,7 +43,7 @@ def least_times(cfg: Config, size: Tuple[int, int], dtype: torch.dtype, teraflop
             if isinstance(layer, _LAYERS):
                 layer.register_forward_hook(visit)
         part[0] = 'backbone'
-        maps = model.backbone(torch.empty(1, 3, *size))
+        maps = model.backbone(torch.empty(1, image_channels(model), *size))
         part[0] = 'neck'
         maps = model.neck(maps)
         part[0] = 'RPN'

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
-from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS, METRICS, Registry
 
 from mmfasternet.config_tree import walk
+from mmfasternet.datasets.classification_checks import ClassificationChecks, is_folder_tree, names_of
 from mmfasternet.datasets.coco_checks import CocoChecks, is_coco_dataset, is_coco_metric
 from mmfasternet.errors import DataError
 
@@ -34,6 +34,7 @@ class DatasetChecks:
         self.model = model
         self.reads_files = reads_files
         self._coco = CocoChecks()
+        self._classification = ClassificationChecks(model, reads_files)
 
     def check(self, loader: Any, evaluators: Any, split: str) -> None:
         """Check a split's data sets and its evaluators' annotation files.
@@ -52,7 +53,8 @@ class DatasetChecks:
         classes: Tuple[str, ...] = ()
         for dataset in _datasets(loader):
             ann_file, folder = _check_paths(dataset, split)
-            classes = dataset_classes(dataset) or _check_class_folders(dataset, folder)
+            classes = dataset_classes(dataset) or self._classification.check(
+                dataset, _class_of(dataset), ann_file, folder, split, _tree(dataset))
             if classes and 'language_model' not in self.model:  # its classes are texts
                 _check_num_classes(self.model, classes, split)
             kind = _class_of(dataset)
@@ -97,37 +99,7 @@ def dataset_classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
     if not (isinstance(kind, type) and issubclass(kind, BaseDetDataset)) or issubclass(kind, CocoPanopticDataset):
         return ()
     classes = (dataset.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes', ())
-    if isinstance(classes, str):
-        if not Path(classes).is_file():
-            raise DataError(f"metainfo.classes is the text '{classes}': it must be a tuple of names, such as "
-                            f"('{classes}', ) with its comma, or a file with a name on each line")
-        classes = list_from_file(classes)
-    return tuple(classes)
-
-
-def _is_folder_tree(dataset: Dict[str, Any]) -> bool:
-    """Whether it is MMPretrain's data set of a folder of images for each class."""
-    kind = _class_of(dataset)
-    return any(base.__name__ == 'CustomDataset' for base in getattr(kind, '__mro__', ()))
-
-
-def _check_class_folders(dataset: Dict[str, Any], folder: str) -> Tuple[str, ...]:
-    """The classes of such a tree, if it has no list of files; their number must be the one that is configured."""
-    if not (folder and _is_folder_tree(dataset)) or dataset.get('ann_file') or not dataset.get('with_label', True):
-        return ()
-    split = dataset.get('split')
-    if split and (Path(dataset.get('data_root') or '') / 'meta' / f'{split}.txt').is_file():
-        return ()
-    found = tuple(sorted(path.name for path in Path(folder).iterdir() if path.is_dir()))
-    kind = _class_of(dataset)
-    classes = dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes') or (
-        getattr(kind, 'METAINFO', None) or {}).get('classes') or found
-    if isinstance(classes, str):
-        classes = tuple(list_from_file(classes))
-    if not found or len(found) != len(classes):
-        raise DataError(f"image folder '{folder}' holds {len(found)} folders of classes, and {len(classes) or 'some'} "
-                        f'are expected. {_tree(dataset)}'.rstrip())
-    return tuple(classes)
+    return names_of(classes)
 
 
 def _check_num_classes(model: Dict[str, Any], classes: Tuple[str, ...], split: str) -> None:
@@ -147,7 +119,7 @@ def _check_paths(dataset: Dict[str, Any], split: str) -> Tuple[str, str]:
         return '', ''
     prefix = dataset.get('data_prefix') or ''
     prefix = (prefix.get('img', prefix.get('img_path')) or '') if isinstance(prefix, dict) else prefix
-    if not prefix and _is_folder_tree(dataset):
+    if not prefix and is_folder_tree(_class_of(dataset)):
         prefix = dataset.get('split') or ''
     option = f'{split}_dataloader.dataset.data_root=DIR'
     if root and not (Path(ann_file).is_absolute() and Path(prefix).is_absolute()):

@@ -2,6 +2,7 @@
 
 from typing import Callable, List, Optional, Sequence, Tuple
 
+from mmdet.models.backbones.csp_darknet import Focus
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from torch import Tensor, nn
@@ -10,6 +11,13 @@ from mmfasternet.errors import ArgumentError
 
 #: Feature maps (none of a single-stage detector), and the head's outputs: for each kind a tensor per level.
 DenseOutputs = Tuple[Tuple[Tensor, ...], Tuple[List[Tensor], ...]]
+
+
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a backbone, or the model of one, takes: those of its first convolution."""
+    layers = list(getattr(model, 'backbone', model).modules())
+    channels = next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), 3)
+    return channels // 4 if any(isinstance(layer, Focus) for layer in layers) else channels  # of four pixels each
 
 
 class DensePart(nn.Module):
@@ -34,7 +42,7 @@ class DensePart(nn.Module):
             self.num_maps = max(extractor.num_inputs for extractor in extractors)
 
     def forward(self, images: Tensor) -> DenseOutputs:
-        """Map normalised images ``(N, 3, H, W)`` to the maps that RoIs read, and the head's outputs."""
+        """Map normalised images ``(N, C, H, W)`` to the maps that RoIs read, and the head's outputs."""
         maps = tuple(self.neck(self.backbone(images)))
         kinds = self.head(maps)
         if not all(isinstance(outputs, (list, tuple)) for outputs in kinds):

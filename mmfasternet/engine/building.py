@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmfasternet.checkpoints import read_ahead, safe_loading
 from mmfasternet.datasets.image_files import IMAGE_SUFFIXES, find_images
 from mmfasternet.deploy.conversion import set_eval_mode
+from mmfasternet.engine.build_errors import named_build_errors
 from mmfasternet.engine.checks import check_weights
 from mmfasternet.engine.config import innermost_dataset, is_kind_of, model_of, scope_of
 
@@ -29,7 +30,7 @@ def build_unloaded(cfg: Config) -> nn.Module:
     Raises:
         UserError: If it can't be built.
     """
-    with DefaultScope.overwrite_default_scope(scope_of(cfg)):
+    with DefaultScope.overwrite_default_scope(scope_of(cfg)), named_build_errors(cfg):
         return MODELS.build(model_of(cfg))  # a copy: some detectors write into their config
 
 
@@ -66,7 +67,7 @@ def load_batches(cfg: Config, images: Sequence[str], batch_size: int = 1) -> Lis
 
 
 def real_images(cfg: Config, model: nn.Module, folder: Optional[str] = None) -> List[Tensor]:
-    """The first four images of a folder as a model gets them: normalised, ``(1, 3, H, W)``.
+    """The first four images of a folder as a model gets them: normalised, ``(1, C, H, W)``.
 
     Args:
         cfg: The model's config, whose test pipeline resizes them.

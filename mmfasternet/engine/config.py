@@ -276,6 +276,12 @@ def innermost_dataset(cfg: Config) -> ConfigDict:
     return dataset
 
 
+def image_channels_of(cfg: Config) -> int:
+    """Channels of the images that a config's model takes, which may stand within test-time augmentation."""
+    model = cfg.model.get('module', cfg.model)
+    return (model.get('backbone') or {}).get('in_channels', 3)
+
+
 def is_classifier(cfg: Config) -> bool:
     """Whether the model, within test-time augmentation or not, is one of MMPretrain's classifiers."""
     kind = class_of(cfg.model.get('module', cfg.model), MODELS, scope_of(cfg))

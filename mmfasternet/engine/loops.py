@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmfasternet.compat import set_progress, update_val_interval
+from mmfasternet.engine.last_batch import check_last_batch, named_norm_errors
 from mmfasternet.errors import DataError
 from mmfasternet.registry import LOOPS
 
@@ -54,9 +55,20 @@ class _InOrder:
             self.runner.call_hook('after_loop')
 
 
-class _Epochs(MMEngineEpochBasedTrainLoop):
+class _NamesOneValue:
+    """Mixin of a training loop: a batch norm that gets one value per channel is an error of one line."""
+    iter: int
+
+    def run_iter(self, *args: Any) -> None:
+        """Train on a batch, the last argument."""
+        with named_norm_errors(args[-1], self.iter + 1):
+            super().run_iter(*args)  # type: ignore[misc]
+
+
+class _Epochs(_NamesOneValue, MMEngineEpochBasedTrainLoop):
     #: Batches of an epoch when the checkpoint was written; None if it does not tell.
     resumed_length: Optional[int] = None
+    _last_batch_checked = False
 
     def run(self) -> nn.Module:
         length = self.resumed_length or len(self.dataloader)
@@ -83,6 +95,13 @@ class _Epochs(MMEngineEpochBasedTrainLoop):
             self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
         set_progress(self, epoch=self.epoch + 1)
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Train on a batch; before the first one, see whether the last one of an epoch can be trained on."""
+        if not self._last_batch_checked:
+            check_last_batch(self.dataloader, self.runner.model, data_batch)
+            self._last_batch_checked = True
+        super().run_iter(idx, data_batch)
 
     def _batches_done(self, length: int) -> int:
         done = self.iter - self.epoch * length
@@ -131,7 +150,7 @@ class EpochBasedTrainLoop(_InOrder, _Epochs):
 
 
 @LOOPS.register_module()
-class IterBasedTrainLoop(_InOrder, MMEngineIterBasedTrainLoop):
+class IterBasedTrainLoop(_InOrder, _NamesOneValue, MMEngineIterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop`` that ends in order.
 
     Args:

@@ -41,6 +41,7 @@ from mmfasternet.engine.config import (
 from mmfasternet.engine.deploying import DeployOptions, is_export
 from mmfasternet.engine.device import limit_workers
 from mmfasternet.engine.resuming import find_training
+from mmfasternet.engine.run_settings import drop_settings_of_workers, keep_topk_that_exist
 from mmfasternet.engine.saved_trainings import ATOMIC
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.errors import UserError
@@ -542,10 +543,10 @@ def _deploy_arguments(cfg: Config, options: TestOptions) -> Optional[Dict[str, A
 
 Step = Callable[[Config, Any], None]
 Part = Callable[[Config, Any], bool]
-TRAIN_STEPS: Tuple[Step, ...] = (
-    _speed_up, _resume, _scale_lr, _seed, _remove_amp_without_gpu, _wrap_for_cpu_processes, limit_workers)
-TEST_STEPS: Tuple[Step, ...] = (
-    _show, _augment, _load, _dump, _remove_amp_without_gpu, _wrap_for_cpu_processes, limit_workers)
+_COMMON_STEPS: Tuple[Step, ...] = (
+    _remove_amp_without_gpu, _wrap_for_cpu_processes, limit_workers, drop_settings_of_workers, keep_topk_that_exist)
+TRAIN_STEPS: Tuple[Step, ...] = (_speed_up, _resume, _scale_lr, _seed, *_COMMON_STEPS)
+TEST_STEPS: Tuple[Step, ...] = (_show, _augment, _load, _dump, *_COMMON_STEPS)
 TRAIN_PARTS: Dict[str, Part] = {
     'LoadImageFromFile': _load_images,
     'CocoDataset': _read_coco,

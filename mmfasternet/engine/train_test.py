@@ -15,10 +15,13 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmfasternet.checkpoints import safe_loading
+from mmfasternet.engine.build_errors import named_build_errors
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.checks import check_checkpoints, check_data
 from mmfasternet.engine.loops import TrainingStopped
+from mmfasternet.engine.model_checks import check_model
 from mmfasternet.engine.outputs import check_outputs
+from mmfasternet.engine.part_types import check_types
 from mmfasternet.engine.preparing import Options, TestOptions, TrainOptions, prepare, what_was_added
 from mmfasternet.engine.processes import check_launcher, end_processes, is_first_process, join_processes
 from mmfasternet.errors import UserError
@@ -47,7 +50,8 @@ def train(cfg: Config, options: Optional[TrainOptions] = None) -> Runner:
     with safe_loading(), _determinism_restored():
         runner = _make_runner(cfg, options or TrainOptions())
         try:
-            runner.train()
+            with named_build_errors(runner.cfg):
+                runner.train()
         except TrainingStopped as stopped:  # in a loop that is not ours
             runner.logger.info(str(stopped))
         finally:
@@ -74,7 +78,8 @@ def test(cfg: Config, options: TestOptions) -> Dict[str, Any]:
     with safe_loading(), _determinism_restored():
         runner = _make_runner(cfg, options)
         try:
-            metrics = runner.test()
+            with named_build_errors(runner.cfg):
+                metrics = runner.test()
         finally:
             runner.call_hook('after_loop')
     end_processes()
@@ -90,13 +95,16 @@ def _make_runner(cfg: Config, options: Options) -> Runner:
     splits = ('test', ) if not trains else ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
     if is_first_process():
         check_outputs(cfg, splits)
+    check_types(cfg, splits)
     check_data(cfg, splits)
     seeded = _seed(cfg)
     model = build_unloaded(cfg)
     state = _random_state()
+    check_model(cfg, model, splits)
     check_checkpoints(cfg, model, trains)
     join_processes(cfg.get('launcher', 'none'))
-    runner = _runner_of(cfg, model)
+    with named_build_errors(cfg):
+        runner = _runner_of(cfg, model)
     if seeded:
         _set_random_state(state)  # as if the runner, which seeds once more, had built the model
     runner.logger.info(what_was_added(cfg))

@@ -25,7 +25,7 @@ from mmfasternet.benchmark.subjects.parts import PARTS, DetectorParts
 from mmfasternet.benchmark.subjects.timm_detectors import fold_backbone
 from mmfasternet.deploy.export.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
-from mmfasternet.engine.config import config_digest, is_classifier, is_kind, scope_of
+from mmfasternet.engine.config import config_digest, image_channels_of, is_classifier, is_kind, scope_of
 from mmfasternet.engine.deploying import DeployOptions, is_export, padded_size
 from mmfasternet.engine.preparing import with_exported
 from mmfasternet.errors import UserError
@@ -60,7 +60,7 @@ class DetectorInput:
             UserError: If there are fewer images than a batch has.
         """
         if not self.images:
-            return [random_batch(self.size, self.batch_size)]
+            return [random_batch(self.size, self.batch_size, image_channels_of(cfg))]
         if len(self.images) < self.batch_size:
             raise UserError(f'--batch {self.batch_size} needs as many images, there are {len(self.images)}')
         return load_batches(cfg, self.images, self.batch_size)
@@ -216,10 +216,11 @@ class _AlikeProposals:
         return (4 * chosen).clamp(min=-4).to(scores.dtype).reshape(scores[:1].shape).expand_as(scores)
 
 
-def random_batch(size: Tuple[int, int], batch_size: int = 1) -> Batch:
+def random_batch(size: Tuple[int, int], batch_size: int = 1, channels: int = 3) -> Batch:
     """A batch of random images of ``size``, height and width in pixels, as a detector's test pipeline gives it."""
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for _ in range(batch_size)]
+    images = [torch.randint(0, 256, (channels, *size), generator=generator, dtype=torch.uint8)
+              for _ in range(batch_size)]
     samples = [DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.))) for _ in images]
     return dict(inputs=images, data_samples=samples)
 

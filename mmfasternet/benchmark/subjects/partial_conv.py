@@ -22,6 +22,7 @@ from mmfasternet.benchmark.subjects.published_blocks import CloneSlicingBlock, I
 from mmfasternet.compat import tree_leaves
 from mmfasternet.deploy import DeployedBlock, to_deploy
 from mmfasternet.deploy.conversion import fastest_algorithm
+from mmfasternet.deploy.dense import image_channels
 from mmfasternet.deploy.deployed_block import ALGORITHMS
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
@@ -214,7 +215,11 @@ class Backbone:
 
     def _images(self) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(self.batch_size, 3, *self.size, generator=generator).to(self.device)
+        return torch.randn(self.batch_size, self._channels, *self.size, generator=generator).to(self.device)
+
+    @functools.cached_property
+    def _channels(self) -> int:
+        return image_channels(self.build())
 
     @functools.cached_property
     def _expected(self) -> List[Tensor]:

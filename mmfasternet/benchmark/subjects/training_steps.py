@@ -21,6 +21,7 @@ from mmfasternet.benchmark.harness.suite import Entry, Subject
 from mmfasternet.benchmark.reporting.plots import curves
 from mmfasternet.benchmark.reporting.report import Report, Table
 from mmfasternet.benchmark.subjects.detectors import propose_alike, random_batch
+from mmfasternet.deploy.dense import image_channels
 from mmfasternet.engine.building import Batch, build_unloaded
 from mmfasternet.engine.config import config_digest, is_classifier, scope_of
 from mmfasternet.engine.preparing import TrainOptions, with_speed_ups
@@ -86,21 +87,22 @@ def training_entry(cfg: Config,
             optimizer = build_optim_wrapper(model, own.optim_wrapper)
         for group in optimizer.param_groups:
             group['lr'] = 0.
-        batch = random_training_batch(size, batch_size)
+        batch = random_training_batch(size, batch_size, image_channels(model))
         return Subject(lambda: _step(model, batch, optimizer))
 
     return Entry(f'{name}, {options.form}', conditions, build, KIND, name,
                  config_digest(cfg, 'model', 'optim_wrapper'))
 
 
-def random_training_batch(size: Tuple[int, int], batch_size: int = 2) -> Batch:
+def random_training_batch(size: Tuple[int, int], batch_size: int = 2, channels: int = 3) -> Batch:
     """A batch as a detector's training pipeline gives it: random images with boxes and masks of ellipses.
 
     Args:
         size: Height and width in pixels.
         batch_size: Images.
+        channels: Channels of an image. Defaults to 3.
     """
-    batch = random_batch(size, batch_size)
+    batch = random_batch(size, batch_size, channels)
     rng = np.random.default_rng(0)
     height, width = size
     rows, columns = np.mgrid[:height, :width]

@@ -46,7 +46,7 @@ class EndToEndDetector(nn.Module):
         self.divisor = detector.data_preprocessor.pad_size_divisor
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
-        """Map a normalised image ``(1, 3, H, W)``, not padded, to boxes, scores, labels, and mask probabilities."""
+        """Map a normalised image ``(1, C, H, W)``, not padded, to boxes, scores, labels, and mask probabilities."""
         height, width = images.shape[2:]
         maps, (cls_scores, bbox_preds) = self.dense(
             F.pad(images, (0, -width % self.divisor, 0, -height % self.divisor)))

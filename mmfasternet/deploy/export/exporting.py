@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmfasternet.compat import tree_leaves
 from mmfasternet.deploy.conversion import set_eval_mode, to_deploy
-from mmfasternet.deploy.dense import DensePart, each_module
+from mmfasternet.deploy.dense import DensePart, each_module, image_channels
 from mmfasternet.deploy.export.end_to_end import EndToEndDetector
 from mmfasternet.deploy.export.manifest import Manifest, Part
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
@@ -95,7 +95,7 @@ def export_model(model: nn.Module,
             image to boxes, scores, labels and masks of 28 x 28; see
             :class:`~mmfasternet.deploy.export.end_to_end.EndToEndDetector`.
             Defaults to False.
-        images: Normalised real images ``(N, 3, H, W)`` to check on, beside
+        images: Normalised real images ``(N, C, H, W)`` to check on, beside
             random ones. Defaults to none.
         tolerance: Largest accepted difference, relative to the largest value
             of an output. Defaults to 1e-4.
@@ -146,9 +146,10 @@ def export_model(model: nn.Module,
 
 def _targets(model: nn.Module, parts: bool, end_to_end: bool) -> List[_Target]:
     """What is exported of a model."""
+    channels = image_channels(model)
     if end_to_end:
         return [_Target('detector', EndToEndDetector(model), 'images', {2: 'height', 3: 'width'},
-                        [(1, 3, 160, 192), (1, 3, 96, 130)])]
+                        [(1, channels, 160, 192), (1, channels, 96, 130)])]
     heads = _roi_heads(model) if parts else []
     if isinstance(model, BaseDetector):
         name, module = 'dense', DensePart(model)
@@ -156,7 +157,6 @@ def _targets(model: nn.Module, parts: bool, end_to_end: bool) -> List[_Target]:
         name, module = 'classifier', model
     else:
         name, module = 'backbone', model
-    channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
     shapes = [(2, channels, 128, 192), (1, channels, 160, 96)]
     targets = [_Target(name, module, 'images', {0: 'batch', 2: 'height', 3: 'width'}, shapes), *heads]
     if parts:

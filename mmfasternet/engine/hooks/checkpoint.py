@@ -61,6 +61,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     """
     file_backend: Any
     backend_args: Optional[Dict[str, Any]]
+    save_best: Optional[List[str]]
 
     def __init__(self, *args: Any, backend_args: Optional[Dict[str, Any]] = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args, **kwargs)
@@ -78,6 +79,10 @@ class CheckpointHook(MMEngineCheckpointHook):
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        missing = [name for name in self.save_best or [] if name != 'auto' and name not in metrics]
+        if missing:
+            raise UserError(f"default_hooks.checkpoint.save_best is '{missing[0]}', which the validation does not "
+                            f"give: it must be 'auto' or of {', '.join(metrics)}")
         with self._removing_afterwards():
             super()._save_best_checkpoint(runner, metrics)
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from mmfasternet.errors import ArgumentError
 from mmfasternet.registry import MODELS
 
 
@@ -38,7 +39,15 @@ def build_norm(cfg: Dict[str, Any], channels: int) -> nn.Module:
         cfg: For example ``dict(type='BN')``, ``'SyncBN'``, ``'LN2d'`` or any
             other type of mmcv's, with its options and ``requires_grad``.
         channels: Number of channels of the ``(N, C, H, W)`` map.
+
+    Raises:
+        ArgumentError: If groups don't divide the channels.
     """
+    groups = cfg.get('num_groups')
+    if isinstance(groups, int) and (groups < 1 or channels % groups):
+        possible = [number for number in range(1, channels + 1) if channels % number == 0]
+        raise ArgumentError(f'norm_cfg.num_groups is {groups}, which does not divide {channels} channels: these can '
+                            f'have {", ".join(map(str, possible))} groups')
     kind = cfg.get('type')
     if (MODELS.get(kind) if isinstance(kind, str) else kind) is LayerNorm2d:
         cfg = {'eps': 1e-6, **cfg, 'type': LayerNorm2d}  # mmcv would set its own eps

@@ -1,0 +1,132 @@
+"""Errors of what is built by a config that name its key, in one line."""
+
+import difflib
+import inspect
+import re
+import traceback
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, Registry
+
+from mmfasternet.compat import failed_builds, registered_names
+from mmfasternet.config_tree import walk
+from mmfasternet.engine.config import model_of
+from mmfasternet.errors import ArgumentError, UserError
+
+# By which libraries refuse what a config says; of other modules it may be a fault, which needs its traceback.
+_REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
+_LIBRARIES = ('mmcv', 'mmdet', 'mmengine', 'mmfasternet', 'mmpretrain', 'torch')
+_UNKNOWN_KEY = re.compile(r"got an unexpected keyword argument '(\w+)'")
+_NEEDED_KEYS = re.compile(r"missing \d+ required .*?arguments?: (.*)")
+
+Found = Tuple[str, Dict[str, Any]]
+
+
+@contextmanager
+def named_build_errors(cfg: Config) -> Iterator[None]:
+    """Within it, what a registry can't build by a config is an error that names the config's key.
+
+    Raises:
+        UserError: In the place of what MMEngine, MMDetection, MMPretrain, mmcv or PyTorch raise while a part is built.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = _line(cfg, error)
+        if text is None:
+            raise
+        raise UserError(text) from error
+
+
+def unknown_type(where: str, name: str, registry: Registry) -> str:
+    """A line on a type that no registry knows, with names near it."""
+    known: Dict[str, List[str]] = {}
+    for registered in registered_names(registry):
+        known.setdefault(registered.rpartition('.')[2].lower(), []).append(registered)
+    close = difflib.get_close_matches(name.rpartition('.')[2].lower(), known, 3, 0.7)
+    near = [registered for key in close for registered in known[key]][:3]
+    remedy = f'Near it: {", ".join(near)}' if near else 'If it is your own, import its module by custom_imports'
+    return f"{where}.type is '{name}', which is no {registry.name} that is registered. {remedy}"
+
+
+def _line(cfg: Config, error: Exception) -> Optional[str]:
+    """What to say of an error; None of one that is not of a build, or of no library's."""
+    builds = failed_builds(error)
+    if not builds or isinstance(error, UserError) and not isinstance(error, ArgumentError):
+        return None
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    module = [frame[0].f_globals.get('__name__', '') for frame in traceback.walk_tb(error.__traceback__)][-1]
+    if not isinstance(error, _REFUSALS) or module.partition('.')[0] not in _LIBRARIES:
+        return None
+    config, registry = builds[-1]
+    where, node = _place(cfg, [config for config, _ in builds])
+    if node.get('type') != config.get('type'):  # some builders change what they get
+        where, node = f'a part within {where}' if where else 'a part', config
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    name = str(node.get('type'))
+    if isinstance(error, ArgumentError):  # its text begins with the argument
+        key = re.split(r'\W', text)[0]
+        return f'{where}.{text}' if where and key in node else f'{where or name}: {text}'
+    if isinstance(error, KeyError) and text.startswith(f"{config.get('type')} is not in the "):
+        return unknown_type(where, name, registry)
+    unknown = _unknown_layer(where, node) if isinstance(error, KeyError) else None
+    if unknown:
+        return unknown
+    key = _UNKNOWN_KEY.search(text)
+    if key:
+        return _unknown_key(where, node, key[1], text, registry)
+    needed = _NEEDED_KEYS.search(text)
+    if needed and module == 'mmengine.registry.build_functions':
+        return f'{where} lacks {needed[1]}, which {name} needs'
+    mentioned = next((f'{path}.{word}' for word in re.findall(r'\w*_\w*', text) for path, inner in walk(node, where)
+                      if word in inner), f'{where} ({name})')
+    return f"{mentioned}: {' '.join(text.split()) or frame.line} ({type(error).__name__})"
+
+
+def _place(cfg: Config, builds: List[Dict[str, Any]]) -> Found:
+    """The innermost part of a config that was being built, with its path, as far as it is there."""
+    content = {key: cfg[key] for key in cfg}
+    if 'model' in content:
+        content['model'] = model_of(cfg)
+    where, node = '', content
+    for build in builds:
+        found = (pair for pair in (*walk(node, where), *walk(content)) if 'type' in pair[1] and all(
+            key in build and _same(value, build[key]) for key, value in pair[1].items()))
+        where, node = next(found, (where, node))
+    return where, node
+
+
+def _same(value: Any, other: Any) -> bool:
+    try:
+        return bool(value is other or value == other)
+    except (ValueError, RuntimeError):  # of arrays
+        return False
+
+
+def _unknown_layer(where: str, node: Dict[str, Any]) -> Optional[str]:
+    """A layer that mmcv looks up by itself, whose error does not name it."""
+    for path, inner in walk(node, where):
+        if re.search(r'(norm|act|conv)_cfg$', path) and isinstance(inner.get('type'), str):
+            with MODELS.switch_scope_and_registry(None) as registry:
+                if registry.get(inner['type']) is None:
+                    return unknown_type(path, inner['type'], registry)
+    return None
+
+
+def _unknown_key(where: str, node: Dict[str, Any], key: str, text: str, registry: Registry) -> str:
+    path, inner = next(((path, inner) for path, inner in walk(node, where) if key in inner), (where, node))
+    owner = text.partition('.__init__')[0]
+    kind = inner.get('type')
+    if isinstance(kind, str):
+        with (registry if inner is node else MODELS).switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    known = {name for base in getattr(kind, '__mro__', ()) for name in _parameters(base)}
+    near = difflib.get_close_matches(key, known, 3, 0.6)
+    return f'{path}.{key} is no argument of {owner}.' + (f' Near it: {", ".join(near)}' if near else ' Remove it')
+
+
+def _parameters(kind: type) -> List[str]:
+    init: Any = vars(kind).get('__init__')
+    return [name for name in inspect.signature(init).parameters if name != 'self'] if inspect.isfunction(init) else []

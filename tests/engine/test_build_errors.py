@@ -1,0 +1,102 @@
+"""What libraries refuse in a config is one line that names the key; what is no refusal keeps its traceback."""
+
+import pytest
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmfasternet.engine.build_errors import named_build_errors
+from mmfasternet.engine.building import build_unloaded
+from mmfasternet.engine.config import load_config
+from mmfasternet.errors import UserError
+from tests.conftest import ROOT, SHAPES_CONFIG
+
+T0 = str(ROOT / 'configs' / 'fasternet_t0_in1k.py')
+
+
+def refusal(changes, path=str(SHAPES_CONFIG)):
+    cfg = load_config(path)
+    cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
+    with pytest.raises(UserError) as caught:
+        build_unloaded(cfg)
+    assert '\n' not in str(caught.value) and caught.value.__cause__ is not None
+    return str(caught.value)
+
+
+@pytest.mark.parametrize('key, value, near', [
+    ('type', 'MaskRCN', 'MaskRCNN'), ('backbone.type', 'FasterNet', 'mmfasternet.FasterNet'),
+    ('backbone.type', 'mmfasternet.FasterNt', 'mmfasternet.FasterNet'), ('backbone.act_cfg.type', 'Gelu', 'GELU'),
+    ('neck.norm_cfg.type', 'SyncBm', 'SyncBN'), ('backbone.norm_cfg.type', 'SyncBm', 'SyncBN'),
+    ('roi_head.bbox_head.loss_cls.type', 'FocalLos', 'FocalLoss'),
+    ('rpn_head.anchor_generator.type', 'AnchorGen', 'AnchorGenerator'),
+    ('train_cfg.rcnn.sampler.type', 'RandSampler', 'RandomSampler'),  # which the RoI head gets
+])
+def test_a_misspelt_type(key, value, near):
+    line = refusal({key: value})
+    assert line.startswith(f"model.{key} is '{value}', which is no ") and near in line.partition('Near it: ')[2]
+
+
+def test_a_type_that_is_near_none():
+    assert refusal({'backbone.type': 'Zzzzzz'}).endswith('import its module by custom_imports')
+
+
+@pytest.mark.parametrize('key, near', [
+    ('backbone.archh', 'arch'), ('neck.norm_cfg.epss', 'eps'), ('roi_head.bbox_head.in_channel', 'in_channels'),
+    ('rpn_head.anchor_generator.scale', 'scales'), ('data_preprocessor.means', 'mean'),
+    ('neck.inn_channels', 'in_channels'),
+])
+def test_an_unknown_key(key, near):
+    line = refusal({key: 1})
+    assert line.startswith(f'model.{key} is no argument of ') and near in line.partition('Near it: ')[2]
+
+
+@pytest.mark.parametrize('changes, start', [
+    ({'backbone.norm_cfg': dict(type='GN', num_groups=32)},
+     'model.backbone.norm_cfg.num_groups is 32, which does not divide 40 channels: these can have 1, 2, 4, 5, 8, 10, '),
+    ({'neck.norm_cfg': dict(type='GN', num_groups=7)}, 'model.neck.norm_cfg.num_groups: num_channels'),
+    ({'backbone.arch': 't9'}, "model.backbone.arch must be one of ['t0', "),
+    ({'backbone.out_indices': (3, 2)}, 'model.backbone.out_indices must be increasing'),
+    ({'neck.num_outs': 2}, 'model.neck (FPN): assert num_outs >= '),  # it says no more
+    ({'data_preprocessor.mean': [1., 2.]}, 'model.data_preprocessor (DetDataPreprocessor): `mean` should have 1 or 3'),
+])
+def test_a_refused_value(changes, start):
+    assert refusal(changes).startswith(start)
+
+
+def test_a_classifiers_head():
+    assert refusal({'head.hidden_channels': 0}, T0).startswith('model.head.hidden_channels must be positive, got 0')
+    cfg = load_config(T0)
+    del cfg.model.head.in_channels
+    with pytest.raises(UserError, match=r"^model\.head lacks 'in_channels', which mmfasternet\.FasterNetHead needs$"):
+        build_unloaded(cfg)
+
+
+def test_the_key_is_the_configs_own_where_parts_are_alike():
+    """Both heads have the same loss_bbox; the second is the one that can't be built."""
+    cfg = load_config(str(SHAPES_CONFIG))
+    cfg.model.rpn_head.loss_bbox = dict(type='L1Loss', loss_weight=1.)
+    cfg.model.roi_head.bbox_head.loss_bbox = dict(type='L1Loss', loss_weight=1., beta=1)
+    with pytest.raises(UserError, match=r'^model\.roi_head\.bbox_head\.loss_bbox\.beta is no argument of L1Loss'):
+        build_unloaded(cfg)
+
+
+class _Faulty(nn.Module):
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        {}['gone']
+
+
+def test_a_fault_in_your_own_module_keeps_its_traceback():
+    cfg = load_config(str(SHAPES_CONFIG))
+    cfg.model.backbone = dict(type='mmfasternet.FaultyBackbone')
+    MODELS.children['mmfasternet'].register_module('FaultyBackbone', module=_Faulty)
+    try:
+        with pytest.raises(KeyError, match='gone'):
+            build_unloaded(cfg)
+    finally:
+        del MODELS.children['mmfasternet'].module_dict['FaultyBackbone']
+
+
+def test_errors_outside_of_a_build_stay():
+    with pytest.raises(KeyError), named_build_errors(load_config(T0)):
+        raise KeyError('X is not in the mmdet::model registry')
