@@ -15,7 +15,7 @@ from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.runtimes import load_runtime
 from mmfasternet.engine.building import build_model, real_images
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.preparing import TestOptions as TestingOptions
+from mmfasternet.engine.run_options import TestOptions as TestingOptions
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.engine.train_test import test as run_test
 from mmfasternet.engine.train_test import train

@@ -3,14 +3,14 @@
 import json
 import logging
 import os
-from collections import defaultdict
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, Optional, Sequence, Set, Tuple
 
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 
+from mmfasternet.datasets.image_files import missing_images
 from mmfasternet.errors import DataError
 
 _EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # MMPretrain's
@@ -225,24 +225,11 @@ def _classes_in(metainfo: Dict[str, Any]) -> Tuple[str, ...]:
 
 
 def _check_images(paths: Iterable[str], folder: str, ann_file: str) -> None:
-    """Check that all are there, by a list of each folder: a look at each file takes long on a disk of others."""
-    names: Dict[str, List[str]] = defaultdict(list)
-    for path in paths:
-        place, name = os.path.split(os.path.join(folder, path))
-        names[place].append(name)
-    missing = [os.path.join(place, name) for place, wanted in names.items()
-               for name in sorted(set(wanted) - set(_files_in(place)))]
+    missing = missing_images(folder, paths)
     if missing:
         raise DataError(f"annotation file '{ann_file}' names {len(missing)} images that do not exist, such as "
-                        f"'{missing[0]}'. Put them there, or set data_prefix to the folder that the paths start from")
-
-
-def _files_in(folder: str) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
+                        f"'{os.path.join(folder, missing[0])}'. Put them there, or set data_prefix to the folder that "
+                        f'the paths start from')
 
 
 def _holds_images(folder: Path, extensions: Tuple[str, ...]) -> bool:

@@ -2,9 +2,8 @@
 
 import logging
 import os
-from collections import defaultdict
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Sequence, Set, Tuple
 
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
@@ -21,6 +20,7 @@ from mmfasternet.datasets.coco_file import (
 )
 from mmfasternet.datasets.coco_metric import CocoMetric
 from mmfasternet.datasets.coco_objects import Objects, evaluated_objects, trained_objects
+from mmfasternet.datasets.image_files import missing_images
 from mmfasternet.errors import DataError
 
 _Images = Dict[Any, str]  # file names by id
@@ -142,26 +142,13 @@ def _check_training(ann_file: str, objects: Objects, images: List[Dict[str, Any]
 
 
 def _check_files(ann_file: str, folder: str, names: Iterable[str]) -> None:
-    """Check that images exist, by a list of each folder: to ask for each file takes minutes on a remote disk."""
     if not folder:
         return
-    by_folder: Dict[str, List[str]] = defaultdict(list)
-    for name in names:
-        by_folder[os.path.dirname(name)].append(name)
-    missing = [name for inner, inside in by_folder.items() for name in _missing(Path(folder), inner, inside)]
+    missing = missing_images(folder, names)
     if missing:
         more = f' ({len(missing)} do not)' if len(missing) > 1 else ''
         raise DataError(f"image '{Path(folder) / missing[0]}' that '{ann_file}' names does not exist{more}. "
                         f'Check data_prefix.img of the data set')
-
-
-def _missing(root: Path, inner: str, names: List[str]) -> Iterator[str]:
-    try:
-        there = set(os.listdir(root / inner))
-    except (OSError, ValueError):
-        there = set()
-    # A disk may tell no capital letters from small ones, or normalise them.
-    return (name for name in names if os.path.basename(name) not in there and not os.path.lexists(root / name))
 
 
 def _check_same_images(where: str, content: Content, datasets: Sequence[Tuple[str, _Images]], split: str) -> None:

@@ -22,8 +22,9 @@ from mmfasternet.engine.loops import TrainingStopped
 from mmfasternet.engine.model_checks import check_model
 from mmfasternet.engine.outputs import check_outputs
 from mmfasternet.engine.part_types import check_types
-from mmfasternet.engine.preparing import Options, TestOptions, TrainOptions, prepare, what_was_added
+from mmfasternet.engine.preparing import prepare, what_was_added
 from mmfasternet.engine.processes import check_launcher, end_processes, is_first_process, join_processes
+from mmfasternet.engine.run_options import Options, TestOptions, TrainOptions
 from mmfasternet.errors import UserError
 
 

@@ -11,7 +11,8 @@ from mmengine.config import ConfigDict
 from mmfasternet.datasets import coco_checks
 from mmfasternet.engine.checks import check_data
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.preparing import TrainOptions, prepare
+from mmfasternet.engine.preparing import prepare
+from mmfasternet.engine.run_options import TrainOptions
 from mmfasternet.errors import DataError
 from tests.conftest import SHAPES_CONFIG, data_options
 

@@ -7,7 +7,8 @@ from mmcv.transforms import Resize
 from mmfasternet.deploy import DeployedBlock
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.deploying import DeployOptions, image_sizes, padded_size
-from mmfasternet.engine.preparing import TestOptions, prepare
+from mmfasternet.engine.preparing import prepare
+from mmfasternet.engine.run_options import TestOptions
 from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, SHAPES_CONFIG, build

@@ -5,7 +5,8 @@ from mmengine.config import Config
 from mmfasternet.engine import device
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.device import limit_workers, set_threads
-from mmfasternet.engine.preparing import TestOptions, TrainOptions, prepare
+from mmfasternet.engine.preparing import prepare
+from mmfasternet.engine.run_options import TestOptions, TrainOptions
 from mmfasternet.errors import UserError
 from tests.conftest import SHAPES_CONFIG
 

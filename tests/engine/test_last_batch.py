@@ -8,7 +8,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmfasternet.engine.last_batch import check_last_batch, named_norm_errors
-from mmfasternet.engine.preparing import TrainOptions, prepare
+from mmfasternet.engine.preparing import prepare
+from mmfasternet.engine.run_options import TrainOptions
 from mmfasternet.errors import UserError
 from tests.conftest import build
 from tests.datasets.test_classification_checks import config

@@ -12,7 +12,7 @@ from mmfasternet.benchmark.subjects.training_steps import training_entry
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.mixed_precision import keep_float32
-from mmfasternet.engine.preparing import TrainOptions
+from mmfasternet.engine.run_options import TrainOptions
 from mmfasternet.engine.speedups import SpeedUps, native_amp_types
 from mmfasternet.engine.train_test import train
 from tests.conftest import ROOT

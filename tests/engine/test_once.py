@@ -8,7 +8,7 @@ from mmfasternet.checkpoints import reading
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.inference import predict
-from mmfasternet.engine.preparing import TestOptions, TrainOptions
+from mmfasternet.engine.run_options import TestOptions, TrainOptions
 from mmfasternet.engine.train_test import test as run_test
 from mmfasternet.engine.train_test import train
 from tests.conftest import SHAPES_CONFIG, data_options

@@ -9,7 +9,8 @@ import pytest
 
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.part_types import check_types
-from mmfasternet.engine.preparing import TestOptions, TrainOptions, prepare
+from mmfasternet.engine.preparing import prepare
+from mmfasternet.engine.run_options import TestOptions, TrainOptions
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG
 

@@ -11,18 +11,12 @@ from mmengine.registry import HOOKS, LOOPS, DefaultScope
 
 from mmfasternet.datasets import SeededSampler
 from mmfasternet.engine.config import load_config
+from mmfasternet.engine.config_parts import TEST_PARTS, TRAIN_PARTS
+from mmfasternet.engine.config_steps import with_exported, with_speed_ups
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.hooks import StopHook
-from mmfasternet.engine.preparing import (
-    TEST_PARTS,
-    TRAIN_PARTS,
-    TestOptions,
-    TrainOptions,
-    prepare,
-    what_was_added,
-    with_exported,
-    with_speed_ups,
-)
+from mmfasternet.engine.preparing import prepare, what_was_added
+from mmfasternet.engine.run_options import TestOptions, TrainOptions
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG

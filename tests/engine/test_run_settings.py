@@ -5,7 +5,8 @@ from torch.utils.data import DataLoader
 
 from mmfasternet.engine import run_settings
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.preparing import TestOptions, TrainOptions, prepare
+from mmfasternet.engine.preparing import prepare
+from mmfasternet.engine.run_options import TestOptions, TrainOptions
 from tests.conftest import ROOT, SHAPES_CONFIG
 
 T0 = str(ROOT / 'configs' / 'fasternet_t0_in1k.py')

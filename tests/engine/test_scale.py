@@ -12,7 +12,8 @@ import torch
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.hooks import finite_loss
-from mmfasternet.engine.preparing import TrainOptions, prepare
+from mmfasternet.engine.preparing import prepare
+from mmfasternet.engine.run_options import TrainOptions
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG

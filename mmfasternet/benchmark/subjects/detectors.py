@@ -26,8 +26,8 @@ from mmfasternet.benchmark.subjects.timm_detectors import fold_backbone
 from mmfasternet.deploy.export.manifest import Manifest
 from mmfasternet.engine.building import Batch, build_model, load_batches
 from mmfasternet.engine.config import config_digest, image_channels_of, is_classifier, is_kind, scope_of
+from mmfasternet.engine.config_steps import with_exported
 from mmfasternet.engine.deploying import DeployOptions, is_export, padded_size
-from mmfasternet.engine.preparing import with_exported
 from mmfasternet.errors import UserError
 
 KIND = 'detectors'

@@ -24,7 +24,8 @@ from mmfasternet.benchmark.subjects.detectors import propose_alike, random_batch
 from mmfasternet.deploy.dense import image_channels
 from mmfasternet.engine.building import Batch, build_unloaded
 from mmfasternet.engine.config import config_digest, is_classifier, scope_of
-from mmfasternet.engine.preparing import TrainOptions, with_speed_ups
+from mmfasternet.engine.config_steps import with_speed_ups
+from mmfasternet.engine.run_options import TrainOptions
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError

@@ -39,8 +39,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         from mmfasternet.engine.deploying import DeployOptions
         from mmfasternet.engine.device import set_threads
         from mmfasternet.engine.outputs import metric_types, written_results
-        from mmfasternet.engine.preparing import TestOptions
         from mmfasternet.engine.processes import is_first_process
+        from mmfasternet.engine.run_options import TestOptions
         from mmfasternet.engine.train_test import test
         set_threads()
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)

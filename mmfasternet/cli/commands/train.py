@@ -41,7 +41,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     with one_line_errors(), trusting(args):
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.device import set_threads
-        from mmfasternet.engine.preparing import TrainOptions
+        from mmfasternet.engine.run_options import TrainOptions
         from mmfasternet.engine.speedups import SpeedUps
         from mmfasternet.engine.train_test import train
         set_threads()

@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.hooks import finite_loss
 from mmfasternet.engine.hooks.finite_loss import FiniteLossHook, TrainingDiverged
-from mmfasternet.engine.preparing import TrainOptions
+from mmfasternet.engine.run_options import TrainOptions
 from mmfasternet.engine.train_test import train
 from tests.engine.hooks.test_resume import losses, shapes_config
 

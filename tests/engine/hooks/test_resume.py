@@ -10,7 +10,8 @@ import torch
 
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.preparing import TrainOptions, prepare
+from mmfasternet.engine.preparing import prepare
+from mmfasternet.engine.run_options import TrainOptions
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import CheckpointError
 from tests.conftest import SHAPES_CONFIG, data_options

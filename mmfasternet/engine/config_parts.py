@@ -1,0 +1,205 @@
+"""Registered parts that a prepared config names: loops, a sampler, hooks, transforms, data sets, metrics.
+
+Each function gives whether it added its part.
+"""
+
+from typing import Any, Callable, Dict, Optional
+
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.samplers import TrackImgSampler
+from mmdet.evaluation import CocoMetric
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import CheckpointHook
+from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, OPTIM_WRAPPERS, TRANSFORMS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop
+
+from mmfasternet.config_tree import walk
+from mmfasternet.datasets.seeding import SeededSampler
+from mmfasternet.engine import hooks, loops
+from mmfasternet.engine.config import class_of, is_kind, is_kind_of, scope_of
+from mmfasternet.engine.deploying import is_export
+from mmfasternet.engine.run_options import Options, TestOptions, TrainOptions
+from mmfasternet.engine.saved_trainings import ATOMIC
+
+Part = Callable[[Config, Any], bool]
+
+
+def _load_images(cfg: Config, options: Options) -> bool:
+    """Load images by the transform that names and refuses broken ones, in all pipelines."""
+    # Some hooks switch the pipeline.
+    places = [*(cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')), cfg.get('custom_hooks')]
+    return _replace(cfg, places, LoadImageFromFile, TRANSFORMS)
+
+
+def _read_coco(cfg: Config, options: Options) -> bool:
+    """Read COCO's format as people have it, in all data sets."""
+    return _replace(cfg, [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')], CocoDataset, DATASETS)
+
+
+def _evaluate_coco(cfg: Config, options: Options) -> bool:
+    """Evaluate COCO's format as people have it."""
+    return _replace(cfg, [cfg.get(f'{split}_evaluator') for split in ('val', 'test')], CocoMetric, METRICS)
+
+
+def _replace(cfg: Config, places: Any, kind: type, registry: Any) -> bool:
+    """Have a config name our class in the place of another library's of the same name."""
+    found = [node for _, node in walk(places) if _names(node, kind, registry, cfg)]
+    for node in found:
+        node['type'] = f'mmfasternet.{kind.__name__}'
+    return bool(found)
+
+
+def _names(node: Dict[str, Any], kind: type, registry: Any, cfg: Config) -> bool:
+    """Whether a dict names a class; cheap for those that name another by its own name."""
+    name = node.get('type')
+    return isinstance(name, str) and name.rpartition('.')[2] == kind.__name__ and is_kind(
+        node, kind, registry, scope_of(cfg))
+
+
+def _draw_apart(cfg: Config, options: TestOptions) -> bool:
+    """Draw by the hook of ours that keeps images of one name apart, where pictures are written."""
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if not isinstance(hook, dict) or not (hook.get('test_out_dir') or hook.get('out_dir')):
+        return False
+    kind = class_of(hook, HOOKS, scope_of(cfg))
+    if getattr(kind, '__name__', '') not in ('DetVisualizationHook', 'VisualizationHook'):
+        return False
+    cfg.default_hooks.visualization = ConfigDict(type='mmfasternet.PicturesHook', hook=hook)
+    return True
+
+
+def _loop_by_epochs(cfg: Config, options: TrainOptions) -> bool:
+    return _use_loop(cfg, 'train_cfg', EpochBasedTrainLoop, loops.EpochBasedTrainLoop, True)
+
+
+def _loop_by_iterations(cfg: Config, options: TrainOptions) -> bool:
+    return _use_loop(cfg, 'train_cfg', IterBasedTrainLoop, loops.IterBasedTrainLoop, False)
+
+
+def _loop_over_tests(cfg: Config, options: TestOptions) -> bool:
+    return _deploy_arguments(cfg, options) is not None and _use_loop(cfg, 'test_cfg', TestLoop, loops.TestLoop)
+
+
+def _use_loop(cfg: Config, key: str, theirs: type, ours: type, by_epoch: Optional[bool] = None) -> bool:
+    """Have a config loop by ours in the place of MMEngine's own."""
+    loop = cfg.get(key)
+    if loop is None:
+        return False
+    if 'type' in loop:
+        if not is_kind(loop, theirs, LOOPS, scope_of(cfg)):
+            return False
+    elif by_epoch is not None and loop.get('by_epoch', True) != by_epoch:
+        return False
+    loop.pop('by_epoch', None)
+    loop.type = f'mmfasternet.{ours.__name__}'
+    return True
+
+
+def _seed_samples(cfg: Config, options: TrainOptions) -> bool:
+    """Seed the augmentations of a config that trains by epochs sample by sample."""
+    loader: Any = cfg.get('train_dataloader') or {}
+    loop = cfg.get('train_cfg') or {}
+    by_epoch = is_kind_of(loop, EpochBasedTrainLoop, LOOPS, scope_of(cfg)) if 'type' in loop else loop.get(
+        'by_epoch', True)
+    if not by_epoch or not isinstance(loader.get('sampler'), dict) or 'dataset' not in loader:
+        return False
+    if is_kind_of(loader.sampler, (SeededSampler, TrackImgSampler), DATA_SAMPLERS, scope_of(cfg)):
+        return False  # batch samplers of tracks ask for the class, and they draw pairs
+    loader.sampler = ConfigDict(type='mmfasternet.SeededSampler', sampler=loader.sampler)
+    for _, node in walk([loader.dataset, cfg.get('custom_hooks')]):  # some hooks switch the pipeline
+        for key, pipeline in list(node.items()):
+            # The pipeline of a data set of data sets comes after those of the inner ones.
+            if key.endswith('pipeline') and isinstance(pipeline, list) and not {'dataset', 'datasets'} & set(node):
+                pipeline.insert(0, ConfigDict(type='mmfasternet.SeedAugmentations'))
+    return True
+
+
+def _save_atomically(cfg: Config, options: TrainOptions) -> bool:
+    default_hooks = dict(cfg.get('default_hooks') or {})
+    hook = default_hooks.get('checkpoint', dict(interval=1))
+    if not isinstance(hook, dict):
+        return False
+    kind = class_of(hook, HOOKS, scope_of(cfg)) if 'type' in hook else CheckpointHook
+    if kind is CheckpointHook:
+        changed = dict(hook, type='mmfasternet.CheckpointHook')
+    elif isinstance(kind, type) and issubclass(kind, CheckpointHook) and kind is not hooks.CheckpointHook and hook.get(
+            'backend_args') is None and '://' not in str(hook.get('out_dir')):
+        changed = dict(hook, backend_args=dict(ATOMIC))  # one of somebody else's
+    else:
+        return False
+    cfg.default_hooks = dict(default_hooks, checkpoint=changed)
+    return True
+
+
+def _add_hook(kind: type, arguments: Callable[[Config, Any], Optional[Dict[str, Any]]] = lambda cfg, options: {}
+              ) -> Callable[[Config, Any], bool]:
+    """A part that is a hook; ``arguments`` gives None where it is not needed."""
+
+    def add(cfg: Config, options: Any) -> bool:
+        given = arguments(cfg, options)
+        own = list(cfg.get('custom_hooks') or [])
+        if given is None or any(isinstance(hook, kind) for hook in own):
+            return False
+        there = next((hook for hook in own if isinstance(hook, dict)
+                      and class_of(hook, HOOKS, scope_of(cfg)) is kind), None)
+        if there is not None:  # what an option asks for holds for it, too
+            there.update({key: value for key, value in given.items() if value})
+            return False
+        cfg.custom_hooks = [*own, dict(type=f'mmfasternet.{kind.__name__}', **given)]
+        return True
+
+    return add
+
+
+def _guard_losses(cfg: Config, options: TrainOptions) -> bool:
+    """Our hook replaces MMDetection's, which looks for the loss of each batch, also of one that was skipped."""
+    own = [hook for hook in cfg.get('custom_hooks') or [] if not _is_mmdets_check(hook, cfg)]
+    cfg.custom_hooks = own
+    return _add_hook(hooks.FiniteLossHook, lambda cfg, options: dict(skip=options.skip_nan))(cfg, options)
+
+
+def _is_mmdets_check(hook: Any, cfg: Config) -> bool:
+    kind = class_of(hook, HOOKS, scope_of(cfg)) if isinstance(hook, dict) else type(hook)
+    return getattr(kind, '__name__', '') == 'CheckInvalidLossHook' and kind.__module__.startswith('mmdet.')
+
+
+def _speed_up_arguments(cfg: Config, options: TrainOptions) -> Optional[Dict[str, Any]]:
+    speed_ups = options.speed_ups
+    given = dict(channels_last=speed_ups.channels_last, compile=speed_ups.compile)
+    has_amp = is_kind_of(cfg.get('optim_wrapper') or {}, AmpOptimWrapper, OPTIM_WRAPPERS, scope_of(cfg))
+    return given if any(given.values()) or has_amp else None
+
+
+def _deploy_arguments(cfg: Config, options: TestOptions) -> Optional[Dict[str, Any]]:
+    deploy = options.deploy
+    if not deploy.deploy or is_export(options.checkpoint):
+        return None
+    return dict(dtype=deploy.dtype, compile=deploy.compile, graphs=deploy.graphs)
+
+
+TRAIN_PARTS: Dict[str, Part] = {
+    'LoadImageFromFile': _load_images,
+    'CocoDataset': _read_coco,
+    'CocoMetric': _evaluate_coco,
+    'EpochBasedTrainLoop': _loop_by_epochs,
+    'IterBasedTrainLoop': _loop_by_iterations,
+    'SeededSampler': _seed_samples,
+    'CheckpointHook': _save_atomically,
+    'SeedHook': _add_hook(hooks.SeedHook),
+    'ResumeHook': _add_hook(hooks.ResumeHook),
+    'SpeedUpHook': _add_hook(hooks.SpeedUpHook, _speed_up_arguments),
+    'FiniteLossHook': _guard_losses,
+    'NameImagesHook': _add_hook(hooks.NameImagesHook),
+    'StopHook': _add_hook(hooks.StopHook),
+}
+TEST_PARTS: Dict[str, Part] = {
+    'LoadImageFromFile': _load_images,
+    'CocoDataset': _read_coco,
+    'CocoMetric': _evaluate_coco,
+    'TestLoop': _loop_over_tests,
+    'NameImagesHook': _add_hook(hooks.NameImagesHook),
+    'PicturesHook': _draw_apart,
+    'DeployHook': _add_hook(hooks.DeployHook, _deploy_arguments),
+}
