@@ -161,12 +161,12 @@ def _check_same_images(where: str, content: Content, datasets: Sequence[Tuple[st
                             f'predictions would be taken for those of one image. Make the ids differ')
         loaded.update(images)
     of = f"the {split} data ('{datasets[0][0]}')"
-    for these, those, what in ((loaded, evaluated, f'is in {of}, but not in the file'),
-                               (evaluated, loaded, f'is not in {of}, and would count as an image without detections')):
+    for these, those, what in ((loaded, evaluated, f'only in {of}'),
+                               (evaluated, loaded, f'not in {of}, where each would count as missed')):
         only = [key for key in these if key not in those]
         if only:
-            raise DataError(f'{where} is not of the images that are evaluated: id {only[0]!r} '
-                            f"('{these[only[0]]}'), as {len(only)} of {len(these)}, {what}. Name the file of the data")
+            raise DataError(f'{where} is not of the images that are evaluated: {len(only)} of {len(these)} are {what}, '
+                            f"such as id {only[0]!r} ('{these[only[0]]}'). Name the file of the data")
     other = [key for key in loaded if os.path.basename(loaded[key]) != os.path.basename(evaluated[key])]
     if other:
         raise DataError(f"{where} is not of the images that are evaluated: id {other[0]!r} is '{evaluated[other[0]]}' "
