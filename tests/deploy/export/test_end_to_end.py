@@ -68,7 +68,7 @@ def test_what_does_not_go_with_it(model, tmp_path, options):
 @pytest.mark.parametrize('changes, text', [
     ({'rpn_head.bbox_coder.type': 'LegacyDeltaXYWHBBoxCoder'}, 'DeltaXYWHBBoxCoder'),
     ({'test_cfg.rcnn.nms.type': 'soft_nms'}, 'plain NMS'),
-    ({'test_cfg.rpn.nms.type': soft_nms}, 'plain NMS'),
+    pytest.param({'test_cfg.rpn.nms.type': soft_nms}, 'plain NMS', id='a function'),
     ({'test_cfg.rpn.nms.max_num': 10}, 'plain NMS'),
     ({'test_cfg.rcnn.max_per_img': -1}, 'limits'),
 ], ids=str)
