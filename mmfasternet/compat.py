@@ -5,8 +5,11 @@ Each was looked up in PyTorch 2.6 and 2.11, MMEngine 0.10.7 and 0.10.12, MMDetec
 here only where no public one does the same.
 """
 
+import copy
+import logging
 import sys
 import traceback
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -76,6 +79,25 @@ def fake_tensors() -> ContextManager[Any]:
     """Within it, only types and shapes are computed; meta tensors would need a model that is made of them."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@contextmanager
+def fake_copy(module: nn.Module) -> Iterator[nn.Module]:
+    """Give a copy of a module to try on shapes: within it, only types and shapes are computed.
+
+    What a forward pass keeps, such as a grid of the last size, is kept by the
+    copy. PyTorch's own report of a pass that fails is not printed.
+    """
+    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+    mode, logger = FakeTensorMode(allow_non_fake_inputs=True), logging.getLogger('torch._subclasses.fake_tensor')
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with FakeCopyMode(mode):
+            copied = copy.deepcopy(module)
+        with mode, torch.no_grad():
+            yield copied
+    finally:
+        logger.disabled = disabled
 
 
 def recompilations(limit: int) -> ContextManager[Any]:
@@ -189,6 +211,16 @@ def list_models_also(package: str, models: Callable[[], Iterator[Dict[str, Any]]
 
 
 # MMDetection
+
+
+def coco_api(metric: Any) -> Any:
+    """The index of the annotation file by which a ``CocoMetric`` evaluates; None before it is made of the data."""
+    return metric._coco_api
+
+
+def set_coco_api(metric: Any, index: Any) -> None:
+    """Have a ``CocoMetric`` evaluate by another index of its annotation file."""
+    metric._coco_api = index
 
 
 def normalizes(preprocessor: Any) -> bool:

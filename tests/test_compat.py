@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.apis import DetInferencer
+from mmdet.datasets.api_wrappers import COCO
+from mmdet.evaluation import CocoMetric
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -116,6 +118,26 @@ def test_fake_tensors_have_shapes_only():
     with compat.fake_tensors(), torch.no_grad():
         out = layer(torch.empty(100_000, 3, 1000, 1000))  # 1.2 TB
     assert out.shape == (100_000, 4, 998, 998)
+
+
+def test_a_fake_copy_keeps_what_it_keeps_to_itself(capfd):
+
+    class Caching(nn.Conv2d):
+        grid = None
+
+        def forward(self, x):
+            self.grid = torch.zeros_like(x)
+            self.register_buffer('positions', torch.ones(x.shape[-2:]))
+            return super().forward(x)
+
+    layer = Caching(3, 4, 3)
+    layer.register_buffer('positions', torch.ones(2, 2))
+    with compat.fake_copy(layer) as copied:
+        assert copied(torch.empty(100_000, 3, 1000, 1000)).shape == (100_000, 4, 998, 998)
+        with pytest.raises(RuntimeError):
+            copied(torch.empty(1, 5, 9, 9))
+    assert layer.grid is None and layer.positions.tolist() == [[1., 1.], [1., 1.]]
+    assert capfd.readouterr().err == '' and layer(torch.ones(1, 3, 9, 9)).isfinite().all()
 
 
 @pytest.mark.parametrize('limit', [3, 5])
@@ -465,6 +487,15 @@ def _theirs(kind, name):
         if not base.__module__.startswith(('mmfasternet', 'builtins', 'abc', 'typing')):
             if re.search(rf'\b(self\.|def ){name}\b', inspect.getsource(base)):
                 yield base
+
+
+def test_the_index_of_a_metric(shapes):
+    metric = CocoMetric()
+    assert compat.coco_api(metric) is None
+    compat.set_coco_api(metric, COCO(str(shapes / 'annotations' / 'instances_val.json')))
+    assert len(compat.coco_api(metric).imgs) == 6
+    read = CocoMetric(ann_file=str(shapes / 'annotations' / 'instances_val.json'))
+    assert compat.coco_api(read).imgs == compat.coco_api(metric).imgs
 
 
 def test_no_other_private_name_of_a_base_class_is_overridden():

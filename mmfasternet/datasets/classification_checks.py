@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 
-from mmfasternet.datasets.image_files import missing_images
+from mmfasternet.datasets.image_files import missing_images, needs_files
 from mmfasternet.errors import DataError
 
 _EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # MMPretrain's
@@ -55,10 +55,10 @@ class ClassificationChecks:
         if not _is_mmpretrains(kind):
             return ()
         named = names_of(dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes') or ())
-        usual: Tuple[str, ...] = getattr(kind, 'METAINFO', {}).get('classes', ())
+        usual: Tuple[str, ...] = getattr(kind, 'METAINFO', {}).get('classes') or ()
         if not is_folder_tree(kind):
             if ann_file.endswith('.json') and self.reads_files and self.num_classes and _reads_openmmlabs_format(kind):
-                return self._check_json(ann_file, folder, named or usual)
+                return self._check_json(ann_file, folder if needs_files(dataset) else None, named or usual)
             return (named or usual) if self.num_classes else ()
         if not dataset.get('with_label', True) or not folder:
             return named
@@ -67,7 +67,7 @@ class ClassificationChecks:
         if not ann_file:
             return self._check_folders(folder, named, usual, tuple(extensions), split, tree)
         if self.reads_files:
-            self._check_list(ann_file, folder, named, split)
+            self._check_list(ann_file, folder if needs_files(dataset) else None, named, split)
             if usual and not named and self.num_classes not in (None, len(usual)):
                 _warn(f"the {split} data names its classes as {kind.__name__} does, {', '.join(usual[:_SHOWN])}, ...: "
                       f'set {split}_dataloader.dataset.metainfo.classes to the names of yours')
@@ -107,7 +107,7 @@ class ClassificationChecks:
                             f"labels are counted: the second {' and '.join(what)}. Give both the same folders, "
                             f'empty ones where there are no images')
 
-    def _check_list(self, ann_file: str, folder: str, named: Tuple[str, ...], split: str) -> None:
+    def _check_list(self, ann_file: str, folder: Optional[str], named: Tuple[str, ...], split: str) -> None:
         """Check a file of lines ``PATH LABEL``."""
         text = _read(ann_file)
         lines = text.split('\n')
@@ -132,7 +132,7 @@ class ClassificationChecks:
         _check_images(paths, folder, ann_file)
         self._warn_of_few(labels, ann_file, split)
 
-    def _check_json(self, ann_file: str, folder: str, named: Tuple[str, ...]) -> Tuple[str, ...]:
+    def _check_json(self, ann_file: str, folder: Optional[str], named: Tuple[str, ...]) -> Tuple[str, ...]:
         """Check a file in OpenMMLab's format, ``metainfo`` and ``data_list``."""
         try:
             content = json.loads(_read(ann_file))
@@ -224,9 +224,9 @@ def _classes_in(metainfo: Dict[str, Any]) -> Tuple[str, ...]:
         categories, list) else ()
 
 
-def _check_images(paths: Iterable[str], folder: str, ann_file: str) -> None:
-    missing = missing_images(folder, paths)
-    if missing:
+def _check_images(paths: Iterable[str], folder: Optional[str], ann_file: str) -> None:
+    missing = [] if folder is None else missing_images(folder, paths)
+    if folder is not None and missing:
         raise DataError(f"annotation file '{ann_file}' names {len(missing)} images that do not exist, such as "
                         f"'{os.path.join(folder, missing[0])}'. Put them there, or set data_prefix to the folder that "
                         f'the paths start from')

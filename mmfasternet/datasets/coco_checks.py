@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Sequence, Set, Tuple
 
@@ -20,7 +21,7 @@ from mmfasternet.datasets.coco_file import (
 )
 from mmfasternet.datasets.coco_metric import CocoMetric
 from mmfasternet.datasets.coco_objects import Objects, evaluated_objects, trained_objects
-from mmfasternet.datasets.image_files import missing_images
+from mmfasternet.datasets.image_files import missing_images, needs_files
 from mmfasternet.errors import DataError
 
 _Images = Dict[Any, str]  # file names by id
@@ -34,8 +35,20 @@ def is_coco_dataset(kind: Any) -> bool:
 
 def is_coco_metric(kind: Any) -> bool:
     """Whether a class evaluates by a file of COCO's format, MMDetection's or ours, or one that is derived of them."""
-    return isinstance(kind, type) and issubclass(kind, MMDetCocoMetric) and getattr(kind, '__init__') in (  # noqa: B009
-        MMDetCocoMetric.__init__, CocoMetric.__init__)
+    return isinstance(kind, type) and issubclass(kind, MMDetCocoMetric) and next(
+        base for base in kind.__mro__ if '__init__' in vars(base)) in (MMDetCocoMetric, CocoMetric)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A data set that was checked: its file, the images that it loads, and how many objects it trains on.
+
+    ``is_cut`` says whether it takes only some images, by ``indices``.
+    """
+    ann_file: str
+    images: _Images
+    usable: int
+    is_cut: bool
 
 
 class CocoChecks:
@@ -46,9 +59,9 @@ class CocoChecks:
         self._content: Content = {}
         self._seen: Set[Tuple[Any, ...]] = set()
 
-    def check_dataset(self, kind: type, dataset: Dict[str, Any], ann_file: str, folder: str, classes: Sequence[str],
-                      split: str) -> _Images:
-        """Check a data set's file and its images; gives the images that it loads.
+    def check_dataset(self, kind: Any, dataset: Dict[str, Any], ann_file: str, folder: str, classes: Sequence[str],
+                      split: str, alone: bool = True) -> 'Checked':
+        """Check a data set's file and its images.
 
         Args:
             kind: Its class.
@@ -57,6 +70,8 @@ class CocoChecks:
             folder: Folder of its images.
             classes: Its classes' names.
             split: ``'train'``, ``'val'`` or ``'test'``.
+            alone: Whether it is the only one of its split; another one in a
+                training may have no objects. Defaults to True.
 
         Raises:
             DataError: If it can't be used, or all of its objects or images
@@ -64,27 +79,29 @@ class CocoChecks:
         """
         loading = _annotation_loading(dataset)
         with_masks, poly2mask = bool(loading.get('with_mask')), loading.get('poly2mask', True)
-        content = self._checked(ann_file, classes, split != 'test', with_masks)
+        content = self._checked(ann_file, classes, split != 'test' and alone, with_masks)
         if not issubclass(kind, CocoDataset) and has_byte_order_mark(ann_file):
             raise DataError(f"annotation file '{ann_file}' begins with a byte order mark, which {kind.__name__} does "
                             f'not read. Save it as UTF-8 without')
-        filter_cfg = None if dataset.get('test_mode', False) else dataset.get('filter_cfg')
+        filters = not dataset.get('test_mode', False) and kind.filter_data is MMDetCocoDataset.filter_data
+        filter_cfg = dataset.get('filter_cfg') if filters else None
         objects = trained_objects(content, classes, filter_cfg, with_masks, poly2mask)
         if split == 'train':
-            _check_training(ann_file, objects, content['images'], (filter_cfg or {}).get('min_size', 0))
+            _check_training(ann_file, objects, content['images'], (filter_cfg or {}).get('min_size', 0), alone)
         names = {image['id']: image['file_name'] for image in content['images'] if image['id'] in objects.images}
-        if not any(node.get('ignore_empty') for _, node in walk(dataset.get('pipeline') or [])):
+        names = _at(names, dataset.get('indices'))
+        if needs_files(dataset):
             _check_files(ann_file, folder, names.values())
-        return _at(names, dataset.get('indices'))
+        return Checked(ann_file, names, objects.usable, dataset.get('indices') is not None)
 
-    def check_evaluator(self, kind: type, evaluator: Dict[str, Any], datasets: Sequence[Tuple[str, _Images]],
+    def check_evaluator(self, kind: type, evaluator: Dict[str, Any], datasets: Sequence['Checked'],
                         classes: Sequence[str], split: str) -> None:
         """Check an evaluator's file, and that it is of the images that are evaluated.
 
         Args:
             kind: Its class.
             evaluator: Its config.
-            datasets: The data sets of the split: annotation file and images.
+            datasets: The data sets of the split that it evaluates.
             classes: Their classes' names.
             split: ``'val'`` or ``'test'``.
 
@@ -95,11 +112,9 @@ class CocoChecks:
         metrics = evaluator.get('metric', 'bbox')
         with_masks = 'segm' in ([metrics] if isinstance(metrics, str) else metrics) and not format_only
         content = self._checked(ann_file, classes, False, with_masks)
-        problem = None if issubclass(kind, CocoMetric) else only_tolerantly_readable(ann_file, content)
-        if problem:
-            raise DataError(f"annotation file '{ann_file}' {problem}, which {kind.__name__} does not evaluate. Take "
-                            f'mmfasternet.CocoMetric, or mend the file')
-        _check_same_images(f"{split}_evaluator.ann_file '{ann_file}'", content, datasets, split)
+        if not issubclass(kind, CocoMetric):
+            self._check_strictly(kind, ann_file, content)
+        _check_same_images(ann_file, content, datasets, split)
         if format_only:
             return
         objects = evaluated_objects(content, classes, with_masks)
@@ -107,6 +122,17 @@ class CocoChecks:
             print_log(f"annotation file '{ann_file}' of the {split} evaluator has no object of the classes that counts "
                       f"({objects.dropped() or 'none is there'}): AP can't be computed from it, and will be -1",
                       'current', logging.WARNING)
+
+    @staticmethod
+    def _check_strictly(kind: type, ann_file: str, content: Content) -> None:
+        problem = only_tolerantly_readable(ann_file, content)
+        if problem:
+            raise DataError(f"annotation file '{ann_file}' {problem}, which {kind.__name__} does not evaluate. Take "
+                            f'mmfasternet.CocoMetric, or mend the file')
+        if any(row['id'] == 0 for row in content.get('annotations') or []):
+            print_log(f"annotation file '{ann_file}' has an annotation of the id 0, which {kind.__name__} takes for no "
+                      f'match: AP is a little lower. Count from 1, or take mmfasternet.CocoMetric', 'current',
+                      logging.WARNING)
 
     def _checked(self, ann_file: str, classes: Sequence[str], needs_annotations: bool, with_masks: bool) -> Content:
         path = os.path.realpath(ann_file)
@@ -125,13 +151,14 @@ def _annotation_loading(dataset: Dict[str, Any]) -> Dict[str, Any]:
     return next((node for _, node in walk(dataset.get('pipeline') or []) if node.get('with_mask')), {})
 
 
-def _check_training(ann_file: str, objects: Objects, images: List[Dict[str, Any]], min_size: float) -> None:
+def _check_training(ann_file: str, objects: Objects, images: List[Dict[str, Any]], min_size: float,
+                    alone: bool) -> None:
     small = sum(min(image['width'], image['height']) < min_size for image in images)
     if small == len(images):
         raise DataError(f"annotation file '{ann_file}' leaves no image to train on: {small} of {small} are under "
                         f'filter_cfg.min_size={min_size}. Lower it (--cfg-options '
                         f'train_dataloader.dataset.filter_cfg.min_size=0)')
-    if not objects.usable:
+    if not objects.usable and (alone or not objects.images):
         reasons = f': {objects.dropped()}' if objects.total else ''
         raise DataError(f"annotation file '{ann_file}': none of its {objects.total} objects of the classes can be "
                         f'trained on{reasons}. There is nothing to train on: mend its annotations')
@@ -151,16 +178,25 @@ def _check_files(ann_file: str, folder: str, names: Iterable[str]) -> None:
                         f'Check data_prefix.img of the data set')
 
 
-def _check_same_images(where: str, content: Content, datasets: Sequence[Tuple[str, _Images]], split: str) -> None:
+def _check_same_images(ann_file: str, content: Content, datasets: Sequence[Checked], split: str) -> None:
+    where = f"{split}_evaluator.ann_file '{ann_file}'"
     evaluated = {image['id']: image['file_name'] for image in content['images']}
     loaded: _Images = {}
-    for ann_file, images in datasets:
-        twice = next((key for key in images if key in loaded), None)
+    for dataset in datasets:
+        twice = next((key for key in dataset.images if key in loaded), None)
         if twice is not None:
-            raise DataError(f"image id {twice!r} is in '{ann_file}' and in another of the {split} data sets: their "
-                            f'predictions would be taken for those of one image. Make the ids differ')
-        loaded.update(images)
-    of = f"the {split} data ('{datasets[0][0]}')"
+            raise DataError(f"image id {twice!r} is in '{dataset.ann_file}' and in another of the {split} data sets: "
+                            f'their predictions would be taken for those of one image. Make the ids differ')
+        loaded.update(dataset.images)
+    left_out = [key for key in evaluated if key not in loaded]
+    if left_out and len(datasets) == 1 and os.path.realpath(ann_file) == os.path.realpath(datasets[0].ann_file):
+        line = (f'of the {len(evaluated)} images that {where} counts, {split}_dataloader.dataset leaves out '
+                f'{len(left_out)}, by its ')
+        if not datasets[0].is_cut:
+            raise DataError(f'{line}filter_cfg: each would count as missed. Set its test_mode=True')
+        print_log(f'{line}indices: each counts as missed, and AP is that much lower', 'current', logging.WARNING)
+        return
+    of = f'the {split} data ({", ".join(repr(each.ann_file) for each in datasets)})'
     for these, those, what in ((loaded, evaluated, f'only in {of}'),
                                (evaluated, loaded, f'not in {of}, where each would count as missed')):
         only = [key for key in these if key not in those]

@@ -6,6 +6,7 @@ from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.datasets.api_wrappers import COCO
 
 from mmfasternet.datasets.coco_file import read_coco_file
+from mmfasternet.datasets.coco_masks import usable_polygons
 from mmfasternet.registry import DATASETS
 
 
@@ -36,6 +37,22 @@ class TolerantCOCO(COCO):
         self.dataset = content
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
+
+    def annToRLE(self, ann: Dict[str, Any]) -> Any:
+        """The mask of an object; one without is marked as a crowd, which is ignored, of the shape of its box."""
+        segmentation = ann.get('segmentation') or []
+        if isinstance(segmentation, list):
+            polygons = usable_polygons(segmentation, pairs=False)
+            if not polygons:
+                x, y, width, height = ann['bbox']
+                ann['iscrowd'] = 1
+                polygons = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+            ann = dict(ann, segmentation=polygons)
+        return super().annToRLE(ann)
+
+    def loadAnns(self, ids: Any = ()) -> List[Dict[str, Any]]:
+        """Copies, since an evaluation of masks writes into them, and others come after it."""
+        return [dict(row) for row in super().loadAnns(_listed(ids))]
 
     # pycocotools takes a text for a list of ids.
 

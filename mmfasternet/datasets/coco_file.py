@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-from mmfasternet.datasets.coco_masks import mask_problem
+from mmfasternet.datasets.coco_masks import MAX_PIXELS, mask_problem
 from mmfasternet.errors import DataError
 
 Content = Dict[str, Any]
-_MAX_PIXELS = 1e6  # pycocotools allocates memory for each pixel of a polygon's outline
 _REMEDY = 'Mend it, or remove the entry'
 
 
@@ -23,16 +22,14 @@ class _Kind:
     optional: bool = False
 
 
-def _is_number(value: Any, limit: float = _MAX_PIXELS) -> bool:
+def _is_number(value: Any, limit: float = MAX_PIXELS) -> bool:
     return type(value) in (int, float) and -limit <= value <= limit  # neither a bool nor NaN
 
 
 def _is_id(value: Any) -> bool:
+    if type(value) is float:  # as pandas writes them
+        return value.is_integer() and abs(value) < 2 ** 53
     return type(value) is str or type(value) is int and abs(value) < 2 ** 63  # which numpy compares as they are
-
-
-def _is_size(value: Any) -> bool:
-    return _is_number(value) and value >= 1 and value == int(value)
 
 
 def _is_box(value: Any) -> bool:
@@ -45,15 +42,16 @@ def _is_flag(value: Any) -> bool:
 
 _ID = _Kind('a whole number or a text', _is_id)
 _TEXT = _Kind('a text', lambda value: isinstance(value, str) and bool(value))
-_SIZE = _Kind('a whole number of pixels', _is_size)
+_SIZE = _Kind('a number of pixels from 1 on', lambda value: _is_number(value) and value >= 1)
+_ANY_SIZE = _Kind('a number of pixels', lambda value: value is None or _is_number(value))  # of images to predict on
 _FLAG = _Kind('0 or 1', _is_flag, optional=True)
 _FIELDS: Mapping[str, Mapping[str, _Kind]] = {
     'images': dict(id=_ID, file_name=_TEXT, height=_SIZE, width=_SIZE),
     'annotations': dict(
-        id=_ID, image_id=_ID, category_id=_ID, bbox=_Kind(f'four numbers of up to {_MAX_PIXELS:.0f} pixels', _is_box),
-        area=_Kind('a number of pixels', lambda value: _is_number(value, _MAX_PIXELS ** 2)), iscrowd=_FLAG,
-        ignore=_FLAG),
-    'categories': dict(id=_ID, name=_TEXT),
+        id=_ID, image_id=_ID, category_id=_ID, bbox=_Kind(f'four numbers of up to {MAX_PIXELS:.0f} pixels', _is_box),
+        area=_Kind('a number of pixels', lambda value: _is_number(value, MAX_PIXELS ** 2)), iscrowd=_FLAG,
+        ignore=_Kind('0 or 1', lambda value: not isinstance(value, (str, list, dict)), optional=True)),
+    'categories': dict(id=_ID, name=_Kind('a text', lambda value: isinstance(value, str))),
 }
 
 
@@ -104,8 +102,10 @@ def check_coco_content(ann_file: str,
         if not isinstance(rows, list) or (not rows and key != 'annotations'):
             raise DataError(f"annotation file '{ann_file}' is not in COCO's format: it has no list '{key}'. Needed are "
                             f'images, annotations and categories; see the README on data of your own')
+        if key == 'images' and not content.get('annotations'):
+            fields = dict(fields, height=_ANY_SIZE, width=_ANY_SIZE)
         _check_rows(ann_file, key, rows, fields)
-    _check_unique(ann_file, 'categories', 'name', content['categories'])
+    _check_unique(ann_file, 'categories', 'name', [row for row in content['categories'] if row['name'] in classes])
     _check_classes(ann_file, [category['name'] for category in content['categories']], list(classes))
     _check_annotations(ann_file, content, with_masks)
 
@@ -134,16 +134,10 @@ def _error(ann_file: str, key: str, indices: List[int], count: int, problem: str
 
 
 def _check_annotations(ann_file: str, content: Content, with_masks: bool) -> None:
-    categories = {category['id'] for category in content['categories']}
-    sizes = {image['id']: (image['height'], image['width']) for image in content['images']}
-    rows = content.get('annotations') or []
-    unknown = [index for index, row in enumerate(rows) if row['category_id'] not in categories]
-    if unknown:
-        value = rows[unknown[0]]['category_id']
-        raise _error(ann_file, 'annotations', unknown, len(rows), f'.category_id is {value!r}, and no category has '
-                     f'that id', 'Mend it, or add the category')
     if not with_masks:
         return
+    sizes = {image['id']: (image['height'], image['width']) for image in content['images']}
+    rows = content.get('annotations') or []
     problems: Dict[int, str] = {}
     for index, row in enumerate(rows):
         problem = mask_problem(row['segmentation'], sizes.get(row['image_id'])) if 'segmentation' in row else ''
@@ -183,12 +177,12 @@ def has_byte_order_mark(path: str) -> bool:
 
 
 def only_tolerantly_readable(ann_file: str, content: Content) -> Optional[str]:
-    """What in a checked file pycocotools does not evaluate, or wrongly: the id 0 is no match to it; None if nothing."""
+    """What in a checked file pycocotools does not evaluate; None if nothing."""
     if has_byte_order_mark(ann_file):
         return 'begins with a byte order mark'
     for index, row in enumerate(content.get('annotations') or []):
         if row.get('iscrowd') is None:
             return f'has no iscrowd in annotations[{index}]'
-        if not row['id'] or isinstance(row['id'], str):
-            return f'has the id {row["id"]!r} in annotations[{index}], where numbers from 1 on are needed'
+        if isinstance(row['id'], str):
+            return f'has the id {row["id"]!r} in annotations[{index}], where numbers are needed'
     return None

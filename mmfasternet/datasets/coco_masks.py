@@ -2,7 +2,11 @@
 
 from typing import Any, List, Optional, Tuple
 
-_MAX_PIXELS = 1e6
+import numpy as np
+
+#: Of a coordinate: pycocotools allocates memory for each pixel of a polygon's outline.
+MAX_PIXELS = 1e6
+_MAX_DIGITS = 12  # of a run, of five bits each
 
 
 def mask_problem(segmentation: Any, size: Optional[Tuple[int, int]] = None) -> Optional[str]:
@@ -27,16 +31,23 @@ def mask_problem(segmentation: Any, size: Optional[Tuple[int, int]] = None) -> O
             return f'has the points {repr(polygon)[:40]} as pairs: a polygon is [x, y, x, y, ...] in one list'
         if not kinds <= {int, float}:
             return f'has the polygon {repr(polygon)[:40]}, which is not of numbers'
-        if polygon and not -_MAX_PIXELS <= min(polygon) <= max(polygon) <= _MAX_PIXELS or sum(polygon) != sum(polygon):
+        if polygon and not -MAX_PIXELS <= min(polygon) <= max(polygon) <= MAX_PIXELS or sum(polygon) != sum(polygon):
             return f'has the polygon {repr(polygon)[:40]}, which leaves any image'
     if len(segmentation) > 2 and all(len(polygon) == 2 for polygon in segmentation):
         return 'has its points as pairs: a polygon is [x, y, x, y, ...] in one list'
     return None
 
 
-def usable_polygons(segmentation: Any) -> List[List[float]]:
-    """The polygons with three points or more, and both coordinates of each; MMDetection trains on no others."""
-    return [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+def usable_polygons(segmentation: Any, pairs: bool = True) -> List[List[float]]:
+    """The polygons with three points or more.
+
+    Args:
+        segmentation: A list of polygons.
+        pairs: Leave out those with an odd number of coordinates, too, as
+            MMDetection's training does; pycocotools drops the last
+            coordinate. Defaults to True.
+    """
+    return [polygon for polygon in segmentation if len(polygon) >= 6 and not (pairs and len(polygon) % 2)]
 
 
 def _encoding_problem(encoding: Any, size: Optional[Tuple[int, int]]) -> Optional[str]:
@@ -64,20 +75,17 @@ def run_lengths(counts: Any) -> Optional[List[int]]:
     """
     if isinstance(counts, list):
         return counts if set(map(type, counts)) <= {int} else None
-    if not isinstance(counts, str) or not counts.isascii():
+    if not isinstance(counts, str) or not counts.isascii() or not counts:
         return None
-    lengths: List[int] = []
-    value = shift = 0
-    for digit in counts.encode():
-        digit -= 48
-        if not 0 <= digit < 64:
-            return None
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-        value = shift = 0
-    return None if shift else lengths
+    digits = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(digits & 32 == 0)
+    if digits.min() < 0 or digits.max() > 63 or not ends.size or ends[-1] != digits.size - 1:
+        return None
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    sizes = ends - starts + 1
+    if sizes.max() > _MAX_DIGITS:
+        return None
+    shifts = 5 * (np.arange(digits.size) - np.repeat(starts, sizes))
+    runs = np.add.reduceat((digits & 31) << shifts, starts) - (digits[ends] >> 4 & 1) * (1 << 5 * sizes)
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
+    return runs.tolist()

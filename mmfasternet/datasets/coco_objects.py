@@ -48,15 +48,17 @@ def trained_objects(content: Dict[str, Any],
     """
     filter_cfg = filter_cfg or {}
     categories = {category['id'] for category in content['categories'] if category['name'] in classes}
-    rows = [row for row in content.get('annotations') or [] if row['category_id'] in categories]
+    others = {category['id'] for category in content['categories']} - categories
+    rows = [row for row in content.get('annotations') or [] if row['category_id'] not in others]
     images = {image['id']: image for image in content['images']}
     objects = Objects(total=len(rows), images=set(images))
     if filter_cfg.get('filter_empty_gt', False):
-        objects.images &= {row['image_id'] for row in rows}
+        objects.images &= {row['image_id'] for row in rows if row['category_id'] in categories}
     min_size = filter_cfg.get('min_size', 0)
     objects.images = {key for key in objects.images if min(images[key]['width'], images[key]['height']) >= min_size}
     for row in rows:
         reason = _why_not(row, images.get(row['image_id']), with_masks, poly2mask)
+        reason = reason if row['category_id'] in categories else 'have a category that is not listed'
         if not reason and row['image_id'] not in objects.images:
             reason = f'are on images under filter_cfg.min_size={min_size}'
         if reason:
@@ -78,7 +80,7 @@ def evaluated_objects(content: Dict[str, Any], classes: Sequence[str], with_mask
             reason = 'are crowds'
         elif not 0 <= row['area'] <= 1e10:
             reason = 'have an area below 0 or over 1e10'
-        elif with_masks and not has_mask(row):
+        elif with_masks and not has_mask(row, pairs=False):
             reason = 'have no polygon of three points'
         else:
             objects.usable += 1
@@ -87,10 +89,10 @@ def evaluated_objects(content: Dict[str, Any], classes: Sequence[str], with_mask
     return objects
 
 
-def has_mask(row: Dict[str, Any]) -> bool:
+def has_mask(row: Dict[str, Any], pairs: bool = True) -> bool:
     """Whether an annotation's segmentation encloses anything, as far as its form tells."""
     segmentation = row.get('segmentation')
-    return bool(usable_polygons(segmentation) if isinstance(segmentation, list) else segmentation)
+    return bool(usable_polygons(segmentation, pairs) if isinstance(segmentation, list) else segmentation)
 
 
 def _why_not(row: Dict[str, Any], image: Optional[Dict[str, Any]], with_masks: bool, poly2mask: bool) -> str:

@@ -3,13 +3,13 @@
 import inspect
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from mmengine.registry import DATASETS, METRICS, Registry
+from mmengine.registry import DATASETS, EVALUATOR, METRICS, Registry
 
 from mmfasternet.config_tree import walk
 from mmfasternet.datasets.classification_checks import ClassificationChecks, is_folder_tree, names_of
-from mmfasternet.datasets.coco_checks import CocoChecks, is_coco_dataset, is_coco_metric
+from mmfasternet.datasets.coco_checks import Checked, CocoChecks, is_coco_dataset, is_coco_metric
 from mmfasternet.errors import DataError
 
 _COCO_TREE = 'COCO holds annotations/instances_{train,val}2017.json, train2017/*.jpg and val2017/*.jpg'
@@ -49,30 +49,42 @@ class DatasetChecks:
                 not COCO's format, or its classes do not match the config's or
                 the model's.
         """
-        coco: List[Tuple[str, Dict[Any, str]]] = []
-        classes: Tuple[str, ...] = ()
-        for dataset in _datasets(loader):
+        coco: List[Tuple[Optional[Checked], Tuple[str, ...]]] = []
+        datasets = list(_datasets(loader))
+        for dataset in datasets:
             ann_file, folder = _check_paths(dataset, split)
             classes = dataset_classes(dataset) or self._classification.check(
                 dataset, _class_of(dataset), ann_file, folder, split, _tree(dataset))
             if classes and 'language_model' not in self.model:  # its classes are texts
                 _check_num_classes(self.model, classes, split)
             kind = _class_of(dataset)
+            checked = None
             if ann_file and is_coco_dataset(kind) and self.reads_files:
-                images = self._coco.check_dataset(kind, dataset, ann_file, folder, classes, split)
-                coco.append((ann_file, images))
-        for evaluator in _evaluators(evaluators):
+                checked = self._coco.check_dataset(kind, dataset, ann_file, folder, classes, split, len(datasets) == 1)
+            coco.append((checked, classes))
+        if split == 'train' and coco and not any(checked is None or checked.usable for checked, _ in coco):
+            raise DataError(f'none of the {len(coco)} train data sets has an object of its classes that can be trained '
+                            f'on. Mend their annotations')
+        metrics = list(_evaluators(evaluators))
+        for index, evaluator in enumerate(metrics):
             if not evaluator.get('ann_file') or evaluator.get('backend_args'):
                 continue
             _check_exists(evaluator['ann_file'], split, 'annotation file', f'{split}_evaluator.ann_file=FILE')
             kind = _class_of(evaluator, METRICS)
-            if coco and is_coco_metric(kind) and '://' not in evaluator['ann_file']:
-                self._coco.check_evaluator(kind, evaluator, coco, classes, split)
+            # MMDetection's evaluator of several data sets has a metric for each.
+            mine = coco[index:index + 1] if _is_for_each(evaluators) and len(metrics) == len(coco) else coco
+            if mine and is_coco_metric(kind) and '://' not in evaluator['ann_file'] and all(each for each, _ in mine):
+                self._coco.check_evaluator(kind, evaluator, [each for each, _ in mine if each], mine[0][1], split)
 
 
 def _evaluators(config: Any) -> Iterator[Dict[str, Any]]:
     """The metrics in an evaluator's config."""
-    return (node for _, node in walk(config) if 'type' in node)
+    return (node for _, node in walk(config) if 'type' in node and 'metrics' not in node)
+
+
+def _is_for_each(config: Any) -> bool:
+    kind = _class_of(config, EVALUATOR) if isinstance(config, dict) else None
+    return getattr(kind, '__name__', '') == 'MultiDatasetsEvaluator'
 
 
 def _datasets(loader: Any) -> Iterator[Dict[str, Any]]:
@@ -98,7 +110,7 @@ def dataset_classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
     kind = _class_of(dataset)
     if not (isinstance(kind, type) and issubclass(kind, BaseDetDataset)) or issubclass(kind, CocoPanopticDataset):
         return ()
-    classes = (dataset.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes', ())
+    classes = (dataset.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes') or ()
     return names_of(classes)
 
 

@@ -4,11 +4,12 @@ import logging
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
+from mmfasternet.config_tree import walk
 from mmfasternet.datasets.image_loading import LoadImageFromFile
 from mmfasternet.datasets.video_files import VIDEO_SUFFIXES
 from mmfasternet.errors import DataError
@@ -76,7 +77,8 @@ def missing_images(folder: str, names: Iterable[str]) -> List[str]:
     """
     by_folder: Dict[str, List[str]] = defaultdict(list)
     for name in names:
-        by_folder[os.path.dirname(os.path.join(folder, name))].append(name)
+        if '://' not in name:
+            by_folder[os.path.dirname(os.path.join(folder, name))].append(name)
     return [name for place, inside in by_folder.items() for name in _missing(folder, place, inside)]
 
 
@@ -88,3 +90,14 @@ def _missing(folder: str, place: str, names: List[str]) -> Iterator[str]:
     # A disk may tell no capital letters from small ones, or normalise them.
     return (name for name in names
             if os.path.basename(name) not in there and not os.path.lexists(os.path.join(folder, name)))
+
+
+def needs_files(dataset: Dict[str, Any]) -> bool:
+    """Whether a data set's pipeline loads its images as local files, all of which must be there.
+
+    Args:
+        dataset: Its config.
+    """
+    loaders = [node for _, node in walk(dataset.get('pipeline') or [])
+               if str(node.get('type')).rpartition('.')[2] == 'LoadImageFromFile']
+    return bool(loaders) and not any(node.get('backend_args') or node.get('ignore_empty') for node in loaders)

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from mmfasternet.config_tree import walk
 from mmfasternet.cpus import is_limited, usable_cpus
 from mmfasternet.errors import UserError
 
@@ -68,11 +69,11 @@ def limit_workers(cfg: Config, options: Any = None) -> None:
     most = max(1, usable_cpus() // int(os.environ.get('LOCAL_WORLD_SIZE') or 1))
     lowered = []
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        loader: Any = cfg.get(key) or {}
-        workers = loader.get('num_workers')
-        if isinstance(workers, int) and workers > most:
-            loader['num_workers'] = most
-            lowered.append(f'{key} {workers}')
+        for where, loader in walk(cfg.get(key), key):
+            workers = loader.get('num_workers')
+            if isinstance(workers, int) and workers > most:
+                loader['num_workers'] = most
+                lowered.append(f'{where} {workers}')
     if lowered:
         print_log(f'num_workers is {most} in the place of {", ".join(lowered)}: of {os.cpu_count()} CPUs, this process '
                   f'may use {usable_cpus()}', 'current')

@@ -1,14 +1,14 @@
 """Batches that a batch norm can't train on: one image whose map is one pixel, as the last batch of an epoch may be."""
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Sized, Tuple
 
 import torch
 from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmfasternet.compat import compiled_call, fake_tensors
+from mmfasternet.compat import compiled_call, fake_copy
 from mmfasternet.errors import UserError
 
 _REFUSAL = 'Expected more than 1 value per channel when training'  # PyTorch's
@@ -30,7 +30,7 @@ def check_last_batch(loader: DataLoader, model: nn.Module, batch: Dict[str, Any]
     size = getattr(batches, 'batch_size', None) or 1
     shape = _shape(batch)
     sampler: Any = loader.sampler
-    count = len(sampler)
+    count = len(sampler) if isinstance(sampler, Sized) else 0  # of a stream, there is no last one
     if size == 1 or count % size != 1 or getattr(batches, 'drop_last', False) or shape is None:
         return
     model = model.module if is_model_wrapper(model) else model
@@ -40,20 +40,19 @@ def check_last_batch(loader: DataLoader, model: nn.Module, batch: Dict[str, Any]
         return  # another size, or what can't be tried so: the batch itself will tell
     divisor = getattr(preprocessor, 'pad_size_divisor', 1)
     channels, height, width = shape
-    device = next(model.parameters()).device
-    statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]  # norms count batches, also those of shapes
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return
     try:
-        with torch.no_grad(), fake_tensors():
-            model.extract_feat(torch.empty(1, channels, -(-height // divisor) * divisor, -(-width // divisor) * divisor,
-                                           device=device))
+        with fake_copy(model) as copied:
+            features: Any = copied.extract_feat
+            features(torch.empty(1, channels, -(-height // divisor) * divisor, -(-width // divisor) * divisor,
+                                 device=parameter.device))
     except Exception as error:  # whatever else it is, the training will say it
         if _REFUSAL in str(error):
             raise UserError(f'the last batch of an epoch holds one image, since {count} images are trained on in '
                             f'batches of {size}, and a batch norm would get one value per channel of an image of '
                             f'{height} x {width} pixels. {_REMEDY}') from None
-    finally:
-        for buffer, before in statistics:
-            buffer.copy_(before)
 
 
 @contextmanager

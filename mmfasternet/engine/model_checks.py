@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel
 from torch import Tensor, nn
 
-from mmfasternet.compat import fake_tensors, swaps_channels
+from mmfasternet.compat import fake_copy, swaps_channels
 from mmfasternet.config_tree import walk
 from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.deploy.dense import each_module, image_channels
@@ -45,14 +45,9 @@ def check_model(cfg: Config, model: nn.Module, splits: Sequence[str]) -> None:
     _check_images(cfg, model, splits)
     if classifies:
         _check_mixed_labels(cfg)
-    modes = [(module, module.training) for module in model.modules()]
-    set_eval_mode(model)
-    try:
-        with torch.no_grad(), fake_tensors():
-            _check_maps(model, torch.empty(1, image_channels(model), _SIDE, _SIDE))
-    finally:
-        for module, training in modes:
-            module.training = training
+    with fake_copy(model) as copied:
+        set_eval_mode(copied)
+        _check_maps(copied, torch.empty(1, image_channels(model), _SIDE, _SIDE))
 
 
 def _check_images(cfg: Config, model: Any, splits: Sequence[str]) -> None:

@@ -36,13 +36,14 @@ def warnings(monkeypatch):
 
 def config(root, num_classes=3, kind='CustomDataset', **options):
     """A classifier's config; ``options`` are those of its training data."""
-    train = {**dict(type=kind, data_root=str(root), data_prefix='train'), **options}
+    common = dict(data_root=str(root), pipeline=[dict(type='LoadImageFromFile')])
+    train = {**dict(common, type=kind, data_prefix='train'), **options}
     head = dict(type='LinearClsHead', num_classes=num_classes, in_channels=8)
     return Config(dict(
         default_scope='mmpretrain',
         model=dict(type='ImageClassifier', head=head),
         train_dataloader=dict(dataset=train),
-        val_dataloader=dict(dataset=dict(type='CustomDataset', data_root=str(root), data_prefix='val'))))
+        val_dataloader=dict(dataset=dict(common, type='CustomDataset', data_prefix='val'))))
 
 
 def labels_of(cfg):

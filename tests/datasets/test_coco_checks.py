@@ -110,11 +110,21 @@ def test_categories_of_the_evaluator(data):
     assert "other.json' has no category 'circle'" in line
 
 
-def test_only_some_images_are_loaded(data):
-    line = refused(config(data, val_dataloader__dataset__indices=2))
+def test_only_some_images_are_loaded(data, warnings):
+    for indices, left_out in ((2, 4), ([-1], 5), (-2, 4)):
+        warnings.clear()
+        check(config(data, val_dataloader__dataset__indices=indices))
+        assert len(warnings) == 1 and f'val_dataloader.dataset leaves out {left_out}, by its indices' in warnings[0]
+    cfg = other_file(data, lambda content: None)
+    cfg.val_dataloader.dataset.indices = 2
+    line = refused(cfg)
     assert "4 of 6 are not in the val data" in line and "id 3 ('000002.png')" in line
-    line = refused(config(data, val_dataloader__dataset__indices=[-1]))
-    assert "5 of 6 are not in the val data" in line and "id 1 ('000000.png')" in line
+
+
+def test_an_image_that_indices_leave_out_may_be_missing(data):
+    (data / 'train' / '000003.png').unlink()
+    check(config(data, train_dataloader__dataset__indices=3))
+    assert '000003.png' in refused(config(data, train_dataloader__dataset__indices=4))
 
 
 def test_images_that_are_filtered_out(data):
@@ -122,7 +132,7 @@ def test_images_that_are_filtered_out(data):
     kept = config(data, val_dataloader__dataset__filter_cfg=dict(min_size=32))
     check(kept)  # in test mode nothing is
     line = refused(config(data, val_dataloader__dataset=dict(filter_cfg=dict(min_size=32), test_mode=False)))
-    assert "1 of 6 are not in" in line and "id 1 ('000000.png')" in line
+    assert 'leaves out 1, by its filter_cfg' in line and 'test_mode=True' in line
 
 
 def test_ids_of_two_data_sets_that_are_alike(data):
@@ -156,13 +166,32 @@ def test_no_object_to_evaluate(data, warnings):
 
 @pytest.mark.parametrize('change, problem', [
     (lambda row: row.pop('iscrowd'), 'has no iscrowd in annotations[0]'),
-    (lambda row: row.update(id=0), 'has the id 0 in annotations[0], where numbers from 1 on are needed'),
+    (lambda row: row.update(id='a'), "is the text 'a'"),
 ])
 def test_where_mmdetections_metric_stays_its_file_must_be_what_it_reads(data, change, problem):
     edit(ann_file(data), lambda content: change(content['annotations'][0]))
-    check(config(data))
     line = refused(config(data, mmfasternet__omit=['CocoMetric']))
-    assert f"instances_val.json' {problem}, which CocoMetric does not evaluate" in line
+    assert problem in line and 'instances_val.json' in line
+
+
+def test_the_id_0_lowers_ap_a_little_where_mmdetections_metric_stays(data, warnings):
+    edit(ann_file(data), lambda content: content['annotations'][0].update(id=0))
+    check(config(data))
+    assert not warnings
+    check(config(data, mmfasternet__omit=['CocoMetric']))
+    assert len(warnings) == 1 and 'an annotation of the id 0, which CocoMetric takes for no match' in warnings[0]
+
+
+def test_an_evaluator_of_several_data_sets_has_a_metric_for_each(data):
+    cfg = config(data)
+    parts = [cfg.val_dataloader.dataset, cfg.train_dataloader.dataset]
+    cfg.val_dataloader.dataset = ConfigDict(type='ConcatDataset', datasets=parts)
+    files = [str(ann_file(data)), str(ann_file(data, 'train'))]
+    metrics = [dict(type='CocoMetric', ann_file=file) for file in files]
+    cfg.val_evaluator = ConfigDict(type='MultiDatasetsEvaluator', metrics=metrics, dataset_prefixes=['a', 'b'])
+    check(cfg)
+    cfg.val_evaluator.metrics = metrics[::-1]
+    assert '2 of 8 are not in the val data' in refused(cfg)
 
 
 # What is trained on.
@@ -233,3 +262,60 @@ def test_a_file_that_serves_twice_is_read_once(data, monkeypatch):
     monkeypatch.setattr(coco_checks, 'read_coco_file', lambda path: reads.append(path) or read(path))
     check(config(data))
     assert len(reads) == 2  # training, and validation with its evaluator
+
+
+def test_a_data_set_beside_others_may_have_no_objects(data):
+    """Pictures of the background, or without labels."""
+    cfg = config(data)
+    labelled = cfg.train_dataloader.dataset
+    for change in (lambda content: content.update(annotations=[]), lambda content: content.pop('annotations')):
+        edit(ann_file(data, 'train'), change, data / 'annotations' / 'none.json')
+        other = dict(labelled, ann_file='annotations/none.json')
+        cfg.train_dataloader.dataset = ConfigDict(type='ConcatDataset', datasets=[labelled, other])
+        check(cfg)
+        cfg.train_dataloader.dataset.datasets = [other, other]
+        assert 'none of the 2 train data sets has an object' in refused(cfg)
+        cfg.train_dataloader.dataset = ConfigDict(other)
+        assert 'none.json' in refused(cfg)
+
+
+@pytest.mark.parametrize('change', [
+    lambda content: content['categories'].extend([dict(id=8, name=''), dict(id=9, name='')]),
+    lambda content: content['categories'].extend([dict(id=8, name='disc'), dict(id=9, name='disc')]),
+    lambda content: [row.update(image_id=float(row['image_id']), category_id=float(row['category_id']))
+                     for row in content['annotations']],
+    lambda content: content['images'][0].update(width=95.5),
+    lambda content: content['annotations'][0].update(ignore=2),
+])
+def test_what_mmdetection_ignores_or_takes_is_not_refused(data, change):
+    edit(ann_file(data, 'train'), change)
+    check(config(data))
+
+
+def test_images_to_predict_on_need_no_size(data):
+    edit(ann_file(data), lambda content: [content.pop('annotations')] + [
+        row.update(width=0, height=0) for row in content['images']])
+    check(config(data, test_evaluator__format_only=True), 'test')
+
+
+@pytest.mark.parametrize('loader', [dict(type='LoadImageFromFile', backend_args=dict(backend='lmdb', db_path='x')),
+                                    dict(type='LoadImageFromNDArray')])
+def test_images_that_are_no_local_files_are_not_looked_for(data, loader):
+    shutil.rmtree(data / 'val')
+    (data / 'val').mkdir()
+    cfg = config(data)
+    cfg.val_dataloader.dataset.pipeline[0] = loader
+    check(cfg)
+
+
+@DATASETS.register_module(force=True)
+class UnfilteredCocoDataset(CocoDataset):
+
+    def filter_data(self):
+        return self.data_list
+
+
+def test_a_filter_of_somebody_elses_is_not_guessed(data):
+    filtered = dict(filter_cfg=dict(min_size=500))
+    assert 'min_size=500' in refused(config(data, train_dataloader__dataset=filtered))
+    check(config(data, train_dataloader__dataset=dict(filtered, type='mmdet.UnfilteredCocoDataset')))

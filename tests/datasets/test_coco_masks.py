@@ -36,6 +36,8 @@ def test_compressed_encodings_are_read_as_they_were_written(bitmap):
     (dict(size=[4, 4], counts=[20, -4]), 'do not add up'),
     (dict(size=[4, 4], counts=[8.0, 8]), 'do not add up'),
     (dict(size=[4, 4], counts='oooo'), 'do not add up'),  # a number that does not end
+    (dict(size=[4, 4], counts='o' * 30 + '0'), 'do not add up'),
+    (dict(size=[4, 4], counts=''), 'do not add up'),
     (dict(size=[4, 4], counts='ü'), 'do not add up'),
     (dict(size=[4, 4]), 'do not add up'),
     (dict(size=[4, 5], counts=[20]), 'of size [4, 5], and its image has height and width [4, 4]'),
@@ -60,4 +62,5 @@ def test_what_is_wrong(segmentation, problem):
 
 def test_usable_polygons():
     triangle = [0, 0, 3, 0, 3, 3]
-    assert usable_polygons([[0, 0, 3, 3], triangle, [*triangle, 1], []]) == [triangle]
+    polygons = [[0, 0, 3, 3], triangle, [*triangle, 1], []]
+    assert usable_polygons(polygons) == [triangle] and usable_polygons(polygons, pairs=False) == polygons[1:3]

@@ -51,7 +51,7 @@ def samples(truth, size=(HEIGHT, WIDTH)):
 
 
 def evaluate(kind, path, predictions, **options):
-    options = dict(metric=['bbox', 'segm'], classwise=True, **options)
+    options = dict(dict(metric=['bbox', 'segm'], classwise=True), **options)
     metric = kind(ann_file=path and str(path), **options)
     metric.dataset_meta = dict(classes=CLASSES)
     metric.process({}, list(predictions))
@@ -142,7 +142,7 @@ def test_an_encoding_of_another_size_than_its_image(write):
         evaluate(CocoMetric, write(data), samples(content()))
 
 
-def test_an_object_without_a_mask_is_ignored_where_masks_are_evaluated(write):
+def test_an_object_without_a_mask_is_ignored_where_masks_are_evaluated(write, expected):
     """As MMDetection ignores it in training: it is neither found nor missed."""
 
     def spoil(index, row):
@@ -150,8 +150,24 @@ def test_an_object_without_a_mask_is_ignored_where_masks_are_evaluated(write):
             row['segmentation'] = [[1, 1, 9, 9]]
 
     crowds = rows_of(lambda index, row: index % 3 == 0 and row.update(iscrowd=1))
-    assert evaluate(CocoMetric, write(rows_of(spoil)), samples(content())) == evaluate(
-        MMDetCocoMetric, write(crowds), samples(content()))
+    ignored = evaluate(MMDetCocoMetric, write(crowds), samples(content()))
+    for order in (['bbox', 'segm'], ['segm', 'bbox']):
+        found = evaluate(CocoMetric, write(rows_of(spoil)), samples(content()), metric=order)
+        assert {key: value for key, value in found.items() if 'segm' in key} == {
+            key: value for key, value in ignored.items() if 'segm' in key}
+        boxes = ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_s')
+        assert all(found[key] == expected[key] for key in boxes) and expected != ignored  # the boxes count
+
+
+def test_a_second_validation_gives_the_same(write):
+    data = rows_of(lambda index, row: index % 3 == 0 and row.update(segmentation=[[1, 1, 9, 9]]))
+    metric = CocoMetric(ann_file=str(write(data)), metric=['bbox', 'segm'])
+    metric.dataset_meta = dict(classes=CLASSES)
+    found = []
+    for _ in range(2):
+        metric.process({}, list(samples(content())))
+        found.append(metric.evaluate(size=6))
+    assert found[0] == found[1]
 
 
 def test_without_a_file_the_data_set_tells(expected):

@@ -18,7 +18,7 @@ CHANGES = [
     dict(bbox=[99.5, 10, 20, 20]), dict(bbox=[10, 80, 20, 20]), dict(iscrowd=1), dict(ignore=1), dict(ignore=0),
     dict(segmentation=[[]]), dict(segmentation=[[1, 1, 9, 9]]), dict(segmentation=[[1, 1, 9, 9], *SQUARE]),
     dict(segmentation=dict(size=[80, 100], counts=[800, 20, 7180])), dict(category_id=2), dict(image_id=77),
-    dict(image_id=2), dict(image_id=3), dict(area=2e10),
+    dict(image_id=2), dict(image_id=3), dict(area=2e10), dict(category_id=77),
 ]
 FILTERS = [None, dict(min_size=32), dict(filter_empty_gt=True), dict(filter_empty_gt=True, min_size=90)]
 
