@@ -35,16 +35,18 @@ def parse_value(text: str) -> Any:
 
     Args:
         text: A number, ``true``, ``false`` or ``None``; ``[...]`` a list or
-            ``(...)`` a tuple of values, which may be nested; or numbers with
-            commas between them, a list. All else is a text as it is, as is
-            what stands in quotes; in a list, without the spaces around it.
+            ``(...)`` a tuple of values, which may be nested; or numbers,
+            ``true``, ``false`` or ``None`` with commas between them, a list.
+            All else is a text as it is, as is what stands in quotes; in a
+            list, without the spaces around it.
 
     Raises:
-        ValueError: If brackets within ``[...]`` or ``(...)`` don't match.
+        ValueError: If the bracket that ``text`` begins with is never closed.
+            Others that don't match are part of a text, such as ``a]``.
     """
     if text[:1] in _QUOTES and text.find(text[0], 1) == len(text) - 1 > 0:
         return text[1:-1]
-    if text[:1] in _PAIRS and text[-1] == _PAIRS[text[0]]:
+    if text[:1] in _PAIRS:
         end = next((index for index, _, depth in _signs(text) if depth == 0), -1)
         if end == -1:
             raise ValueError(f"the brackets of '{text}' don't match. Put a text in quotes")
@@ -52,9 +54,9 @@ def parse_value(text: str) -> Any:
             items = [parse_value(item.strip()) for item in _items(text[1:-1])]
             return items if text[0] == '[' else tuple(items)
     if ',' in text:
-        numbers = [_scalar(part) for part in text.removesuffix(',').split(',')]
-        # Those who know MMEngine type lists so, and numbers are never the name of something.
-        return numbers if all(type(number) in (int, float) for number in numbers) else text
+        values = [_scalar(part.strip()) for part in text.removesuffix(',').split(',')]
+        # Those who know MMEngine type lists so, and such values are never the name of something.
+        return text if any(isinstance(value, str) for value in values) else values
     return _scalar(text)
 
 

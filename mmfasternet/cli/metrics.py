@@ -1,5 +1,6 @@
 """The metrics of an evaluation as a table."""
 
+import os
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 from rich.console import Console
@@ -20,14 +21,16 @@ def print_metrics(metrics: Dict[str, Any], kinds: Sequence[str],
             what was not computed.
         kinds: The evaluators' types.
         written: Files that an evaluator wrote in the place of metrics, each
-            with the number of its results if it is known. Defaults to None:
-            there is no such evaluator.
+            with the number of its results if it is known, and folders, which
+            end in ``os.sep``, with the number of their files. Defaults to
+            None: there is no such evaluator.
     """
     others = dict(metrics)
     if written is not None:
-        print(f"{'not all' if metrics else 'nothing'} was evaluated, as format_only=True asks. Results are in:")
+        where = '. Results are in:' if written else '. No files were written where outfile_prefix says'
+        print(f"{'not all' if metrics else 'nothing'} was evaluated, as format_only=True asks{where}")
         for path, count in written.items():
-            print(path if count is None else f'{path} ({count} results)')
+            print(path if count is None else f"{path} ({count} {'files' if path.endswith(os.sep) else 'results'})")
     elif not metrics:
         hint = '. CocoMetric gives none where nothing was detected on any image' if 'CocoMetric' in kinds else ''
         print(f"no metrics: the config's test_evaluator ({', '.join(kinds)}) gave none{hint}")

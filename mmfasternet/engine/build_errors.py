@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+import sys
 import traceback
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -15,9 +16,11 @@ from mmfasternet.config_tree import walk
 from mmfasternet.engine.config import model_of
 from mmfasternet.errors import ArgumentError, UserError
 
-# By which libraries refuse what a config says; of other modules it may be a fault, which needs its traceback.
+# By which libraries refuse what a config says; where other modules have part in it, it may be their fault, which needs
+# its traceback.
 _REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 _LIBRARIES = ('mmcv', 'mmdet', 'mmengine', 'mmfasternet', 'mmpretrain', 'torch')
+_NO_OWN = {*_LIBRARIES, *sys.stdlib_module_names}
 _UNKNOWN_KEY = re.compile(r"got an unexpected keyword argument '(\w+)'")
 _NEEDED_KEYS = re.compile(r"missing \d+ required .*?arguments?: (.*)")
 
@@ -57,8 +60,8 @@ def _line(cfg: Config, error: Exception) -> Optional[str]:
     if not builds or isinstance(error, UserError) and not isinstance(error, ArgumentError):
         return None
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    module = [frame[0].f_globals.get('__name__', '') for frame in traceback.walk_tb(error.__traceback__)][-1]
-    if not isinstance(error, _REFUSALS) or module.partition('.')[0] not in _LIBRARIES:
+    modules = _behind_the_build(error)
+    if not isinstance(error, _REFUSALS) or not {module.partition('.')[0] for module in modules} <= _NO_OWN:
         return None
     config, registry = builds[-1]
     where, node = _place(cfg, [config for config, _ in builds])
@@ -78,11 +81,21 @@ def _line(cfg: Config, error: Exception) -> Optional[str]:
     if key:
         return _unknown_key(where, node, key[1], text, registry)
     needed = _NEEDED_KEYS.search(text)
-    if needed and module == 'mmengine.registry.build_functions':
+    if needed and modules[-1] == 'mmengine.registry.build_functions':
         return f'{where} lacks {needed[1]}, which {name} needs'
     mentioned = next((f'{path}.{word}' for word in re.findall(r'\w*_\w*', text) for path, inner in walk(node, where)
                       if word in inner), f'{where} ({name})')
     return f"{mentioned}: {' '.join(text.split()) or frame.line} ({type(error).__name__})"
+
+
+def _behind_the_build(error: Exception) -> List[str]:
+    """The modules of an error's frames from the innermost build on."""
+    modules: List[str] = []
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get('__name__'))
+        is_build = frame.f_code.co_name == 'build_from_cfg' and module == 'mmengine.registry.build_functions'
+        modules = [module] if is_build else [*modules, module]
+    return modules
 
 
 def _place(cfg: Config, builds: List[Dict[str, Any]]) -> Found:
@@ -94,7 +107,9 @@ def _place(cfg: Config, builds: List[Dict[str, Any]]) -> Found:
     for build in builds:
         found = (pair for pair in (*walk(node, where), *walk(content)) if 'type' in pair[1] and all(
             key in build and _same(value, build[key]) for key, value in pair[1].items()))
-        where, node = next(found, (where, node))
+        # Some detectors remove keys from their config while they are built: then a type has to be enough.
+        alike = [pair for pair in walk(node, where) if 'type' in pair[1] and pair[1]['type'] == build.get('type')]
+        where, node = next(found, alike[0] if len(alike) == 1 else (where, node))
     return where, node
 
 

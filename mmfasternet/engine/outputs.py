@@ -61,14 +61,22 @@ def written_results(evaluator: Any, since: float) -> Optional[Dict[str, Optional
 
     Returns:
         The files in their order, each with the number of results in it, or
-        None if it is no json file of COCO's. None if all evaluators evaluate.
+        None if it is no json file of COCO's; and folders, which end in
+        ``os.sep``, each with the number of files in it. None if all
+        evaluators evaluate.
     """
     prefixes = [node['outfile_prefix'] for _, node in _writing_only(evaluator) if node.get('outfile_prefix')]
     if not prefixes:
         return None
-    paths = sorted({path for prefix in prefixes for path in glob.glob(f'{glob.escape(prefix)}*')
-                    if os.path.isfile(path) and os.path.getmtime(path) >= since})
-    return {path: _count(path) if path.endswith('.json') else None for path in paths}
+    written: Dict[str, Optional[int]] = {}
+    for path in (path for prefix in prefixes for path in glob.glob(f'{glob.escape(prefix)}*')):
+        if _is_new(path, since):
+            written[path] = _count(path) if path.endswith('.json') else None
+        for folder, _, names in os.walk(path):  # CityScapesMetric writes thousands of pictures into one
+            count = sum(_is_new(os.path.join(folder, name), since) for name in names)
+            if count:
+                written[os.path.join(folder, '')] = count
+    return dict(sorted(written.items()))
 
 
 def metric_types(evaluator: Any) -> List[str]:
@@ -80,8 +88,14 @@ def _writing_only(evaluator: Any) -> Iterator[Tuple[str, Dict[str, Any]]]:
     return ((path, node) for path, node in walk(evaluator) if node.get('format_only'))
 
 
-def _count(path: str) -> int:
+def _is_new(path: str, since: float) -> bool:
+    return os.path.isfile(path) and os.path.getmtime(path) >= since
+
+
+def _count(path: str) -> Optional[int]:
     """How many results: without parsing them, which takes gigabytes of memory for COCO's test-dev."""
+    if not os.path.getsize(path):
+        return None
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         count, place, key = 0, -1, b'"image_id"'
         while (place := content.find(key, place + 1)) != -1:

@@ -28,6 +28,16 @@ from mmfasternet.engine.build_errors import named_build_errors, unknown_type
 from mmfasternet.engine.config import scope_of
 from mmfasternet.errors import UserError
 
+# Transforms with transforms in them, by library and name, and the key of these; None: all keys. Others may mean
+# something else by a type, as Albu does.
+_INNER = {
+    **{name: 'transforms' for name in (
+        'mmcv.Compose', 'mmcv.KeyMapper', 'mmcv.RandomApply', 'mmcv.RandomChoice', 'mmcv.TestTimeAug',
+        'mmcv.TransformBroadcaster', 'mmdet.ProposalBroadcaster', 'mmdet.RandomOrder', 'mmpretrain.ApplyToList',
+        'mmpretrain.MultiView')},
+    'mmdet.MultiBranch': None,
+}
+
 #: A part of a config: its path, its type, the registries that may know it, and the scope that it names itself.
 Named = Tuple[str, Any, Sequence[Registry], Any]
 
@@ -61,11 +71,15 @@ def check_types(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def _knows(registry: Registry, name: str, scope: Any) -> bool:
+    return _registered(registry, name, scope) is not None
+
+
+def _registered(registry: Registry, name: str, scope: Any) -> Any:
     with registry.switch_scope_and_registry(scope) as found:
         try:
-            return found.get(name) is not None
+            return found.get(name)
         except RuntimeError:  # it looked like an import path
-            return False
+            return None
 
 
 def _named_types(cfg: Config, splits: Sequence[str]) -> Iterator[Named]:
@@ -126,7 +140,22 @@ def _of_dataset(dataset: Any, path: str) -> Iterator[Named]:
 def _of_pipelines(node: Dict[str, Any], path: str) -> Iterator[Named]:
     for key, pipeline in node.items():
         if str(key).endswith('pipeline') and isinstance(pipeline, (list, tuple)):
-            yield from _items(pipeline, f'{path}.{key}', TRANSFORMS)
+            yield from _of_transforms(pipeline, f'{path}.{key}')
+
+
+def _of_transforms(part: Any, path: str, scope: Any = None) -> Iterator[Named]:
+    """A transform, or lists of them, with those within; these are built in the scope that the outer one names."""
+    if isinstance(part, (list, tuple)):
+        for index, each in enumerate(part):
+            yield from _of_transforms(each, f'{path}[{index}]', scope)
+    elif isinstance(part, dict) and 'type' in part:
+        kind, scope = part['type'], part.get('_scope_', scope)
+        yield path, kind, (TRANSFORMS, ), scope
+        kind = _registered(TRANSFORMS, kind, scope) if isinstance(kind, str) else kind
+        name = f"{getattr(kind, '__module__', '').partition('.')[0]}.{getattr(kind, '__name__', '')}"
+        for key in part if name in _INNER else ():
+            if _INNER[name] in (key, None):
+                yield from _of_transforms(part[key], f'{path}.{key}', scope)
 
 
 def _of_evaluator(evaluator: Any, path: str) -> Iterator[Named]:

@@ -18,8 +18,8 @@ def parse():
 
 
 @pytest.mark.parametrize('text', ['shapes (1)', 'shapes [a] b', '/my data/ü', 'a,b', 'Smith, 12', '(1) x', '[a] (b)',
-                                  '(a) and (b)', '[1', '1]', ' x ', 'x=y', "it's", "'a' or 'b'", "'", '', '{a: 1}',
-                                  r'C:\new', 'None of them'])
+                                  '(a) and (b)', 'a[1', '1]', '[a]]', 'true,x', ' x ', 'x=y', "it's", "'a' or 'b'",
+                                  "'", '', '{a: 1}', r'C:\new', 'None of them'])
 def test_a_text_stays_as_it_is(parse, text):
     assert parse('--cfg-options', f'a.root={text}') == {'a.root': text}
 
@@ -50,7 +50,8 @@ def test_what_mmengine_reads_is_read_alike():
         items = (',' + ' ' * rng.randint(0, 1)).join(value(depth - 1) for _ in range(rng.randint(0, 4)))
         return f'{opening}{items}{rng.choice(["", ","]) if items else ""}{closing}'
 
-    texts = [*words, '1,2', '0.5,-1e3,7', '1,2,', *(value(3) for _ in range(500))]
+    lists = ['1,2', '0.5,-1e3,7', '1,2,', 'true,false', 'None, None', '1,True,None,']
+    texts = [*words, *lists, *(value(3) for _ in range(500))]
     for text in texts:
         expected = theirs.parse_args(['--options', f'k={text}']).options['k']
         assert repr(parse_value(text)) == repr(expected), text
@@ -65,7 +66,9 @@ def test_options_given_twice_add_up(parse):
 
 @pytest.mark.parametrize('option, problem', [
     ('b', "and 'b' has no '='"), ('=1', "the key of '=1' is not complete"), ('a..b=1', 'is not complete'),
-    ('a=[1, (2]', "a: the brackets of '[1, (2]'")])
+    ('a=[1, (2]', "a: the brackets of '[1, (2]'"),
+    ('a=[a,b', "a: the brackets of '[a,b'"), ('a=[1, 2', "a: the brackets of '[1, 2'"),
+    ('a=(1', "a: the brackets of '(1'")])
 def test_what_is_no_option_is_named(parse, capsys, option, problem):
     with pytest.raises(SystemExit):
         parse('--cfg-options', 'a=1', option)

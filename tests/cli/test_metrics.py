@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from mmfasternet.cli.metrics import print_metrics
@@ -37,8 +39,14 @@ def test_no_metrics_are_not_passed_over(capsys):
 
 @pytest.mark.parametrize('metrics, what', [({}, 'nothing'), ({'accuracy/top1': 71.9}, 'not all')])
 def test_files_of_results_are_listed(capsys, metrics, what):
-    print_metrics(metrics, ['CocoMetric'], {'a [b].bbox.json': 300, 'a [b].zip': None})
+    print_metrics(metrics, ['CocoMetric'], {'a [b].bbox.json': 300, 'a [b].zip': None, f'a{os.sep}': 2})
     out = capsys.readouterr().out
     assert out.startswith(f'{what} was evaluated, as format_only=True asks. Results are in:\n'
-                          'a [b].bbox.json (300 results)\na [b].zip\n')
+                          f'a [b].bbox.json (300 results)\na [b].zip\na{os.sep} (2 files)\n')
     assert 'no metrics' not in out and ('71.9' in out) is bool(metrics)
+
+
+def test_no_files_of_results_are_said_to_be_none(capsys):
+    print_metrics({}, ['CocoMetric'], {})
+    assert capsys.readouterr().out == ('nothing was evaluated, as format_only=True asks. No files were written where '
+                                       'outfile_prefix says\n')

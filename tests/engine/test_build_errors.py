@@ -97,6 +97,48 @@ def test_a_fault_in_your_own_module_keeps_its_traceback():
         del MODELS.children['mmfasternet'].module_dict['FaultyBackbone']
 
 
+class _WithAFault(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, None, 3)
+
+
+class _Popping(nn.Module):
+
+    def __init__(self, inner):
+        super().__init__()
+        inner.pop('extra')
+        self.inner = MODELS.build(inner)
+
+
+@pytest.fixture
+def register():
+    names = []
+
+    def add(module):
+        MODELS.children['mmfasternet'].register_module(module.__name__, module=module)
+        names.append(module.__name__)
+        return f'mmfasternet.{module.__name__}'
+
+    yield add
+    for name in names:
+        del MODELS.children['mmfasternet'].module_dict[name]
+
+
+def test_a_fault_of_your_own_that_a_library_finds_keeps_its_traceback(register):
+    cfg = load_config(str(SHAPES_CONFIG))
+    cfg.model.backbone = dict(type=register(_WithAFault))
+    with pytest.raises(TypeError):
+        build_unloaded(cfg)
+
+
+def test_a_part_that_loses_keys_while_it_is_built(register):
+    inner = dict(type='RPNHead', extra=1, feat_channels=2)
+    line = refusal({'backbone': dict(_delete_=True, type=register(_Popping), inner=inner)})
+    assert line == "model.backbone.inner lacks 'in_channels', which RPNHead needs"
+
+
 def test_errors_outside_of_a_build_stay():
     with pytest.raises(KeyError), named_build_errors(load_config(T0)):
         raise KeyError('X is not in the mmdet::model registry')

@@ -92,3 +92,17 @@ def test_files_that_were_written_are_counted(tmp_path):
         f'{prefix}.bbox.json': 2, f'{prefix}.segm.json': 0, f'{prefix}.zip': None}
     assert written_results(evaluator[1:], began) is None
     assert metric_types(evaluator) == ['CocoMetric', 'DumpDetResults']
+
+
+def test_results_in_a_folder_and_empty_files(tmp_path):
+    """CityScapesMetric takes the prefix as a folder."""
+    evaluator = dict(type='CityScapesMetric', format_only=True, outfile_prefix=str(tmp_path / 'out'))
+    began = time.time() - 1  # a file system's clock is a coarse one
+    folder = tmp_path / 'out' / 'results'
+    folder.mkdir(parents=True)
+    assert written_results(evaluator, began) == {}
+    for name in ('a_pred.txt', 'a_0_car.png', 'old.png'):
+        (folder / name).touch()
+    os.utime(folder / 'old.png', (began - 60, began - 60))
+    (tmp_path / 'out.bbox.json').touch()
+    assert written_results(evaluator, began) == {str(tmp_path / 'out.bbox.json'): None, f'{folder}{os.sep}': 2}

@@ -83,6 +83,35 @@ def test_pipelines_that_hooks_switch_to(transform, line):
         check_types(cfg, ('train', 'val'))
 
 
+@pytest.mark.parametrize('transform, place', [
+    (dict(type='RandomChoice', transforms=[[dict(type='RandomFlip')], [dict(type='Nope')]]), 'transforms[1][0]'),
+    (dict(type='RandomApply', transforms=dict(type='Nope')), 'transforms'),
+    (dict(type='mmdet.MultiBranch', branch_field=['sup'], sup=[dict(type='Resize'), dict(type='Nope')]), 'sup[1]'),
+    (dict(type='TestTimeAug', transforms=[[dict(type='RandomOrder', transforms=[dict(type='Nope')])]]),
+     'transforms[0][0].transforms[0]'),
+    (dict(type='RandomApply', _scope_='mmpretrain', transforms=[dict(type='PackInputs'), dict(type='PackDetInputs')]),
+     'transforms[1]'),
+])
+def test_transforms_within_others(transform, place):
+    cfg = load_config(str(SHAPES_CONFIG))
+    cfg.train_dataloader.dataset.pipeline[2] = transform
+    with pytest.raises(UserError) as caught:
+        check_types(cfg, ('train', 'val'))
+    assert str(caught.value).startswith(f'train_dataloader.dataset.pipeline[2].{place}.type is ')
+
+
+@pytest.mark.parametrize('transform', [
+    dict(type='Albu', transforms=[dict(type='ShiftScaleRotate')], bbox_params=dict(type='BboxParams')),
+    dict(type='mmdet.AutoAugment', policies=[[dict(type='Rotate', prob=0.5)]]),
+    dict(type='RandomApply', _scope_='mmpretrain', transforms=[dict(type='PackInputs')]),
+    dict(type='RandomChoice', transforms=[[], [len]]),
+])
+def test_good_transforms_within_others_pass(transform):
+    cfg = load_config(str(SHAPES_CONFIG))
+    cfg.train_dataloader.dataset.pipeline[2] = transform
+    check_types(cfg, ('train', 'val'))
+
+
 def test_types_as_classes_and_import_paths(monkeypatch):
     cfg = load_config(str(SHAPES_CONFIG))
     cfg.optim_wrapper.optimizer.type = 'torch.optim.AdamW'
