@@ -97,7 +97,7 @@ def test_all_that_builds_a_detector_takes_it_from_beside_the_model(detector_conf
 
 
 def test_predictions_take_it_from_beside_the_model(detector_config, tmp_path, folder, monkeypatch):
-    from mmfasternet.engine import inference
+    from mmfasternet.engine import inference, predictors
     torch.save(dict(state_dict=build_model(detector_config).state_dict()), tmp_path / 'a.pth')
     inferencers = []
 
@@ -105,7 +105,7 @@ def test_predictions_take_it_from_beside_the_model(detector_config, tmp_path, fo
         inferencers.append(det_inferencer(*args))
         return inferencers[0]
 
-    monkeypatch.setattr(inference, 'det_inferencer', keep)
+    monkeypatch.setattr(predictors, 'det_inferencer', keep)
     inference.predict(detector_config, str(tmp_path / 'a.pth'), [str(folder / 'a.png')], str(tmp_path / 'out'), 'cpu')
     assert inferencers[0].model.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
     assert 'data_preprocessor' not in detector_config.model
