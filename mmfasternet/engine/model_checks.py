@@ -45,9 +45,15 @@ def check_model(cfg: Config, model: nn.Module, splits: Sequence[str]) -> None:
     _check_images(cfg, model, splits)
     if classifies:
         _check_mixed_labels(cfg)
-    with fake_copy(model) as copied:
-        set_eval_mode(copied)
-        _check_maps(copied, torch.empty(1, image_channels(model), _SIDE, _SIDE))
+    try:
+        with fake_copy(model) as copied:
+            set_eval_mode(copied)
+            _check_maps(copied, torch.empty(1, image_channels(model), _SIDE, _SIDE))
+    except UserError:
+        raise
+    except Exception:  # a model of somebody's that can't be copied, or is made otherwise: the run will tell
+        print_log("the parts of the model could not be compared ahead: it can't be tried on shapes", 'current',
+                  logging.DEBUG)
 
 
 def _check_images(cfg: Config, model: Any, splits: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """Settings of a model that must agree are compared before it runs; what is refused, the model itself can't do."""
 
+import copy
+import threading
 from pathlib import Path
 
 import mmdet
@@ -67,6 +69,15 @@ def test_the_model_stays():
     assert {name: module.training for name, module in model.named_modules()} == modes and not model.neck.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_model_that_cannot_be_copied_passes():
+    cfg = config({})
+    model = build_unloaded(cfg)
+    model.lock = threading.Lock()
+    with pytest.raises(TypeError):
+        copy.deepcopy(model)
+    check_model(cfg, model, ('train', ))
 
 
 @pytest.mark.parametrize('changes, line', [
