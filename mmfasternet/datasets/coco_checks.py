@@ -20,7 +20,7 @@ from mmfasternet.datasets.coco_file import (
     read_coco_file,
 )
 from mmfasternet.datasets.coco_metric import CocoMetric
-from mmfasternet.datasets.coco_objects import Objects, evaluated_objects, trained_objects
+from mmfasternet.datasets.coco_objects import Objects, evaluated_objects, shorter_side, trained_objects
 from mmfasternet.datasets.image_files import missing_images, needs_files
 from mmfasternet.errors import DataError
 
@@ -153,7 +153,7 @@ def _annotation_loading(dataset: Dict[str, Any]) -> Dict[str, Any]:
 
 def _check_training(ann_file: str, objects: Objects, images: List[Dict[str, Any]], min_size: float,
                     alone: bool) -> None:
-    small = sum(min(image['width'], image['height']) < min_size for image in images)
+    small = sum(shorter_side(image) < min_size for image in images)
     if small == len(images):
         raise DataError(f"annotation file '{ann_file}' leaves no image to train on: {small} of {small} are under "
                         f'filter_cfg.min_size={min_size}. Lower it (--cfg-options '

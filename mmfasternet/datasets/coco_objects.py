@@ -55,7 +55,8 @@ def trained_objects(content: Dict[str, Any],
     if filter_cfg.get('filter_empty_gt', False):
         objects.images &= {row['image_id'] for row in rows if row['category_id'] in categories}
     min_size = filter_cfg.get('min_size', 0)
-    objects.images = {key for key in objects.images if min(images[key]['width'], images[key]['height']) >= min_size}
+    if min_size:
+        objects.images = {key for key in objects.images if shorter_side(images[key]) >= min_size}
     for row in rows:
         reason = _why_not(row, images.get(row['image_id']), with_masks, poly2mask)
         reason = reason if row['category_id'] in categories else 'have a category that is not listed'
@@ -87,6 +88,11 @@ def evaluated_objects(content: Dict[str, Any], classes: Sequence[str], with_mask
             continue
         objects.reasons[reason] += 1
     return objects
+
+
+def shorter_side(image: Dict[str, Any]) -> float:
+    """That of an image by the file; 0 if it does not say, as it need not for images without annotations."""
+    return min(image['width'] or 0, image['height'] or 0)
 
 
 def has_mask(row: Dict[str, Any], pairs: bool = True) -> bool:

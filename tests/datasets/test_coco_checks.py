@@ -292,9 +292,10 @@ def test_what_mmdetection_ignores_or_takes_is_not_refused(data, change):
     check(config(data))
 
 
-def test_images_to_predict_on_need_no_size(data):
+@pytest.mark.parametrize('side', [0, None])
+def test_images_to_predict_on_need_no_size(data, side):
     edit(ann_file(data), lambda content: [content.pop('annotations')] + [
-        row.update(width=0, height=0) for row in content['images']])
+        row.update(width=side, height=side) for row in content['images']])
     check(config(data, test_evaluator__format_only=True), 'test')
 
 
