@@ -18,7 +18,7 @@ from mmfasternet.errors import ArgumentError, UserError
 
 # By which libraries refuse what a config says; where other modules have part in it, it may be their fault, which needs
 # its traceback.
-_REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
+_REFUSALS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _LIBRARIES = ('mmcv', 'mmdet', 'mmengine', 'mmfasternet', 'mmpretrain', 'torch')
 _NO_OWN = {*_LIBRARIES, *sys.stdlib_module_names}
 _UNKNOWN_KEY = re.compile(r"got an unexpected keyword argument '(\w+)'")
@@ -61,7 +61,7 @@ def _line(cfg: Config, error: Exception) -> Optional[str]:
         return None
     frame = traceback.extract_tb(error.__traceback__)[-1]
     modules = _behind_the_build(error)
-    if not isinstance(error, _REFUSALS) or not {module.partition('.')[0] for module in modules} <= _NO_OWN:
+    if not _is_refusal(error) or not {module.partition('.')[0] for module in modules} <= _NO_OWN:
         return None
     config, registry = builds[-1]
     where, node = _place(cfg, [config for config, _ in builds])
@@ -86,6 +86,12 @@ def _line(cfg: Config, error: Exception) -> Optional[str]:
     mentioned = next((f'{path}.{word}' for word in re.findall(r'\w*_\w*', text) for path, inner in walk(node, where)
                       if word in inner), f'{where} ({name})')
     return f"{mentioned}: {' '.join(text.split()) or frame.line} ({type(error).__name__})"
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an error may be of a value; PyTorch's own kinds of RuntimeError are of memory and of other processes."""
+    of_the_machine = isinstance(error, RuntimeError) and type(error).__module__ != 'builtins'
+    return isinstance(error, _REFUSALS) and not of_the_machine
 
 
 def _behind_the_build(error: Exception) -> List[str]:

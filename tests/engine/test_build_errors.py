@@ -1,9 +1,11 @@
 """What libraries refuse in a config is one line that names the key; what is no refusal keeps its traceback."""
 
 import pytest
+import torch
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmfasternet.engine import build_errors
 from mmfasternet.engine.build_errors import named_build_errors
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.config import load_config
@@ -56,6 +58,7 @@ def test_an_unknown_key(key, near):
     ({'backbone.arch': 't9'}, "model.backbone.arch must be one of ['t0', "),
     ({'backbone.out_indices': (3, 2)}, 'model.backbone.out_indices must be increasing'),
     ({'neck.num_outs': 2}, 'model.neck (FPN): assert num_outs >= '),  # it says no more
+    ({'neck.out_channels': -1}, 'model.neck (FPN): Trying to create tensor with negative dimension -1'),
     ({'data_preprocessor.mean': [1., 2.]}, 'model.data_preprocessor (DetDataPreprocessor): `mean` should have 1 or 3'),
 ])
 def test_a_refused_value(changes, start):
@@ -130,6 +133,20 @@ def test_a_fault_of_your_own_that_a_library_finds_keeps_its_traceback(register):
     cfg = load_config(str(SHAPES_CONFIG))
     cfg.model.backbone = dict(type=register(_WithAFault))
     with pytest.raises(TypeError):
+        build_unloaded(cfg)
+
+
+class _OutOfMemory(nn.Module):
+
+    def __init__(self):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+
+def test_what_is_of_the_machine_keeps_its_traceback(register, monkeypatch):
+    cfg = load_config(str(SHAPES_CONFIG))
+    cfg.model.backbone = dict(type=register(_OutOfMemory))
+    monkeypatch.setattr(build_errors, '_NO_OWN', {*build_errors._NO_OWN, 'tests'})  # as if a library had raised it
+    with pytest.raises(torch.OutOfMemoryError):
         build_unloaded(cfg)
 
 
