@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
@@ -70,7 +71,13 @@ def config_digest(cfg: Config, *keys: str) -> str:
         keys: The entries, by dotted keys; those that it lacks count as None.
     """
     content = [(key, _entry(cfg, key)) for key in keys]
-    return hashlib.sha256(json.dumps(content, default=repr, sort_keys=True).encode()).hexdigest()[:12]
+    text = json.dumps(content, default=_text_of, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _text_of(value: Any) -> str:
+    """What an object is, without its address in memory, which is another in each process."""
+    return re.sub(r' at 0x[0-9a-f]+', '', repr(value))
 
 
 def _entry(cfg: Config, key: str) -> Any:

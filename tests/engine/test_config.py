@@ -174,3 +174,5 @@ def test_a_digest_tells_configs_apart_by_their_content(tmp_path):
     assert digest('a = dict(b=dict(c=1))', 'a.b') == digest('a = dict(b=dict(c=1), d=2)', 'a.b')
     assert digest('a = dict(b=dict(c=1))', 'a.b') != digest('a = dict(b=dict(c=2))', 'a.b')
     assert digest('a = 1', 'a.b', 'c') == digest('a = 2', 'a.b', 'c')
+    functions = [digest('def own():\n    pass\na = dict(type=own)', 'a') for _ in range(2)]  # each at its own address
+    assert functions[0] == functions[1] != digest('def other():\n    pass\na = dict(type=other)', 'a')
