@@ -1,37 +1,16 @@
 # Mask R-CNN with FasterNet-T0 and slim heads on generated shapes: trains from scratch on a CPU in minutes.
-# Norms in neck and heads, and one sample in each RoI bin, are what makes that possible.
-_base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
+_base_ = ['./_base_/mask_rcnn_slim.py', 'mmdet::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmfasternet.models'], allow_failed_imports=False)
 
 data_root = 'data/shapes/'
 image_size = (192, 192)
 max_epochs = 7
 classes = ('circle', 'square', 'triangle', 'star')
-channels = 64
-norm_cfg = dict(type='BN')
 
 model = dict(
     backbone=dict(_delete_=True, type='mmfasternet.FasterNet', arch='t0'),
-    neck=dict(in_channels=[40, 80, 160, 320], out_channels=channels, norm_cfg=norm_cfg),
-    rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[4])),
-    roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(
-            type='ConvFCBBoxHead',
-            num_shared_convs=2,
-            num_shared_fcs=1,
-            in_channels=channels,
-            conv_out_channels=channels,
-            fc_out_channels=256,
-            norm_cfg=norm_cfg,
-            num_classes=len(classes)),
-        mask_roi_extractor=dict(out_channels=channels, roi_layer=dict(sampling_ratio=1)),
-        mask_head=dict(
-            num_convs=2,
-            in_channels=channels,
-            conv_out_channels=channels,
-            norm_cfg=norm_cfg,
-            num_classes=len(classes))),
+    neck=dict(in_channels=[40, 80, 160, 320]),
+    roi_head=dict(bbox_head=dict(num_classes=len(classes)), mask_head=dict(num_classes=len(classes))),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=200, max_per_img=100), rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)))

@@ -2,9 +2,10 @@
 
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
@@ -19,6 +20,7 @@ from mmfasternet.datasets.coco_file import (
     only_tolerantly_readable,
     read_coco_file,
 )
+from mmfasternet.datasets.coco_max_dets import COCO_MAX_DETS
 from mmfasternet.datasets.coco_metric import CocoMetric
 from mmfasternet.datasets.coco_objects import Objects, evaluated_objects, shorter_side, trained_objects
 from mmfasternet.datasets.image_files import missing_images, needs_files
@@ -95,7 +97,7 @@ class CocoChecks:
         return Checked(ann_file, names, objects.usable, dataset.get('indices') is not None)
 
     def check_evaluator(self, kind: type, evaluator: Dict[str, Any], datasets: Sequence['Checked'],
-                        classes: Sequence[str], split: str) -> None:
+                        classes: Sequence[str], split: str, limits: Mapping[str, int] = {}) -> None:
         """Check an evaluator's file, and that it is of the images that are evaluated.
 
         Args:
@@ -104,6 +106,8 @@ class CocoChecks:
             datasets: The data sets of the split that it evaluates.
             classes: Their classes' names.
             split: ``'val'`` or ``'test'``.
+            limits: How many detections on an image the model gives at most,
+                by the config's key. Defaults to none.
 
         Raises:
             DataError: If it can't be used, or images differ.
@@ -122,6 +126,9 @@ class CocoChecks:
             print_log(f"annotation file '{ann_file}' of the {split} evaluator has no object of the classes that counts "
                       f"({objects.dropped() or 'none is there'}): AP can't be computed from it, and will be -1",
                       'current', logging.WARNING)
+            return
+        if not {'bbox', 'segm'}.isdisjoint([metrics] if isinstance(metrics, str) else metrics):
+            _check_limits(kind, evaluator, content, objects.places, split, limits)
 
     @staticmethod
     def _check_strictly(kind: type, ann_file: str, content: Content) -> None:
@@ -208,6 +215,39 @@ def _check_same_images(ann_file: str, content: Content, datasets: Sequence[Check
         raise DataError(f"{where} is not of the images that are evaluated: id {other[0]!r} is '{evaluated[other[0]]}' "
                         f"in it, and '{loaded[other[0]]}' in {of}; {len(other)} of {len(loaded)} differ. Name the "
                         f'file of the data')
+
+
+def _check_limits(kind: type, evaluator: Dict[str, Any], content: Content, places: Counter, split: str,
+                  limits: Mapping[str, int]) -> None:
+    """Warn of an image that has more objects than are given or counted, with which AP can't reach 1."""
+    max_dets = evaluator.get('max_dets') or COCO_MAX_DETS
+    (image, category), count = places.most_common(1)[0]
+    if count > max_dets:
+        of = next(row['name'] for row in content['categories'] if row['id'] == category)
+        remedy = f'--cfg-options {split}_evaluator.max_dets={_round_up(count)} counts more'
+        if not issubclass(kind, CocoMetric):
+            remedy = f'{kind.__name__} has no option for more, mmfasternet.CocoMetric has max_dets'
+        print_log(f"{_image_of(content, image)} in '{evaluator['ann_file']}' has {count} objects of the class '{of}', "
+                  f"and {split}_evaluator counts {max_dets} detections of a class on an image: AP can't reach 1. "
+                  f'{remedy}', 'current', logging.WARNING)
+    totals: Counter = Counter()
+    for (each, _), number in places.items():
+        totals[each] += number
+    image, count = totals.most_common(1)[0]
+    for key, limit in limits.items():
+        if limit < count:
+            print_log(f"{_image_of(content, image)} in '{evaluator['ann_file']}' has {count} objects, and {key} keeps "
+                      f"{limit} detections on an image: AP can't reach 1. --cfg-options {key}={_round_up(count)} "
+                      f'keeps more', 'current', logging.WARNING)
+
+
+def _image_of(content: Content, key: Any) -> str:
+    return next(f"image '{image['file_name']}'" for image in content['images'] if image['id'] == key)
+
+
+def _round_up(count: int) -> int:
+    """To hundreds."""
+    return -(-count // 100) * 100
 
 
 def _at(images: _Images, indices: Any) -> _Images:

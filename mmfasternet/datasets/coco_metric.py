@@ -2,14 +2,16 @@
 
 import os.path as osp
 import tempfile
+from functools import partial
 from typing import Any, Dict, List, Optional, Sequence
 
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.fileio import get_local_path
 
-from mmfasternet.compat import coco_api, set_coco_api
+from mmfasternet.compat import coco_api, coco_metrics_by, set_coco_api
 from mmfasternet.datasets.coco_dataset import TolerantCOCO
-from mmfasternet.errors import DataError
+from mmfasternet.datasets.coco_max_dets import EvaluatorAtMaxDets, ParallelEvaluatorAtMaxDets
+from mmfasternet.errors import ArgumentError, DataError
 from mmfasternet.registry import METRICS
 
 
@@ -30,15 +32,26 @@ class CocoMetric(MMDetCocoMetric):
       another: pycocotools takes all masks of two sizes for different.
 
     Args:
-        See :class:`mmdet.evaluation.CocoMetric`.
+        max_dets: How many detections of a class on an image count, the most
+            confident ones, for AP at all thresholds and sizes. Defaults to
+            None: AP at 100, as COCO defines it, and AP50, AP75 and AP by size
+            at the largest of ``proposal_nums``, as MMDetection has it.
+        others: See :class:`mmdet.evaluation.CocoMetric`. AR, which
+            ``metric_items`` may ask for, is at ``proposal_nums`` in any case.
 
     Raises:
+        ArgumentError: If ``max_dets`` is no whole number from 1.
         DataError: If the file can't be read, or a run-length encoding is not
             of its image's size.
     """
 
-    def __init__(self, ann_file: Optional[str] = None, sort_categories: bool = False, **kwargs: Any) -> None:
+    def __init__(self, ann_file: Optional[str] = None, sort_categories: bool = False, max_dets: Optional[int] = None,
+                 **kwargs: Any) -> None:
+        if max_dets is not None and (isinstance(max_dets, bool) or not isinstance(max_dets, int) or max_dets < 1):
+            raise ArgumentError(f'max_dets of CocoMetric is {max_dets!r}: it must be a whole number from 1, or None, '
+                                f'as COCO has it')
         super().__init__(sort_categories=sort_categories, **kwargs)
+        self.max_dets = max_dets
         self._file = ann_file
         if ann_file is None:
             return
@@ -57,7 +70,10 @@ class CocoMetric(MMDetCocoMetric):
                 set_coco_api(self, TolerantCOCO(self.gt_to_coco_json(images, osp.join(folder, 'truth'))))
         if 'segm' in self.metrics and not self.format_only:
             self._draw_at_sizes_of(images)
-        return super().compute_metrics(results)
+        if self.max_dets is None:
+            return super().compute_metrics(results)
+        return coco_metrics_by(self, results, COCOeval=partial(EvaluatorAtMaxDets, self.max_dets),
+                               COCOevalMP=partial(ParallelEvaluatorAtMaxDets, self.max_dets))
 
     def _draw_at_sizes_of(self, images: Sequence[Dict[str, Any]]) -> None:
         coco = coco_api(self)

@@ -19,11 +19,13 @@ class Objects:
         usable: How many are trained on.
         images: Ids of the images that are trained on.
         reasons: How many are not, by the reason.
+        places: How many are evaluated, by the ids of image and category.
     """
     total: int = 0
     usable: int = 0
     images: Set[Any] = field(default_factory=set)
     reasons: Counter = field(default_factory=Counter)
+    places: Counter = field(default_factory=Counter)
 
     def dropped(self, meant: bool = True) -> str:
         """The reasons with their numbers; without those that were meant, if ``meant`` is False."""
@@ -85,6 +87,7 @@ def evaluated_objects(content: Dict[str, Any], classes: Sequence[str], with_mask
             reason = 'have no polygon of three points'
         else:
             objects.usable += 1
+            objects.places[row['image_id'], row['category_id']] += 1
             continue
         objects.reasons[reason] += 1
     return objects

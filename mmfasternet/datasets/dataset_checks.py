@@ -17,6 +17,7 @@ _IMAGENET_TREE = 'ImageNet holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, with 1
 _REMEDIES = {
     'data/coco': f'{_COCO_TREE}: put it into data/coco/, set MMDET_DATASETS to its folder',
     'data/shapes': 'Make it with mmfasternet make-shapes data/shapes',
+    'data/nuclei': 'Make it of the 2018 Data Science Bowl with mmfasternet make-nuclei stage1_train data/nuclei',
 }
 _HEADS = ('bbox_head', 'mask_head')  # and the head of a classifier
 
@@ -74,7 +75,17 @@ class DatasetChecks:
             # MMDetection's evaluator of several data sets has a metric for each.
             mine = coco[index:index + 1] if _is_for_each(evaluators) and len(metrics) == len(coco) else coco
             if mine and is_coco_metric(kind) and '://' not in evaluator['ann_file'] and all(each for each, _ in mine):
-                self._coco.check_evaluator(kind, evaluator, [each for each, _ in mine if each], mine[0][1], split)
+                self._coco.check_evaluator(kind, evaluator, [each for each, _ in mine if each], mine[0][1], split,
+                                           _limits(self.model))
+
+
+def _limits(model: Dict[str, Any]) -> Dict[str, int]:
+    """How many detections a detector gives on an image at most, by the config's key; empty where it does not tell."""
+    cfg, where = model.get('module', model).get('test_cfg') or {}, 'model.test_cfg'  # in one for test-time augmentation
+    if 'rcnn' in cfg:
+        cfg, where = cfg['rcnn'], f'{where}.rcnn'
+    limit = cfg.get('max_per_img') if isinstance(cfg, dict) else None  # some cascades have a list
+    return {f'{where}.max_per_img': limit} if isinstance(limit, int) and limit > 0 else {}
 
 
 def _evaluators(config: Any) -> Iterator[Dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Union
 
@@ -12,8 +11,8 @@ from shapely import affinity
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
-from mmfasternet.errors import ArgumentError, DataError
-from mmfasternet.files import check_folder
+from mmfasternet.errors import ArgumentError
+from mmfasternet.files import atomic_folder
 
 CLASSES = ('circle', 'square', 'triangle', 'star')
 
@@ -173,13 +172,7 @@ def make_shapes_coco(root: Union[str, Path],
                                ('seed', seed, 0)):
         if value < least:
             raise ArgumentError(f'{name} must be at least {least}, got {value}')
-    check_folder(root)
-    if root.exists():
-        raise DataError(f"'{root}' exists already: remove it, or name another folder")
-    # Written beside its place and moved there when it is complete: an interrupted run leaves nothing half made.
-    partial = root.with_name(root.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    for split, count, stream in (('train', num_train, 2 * seed), ('val', num_val, 2 * seed + 1)):
-        _make_split(partial / split, partial / 'annotations' / f'instances_{split}.json', count, size, stream)
-    partial.rename(root)
+    with atomic_folder(root) as folder:
+        for split, count, stream in (('train', num_train, 2 * seed), ('val', num_val, 2 * seed + 1)):
+            _make_split(folder / split, folder / 'annotations' / f'instances_{split}.json', count, size, stream)
     return root

@@ -164,6 +164,62 @@ def test_no_object_to_evaluate(data, warnings):
     assert not warnings
 
 
+def crowd_an_image(content, count=150):
+    """Copies of an object, so that its class has so many on the image."""
+    row = content['annotations'][0]
+    alike = [each for each in content['annotations']
+             if (each['image_id'], each['category_id']) == (row['image_id'], row['category_id'])]
+    content['annotations'] += [dict(row, id=1000 + index) for index in range(count - len(alike))]
+
+
+def test_more_objects_on_an_image_than_count(data, warnings):
+    edit(ann_file(data), crowd_an_image)
+    content = json.loads(ann_file(data).read_text())
+    row = content['annotations'][0]
+    name, = [image['file_name'] for image in content['images'] if image['id'] == row['image_id']]
+    label, = [each['name'] for each in content['categories'] if each['id'] == row['category_id']]
+    total = sum(each['image_id'] == row['image_id'] for each in content['annotations'])
+    check(config(data))
+    assert warnings == [
+        f"image '{name}' in '{ann_file(data)}' has 150 objects of the class '{label}', and val_evaluator counts 100 "
+        "detections of a class on an image: AP can't reach 1. --cfg-options val_evaluator.max_dets=200 counts more",
+        f"image '{name}' in '{ann_file(data)}' has {total} objects, and model.test_cfg.rcnn.max_per_img keeps 100 "
+        "detections on an image: AP can't reach 1. --cfg-options model.test_cfg.rcnn.max_per_img=200 keeps more"]
+    warnings.clear()
+    cfg = config(data, val_evaluator__max_dets=200)
+    check(cfg)
+    assert len(warnings) == 1 and 'max_per_img' in warnings[0]
+    cfg.model.test_cfg.rcnn.max_per_img = 200
+    warnings.clear()
+    check(cfg)
+    cfg.model = dict(type='mmfasternet.InstanceTTAModel', module=cfg.model)
+    check(cfg)
+    assert not warnings
+    cfg.model.module.test_cfg.rcnn.max_per_img = 100
+    cfg.val_evaluator = dict(type='mmdet.CocoMetric', ann_file=str(ann_file(data)))
+    check(cfg)
+    assert 'CocoMetric has no option for more, mmfasternet.CocoMetric has max_dets' in warnings[0]
+    assert 'model.test_cfg.rcnn.max_per_img keeps 100' in warnings[1]
+
+
+def test_objects_of_several_classes_count_apart_and_crowds_do_not(data, warnings):
+
+    def many(content):
+        crowd_an_image(content, 90)
+        row, = [row for row in content['annotations'] if row['id'] == 1000]
+        others = [each['id'] for each in content['categories'] if each['id'] != row['category_id']]
+        content['annotations'] += [dict(row, id=2000 + index, category_id=others[0]) for index in range(90)]
+        content['annotations'] += [dict(row, id=3000 + index, iscrowd=1) for index in range(90)]
+
+    edit(ann_file(data), many)
+    cfg = config(data)
+    check(cfg)
+    assert len(warnings) == 1 and 'max_per_img' in warnings[0]
+    cfg.model.test_cfg = dict(max_per_img=100)  # of a detector of one stage
+    check(cfg)
+    assert 'and model.test_cfg.max_per_img keeps 100' in warnings[1]
+
+
 @pytest.mark.parametrize('change, problem', [
     (lambda row: row.pop('iscrowd'), 'has no iscrowd in annotations[0]'),
     (lambda row: row.update(id='a'), "is the text 'a'"),

@@ -7,9 +7,11 @@ import pytest
 import torch
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mmfasternet.datasets.coco_metric import CocoMetric
-from mmfasternet.errors import DataError
+from mmfasternet.errors import ArgumentError, DataError
 
 HEIGHT, WIDTH = 60, 80
 CLASSES = ('cat', 'dog')
@@ -179,3 +181,103 @@ def test_without_a_file_the_data_set_tells(expected):
                  ignore_flag=row['iscrowd'], mask=[[1, 1, 9, 9], *row['segmentation']])
             for row in content()['annotations'] if row['image_id'] == sample['img_id']]
     assert evaluate(CocoMetric, None, predictions) == expected
+
+
+# More than 100 objects of a class on an image.
+
+
+def crowded(count=150):
+    """Squares of 4 and of 40 pixels beside each other on one image of 60 x 800, and no other."""
+    boxes = [[5. * (index % 100), 5. * (index // 100), 4., 4.] for index in range(count - 5)]
+    boxes += [[510. + 45 * index, 5., 40., 40.] for index in range(5)]
+    return dict(
+        images=[dict(id=1, file_name='many.png', height=60, width=800)],
+        categories=[dict(id=1, name='cat'), dict(id=2, name='dog')],
+        annotations=[dict(id=index, image_id=1, category_id=1, bbox=box, area=box[2] * box[3], iscrowd=0,
+                          segmentation=[rectangle(*box)]) for index, box in enumerate(boxes, 1)])
+
+
+def found_at(shift, truth):
+    """All objects, each predicted at a shift of a part of its width."""
+    boxes = np.array([row['bbox'] for row in truth['annotations']])
+    boxes[:, 0] += shift * boxes[:, 2]
+    scores = np.random.default_rng(0).permutation(len(boxes)) / len(boxes)
+    masks = [mask_utils.frPyObjects([rectangle(*box)], 60, 800)[0] for box in boxes]
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return [dict(img_id=1, ori_shape=(60, 800), pred_instances=dict(
+        bboxes=torch.tensor(corners), scores=torch.tensor(scores), labels=torch.zeros(len(boxes), dtype=torch.long),
+        masks=masks))]
+
+
+def by_pycocotools(path, samples, kind, max_dets, iou=None, area=0):
+    """AP by the arrays of plain pycocotools."""
+    truth, predictions, (sample, ) = COCO(str(path)), [], samples
+    instances = sample['pred_instances']
+    for box, score, mask in zip(instances['bboxes'].tolist(), instances['scores'].tolist(), instances['masks']):
+        place = dict(segmentation=mask) if kind == 'segm' else dict(
+            bbox=[box[0], box[1], box[2] - box[0], box[3] - box[1]])
+        predictions.append(dict(image_id=1, category_id=1, score=score, **place))
+    evaluation = COCOeval(truth, truth.loadRes(predictions), kind)
+    evaluation.params.maxDets = [max_dets]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval['precision'][:, :, 0, area, 0]
+    precision = precision if iou is None else precision[[round((iou - .5) / .05)]]
+    return round(float(precision.mean()), 3)
+
+
+def test_an_image_with_more_than_100_objects(write):
+    """All of them found: with 100 that count, a recall of two thirds is the most, by COCO's definition."""
+    path = write(crowded())
+    assert evaluate(CocoMetric, path, found_at(0, crowded()))['coco/bbox_mAP'] == pytest.approx(67 / 101, abs=1e-3)
+    whole = evaluate(CocoMetric, path, found_at(0, crowded()), max_dets=300)
+    for kind in ('bbox', 'segm'):
+        assert [whole[f'coco/{kind}_mAP{what}'] for what in ('', '_50', '_75', '_s', '_m')] == [1] * 5
+        assert whole[f'coco/{kind}_mAP_l'] == -1  # there is none
+    assert whole['coco/cat_precision'] == 1
+    # MMDetection's own AP50 counts 1000.
+    assert evaluate(CocoMetric, path, found_at(0, crowded()), max_dets=100)['coco/bbox_mAP_50'] < 0.7
+
+
+@pytest.mark.parametrize('max_dets', [1, 70, 120, 300, 1000, 2000])
+def test_metrics_at_a_number_of_detections_are_pycocotools(write, max_dets):
+    path, predictions = write(crowded()), found_at(.18, crowded())
+    found = evaluate(CocoMetric, path, found_at(.18, crowded()), max_dets=max_dets,
+                     metric_items=['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'AR@100', 'AR@300', 'AR_s@1000'])
+    plain = evaluate(CocoMetric, path, found_at(.18, crowded()), metric_items=['AR@100', 'AR@300', 'AR_s@1000'])
+    for kind in ('bbox', 'segm'):
+        expected = {'mAP': {}, 'mAP_50': dict(iou=.5), 'mAP_75': dict(iou=.75), 'mAP_s': dict(area=1),
+                    'mAP_m': dict(area=2)}
+        for name, part in expected.items():
+            assert found[f'coco/{kind}_{name}'] == by_pycocotools(path, predictions, kind, max_dets, **part), name
+        for name in ('AR@100', 'AR@300', 'AR_s@1000'):  # at the numbers that they are named by
+            assert found[f'coco/{kind}_{name}'] == plain[f'coco/{kind}_{name}'], name
+    assert found['coco/cat_precision'] == found['coco/segm_mAP']  # the last of the two
+
+
+def test_what_is_printed_says_how_many_count(write, capfd):
+    evaluate(CocoMetric, write(crowded()), found_at(0, crowded()), max_dets=300, metric='bbox')
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith(' Average ')]
+    assert len(lines) == 10 and all('maxDets=300 ]' in line for line in lines)
+    assert lines[0] == ' Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=300 ] = 1.000'
+    assert lines[6] == ' Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=300 ] = 1.000'
+
+
+def test_several_processes_evaluate_alike(write):
+    path = write(crowded())
+    one, several = (evaluate(CocoMetric, path, found_at(.18, crowded()), metric='bbox', max_dets=120, classwise=False,
+                             use_mp_eval=parallel) for parallel in (False, True))
+    assert one == several and 0 < one['coco/bbox_mAP'] < 1
+
+
+def test_proposals_are_evaluated_as_without(write):
+    path = write(crowded())
+    found, expected = (evaluate(CocoMetric, path, found_at(.18, crowded()), metric=['proposal', 'proposal_fast'],
+                                max_dets=max_dets) for max_dets in (50, None))
+    assert found == expected
+
+
+@pytest.mark.parametrize('max_dets', [0, -1, 1.5, '300', True, [300]])
+def test_a_number_of_detections_that_is_none(max_dets):
+    with pytest.raises(ArgumentError, match='^max_dets of CocoMetric is .*: it must be a whole number from 1'):
+        CocoMetric(max_dets=max_dets)
