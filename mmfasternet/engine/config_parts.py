@@ -192,6 +192,7 @@ TRAIN_PARTS: Dict[str, Part] = {
     'SpeedUpHook': _add_hook(hooks.SpeedUpHook, _speed_up_arguments),
     'FiniteLossHook': _guard_losses,
     'NameImagesHook': _add_hook(hooks.NameImagesHook),
+    'CurvesHook': _add_hook(hooks.CurvesHook),
     'StopHook': _add_hook(hooks.StopHook),
 }
 TEST_PARTS: Dict[str, Part] = {

@@ -16,8 +16,8 @@ from mmfasternet.engine.last_batch import check_last_batch, named_norm_errors
 from mmfasternet.errors import DataError
 from mmfasternet.registry import LOOPS
 
-#: In the message hub: the epoch that was validated last.
-VALIDATED = 'validated_epoch'
+#: In the message hub: the epoch that was validated last. MMEngine logs what is called val..., train... or test...
+VALIDATED = 'last_validated_epoch'
 
 
 class TrainingStopped(Exception):

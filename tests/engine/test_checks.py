@@ -68,7 +68,10 @@ def test_missing_coco_names_the_tree_and_the_variable(tmp_path, monkeypatch):
 
 def test_missing_shapes_name_the_script_that_makes_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert_refused(load_config(str(SHAPES_CONFIG)), "'data/shapes/'", 'mmfasternet make-shapes data/shapes')
+    cfg = load_config(str(SHAPES_CONFIG))
+    assert_refused(cfg, "'data/shapes/'", 'mmfasternet make-shapes data/shapes')
+    cfg.train_dataloader.dataset.data_root = 'data/nuclei/'
+    assert_refused(cfg, "'data/nuclei/'", 'mmfasternet make-nuclei stage1_train data/nuclei')
 
 
 def test_data_sets_that_download_themselves_pass(data):

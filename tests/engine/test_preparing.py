@@ -40,7 +40,7 @@ def hook_types(cfg):
 def test_all_that_runs_is_named():
     cfg = coco()
     assert hook_types(cfg) == [f'mmfasternet.{name}Hook' for name in (
-        'Seed', 'Resume', 'FiniteLoss', 'NameImages', 'Stop')]
+        'Seed', 'Resume', 'FiniteLoss', 'NameImages', 'Curves', 'Stop')]
     assert cfg.train_cfg.type == 'mmfasternet.EpochBasedTrainLoop'
     assert cfg.default_hooks.checkpoint.type == 'mmfasternet.CheckpointHook'
     assert cfg.train_dataloader.sampler.type == 'mmfasternet.SeededSampler'

@@ -44,7 +44,8 @@ def test_recomputed_blocks_train_alike(shapes, tmp_path):
     ({'model.neck.norm_cfg': dict(type='torch.nn.SyncBatchNorm')}, 'model.neck.norm_cfg.type=BN'),
     ({'sync_bn': 'torch'}, 'sync_bn=None'),
 ])
-def test_synchronised_norms_of_several_processes_need_gpus(options, advice):
+def test_synchronised_norms_of_several_processes_need_gpus(monkeypatch, options, advice):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     cfg = load_config(str(SHAPES_CONFIG), options, launcher='pytorch')
     with pytest.raises(UserError, match=rf'^SyncBN of several processes needs GPUs, .*\(--cfg-options {advice}\)$'):
         prepare(cfg, TrainOptions())

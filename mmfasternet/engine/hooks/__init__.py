@@ -1,6 +1,7 @@
 """What holds a training together: hooks, each registered, to be named in any config as ``mmfasternet.NAME``."""
 
 from .checkpoint import CheckpointHook
+from .curves import CurvesHook
 from .deploy import DeployHook
 from .finite_loss import FiniteLossHook
 from .name_images import NameImagesHook
@@ -12,6 +13,6 @@ from .stop import StopHook
 from .stop_after import StopAfterHook
 
 __all__ = [
-    'CheckpointHook', 'DeployHook', 'FiniteLossHook', 'NameImagesHook', 'PicturesHook', 'ResumeHook', 'SeedHook',
-    'SpeedUpHook', 'StopAfterHook', 'StopHook'
+    'CheckpointHook', 'CurvesHook', 'DeployHook', 'FiniteLossHook', 'NameImagesHook', 'PicturesHook', 'ResumeHook',
+    'SeedHook', 'SpeedUpHook', 'StopAfterHook', 'StopHook'
 ]
