@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 from contextlib import contextmanager
-from typing import Any, ContextManager, Iterator
+from typing import Any, ContextManager, Iterator, List, Optional, Sequence
 
 from mmfasternet.calling import called_as
 from mmfasternet.cli.config_options import ConfigOptions
@@ -16,6 +16,8 @@ from mmfasternet.installed import missing
 
 #: Types to compute in, as PyTorch calls them.
 DTYPES = ('float32', 'bfloat16', 'float16')
+#: Of ``--amp``.
+AMP_TYPES = ('auto', 'float16', 'bfloat16')
 
 
 def make_parser(description: str, command: str, example: str) -> argparse.ArgumentParser:
@@ -77,6 +79,13 @@ def add_dtype_option(parser: argparse.ArgumentParser, help: str) -> None:
 def add_graphs_option(parser: argparse.ArgumentParser, help: str) -> None:
     """The option that replaces launches of kernels by that of a graph."""
     parser.add_argument('--cuda-graphs', action='store_true', help=help)
+
+
+def with_amp_type(argv: Optional[Sequence[str]]) -> List[str]:
+    """The command line's words, with a type for each ``--amp``: argparse would take what follows, be it a config."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return [f'{word}=auto' if word == '--amp' and following not in AMP_TYPES else word
+            for word, following in zip(words, [*words[1:], ''])]
 
 
 def add_benchmark_options(parser: argparse.ArgumentParser) -> None:

@@ -58,7 +58,7 @@ class Conditions:
     def on(self, device: torch.device) -> 'Conditions':
         """The same work on this machine, as it is set up now."""
         rounded = _rounded(device) if self.dtype == torch.float32 else ()
-        return replace(self, device=_name(device), tf32=rounded, threads=torch.get_num_threads(),
+        return replace(self, device=name_of(device), tf32=rounded, threads=torch.get_num_threads(),
                        versions=loaded_versions())
 
     def comparable(self, other: 'Conditions') -> bool:
@@ -135,7 +135,8 @@ def loaded_versions() -> Dict[str, str]:
     return versions
 
 
-def _name(device: torch.device) -> str:
+def name_of(device: torch.device) -> str:
+    """Name of a processor, by its maker."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     try:

@@ -6,8 +6,6 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 
-_CALLS = 5
-
 
 @dataclass(frozen=True)
 class GpuWork:
@@ -28,25 +26,26 @@ class GpuWork:
         return vars(self)
 
 
-def gpu_work(function: Callable[[], Any], count: int = 12) -> GpuWork:
+def gpu_work(function: Callable[[], Any], count: int = 12, calls: int = 5) -> GpuWork:
     """Look at a call by PyTorch's profiler; a call before is not looked at.
 
     Args:
         function: Called without arguments.
         count: How many kernels are named. Defaults to 12.
+        calls: How many calls are looked at. Defaults to 5.
     """
     activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
     with torch.no_grad():
         function()
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=activities) as profile:
-            for _ in range(_CALLS):
+            for _ in range(calls):
                 function()
             torch.cuda.synchronize()
     times: Dict[str, List[float]] = defaultdict(list)
     for event in profile.events():
         if event.device_type == torch.autograd.DeviceType.CUDA:
             times[event.name].append(event.time_range.elapsed_us() / 1e3)
-    by_time = sorted(((name, sum(each) / _CALLS, len(each) / _CALLS) for name, each in times.items()),
+    by_time = sorted(((name, sum(each) / calls, len(each) / calls) for name, each in times.items()),
                      key=lambda row: -row[1])
     return GpuWork(sum(row[1] for row in by_time), sum(row[2] for row in by_time), by_time[:count])

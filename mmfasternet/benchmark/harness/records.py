@@ -4,10 +4,10 @@ import fcntl
 import json
 import math
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from mmfasternet.benchmark.harness.conditions import Conditions
 from mmfasternet.errors import UserError
 from mmfasternet.files import remove_unfinished, write_atomically
 
+Parsed = TypeVar('Parsed')
 #: Records of a suite in its folder, one JSON object a line.
 RECORDS = 'records.jsonl'
 _DERIVED = ('median_ms', 'p10_ms', 'p90_ms', 'runs', 'images_per_second', 'part_medians_ms')
@@ -168,19 +169,8 @@ class RecordFile:
         Raises:
             UserError: If another one does.
         """
-        if not self.path:
+        with locked_folder(self.path.parent) if self.path else nullcontext():
             yield
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError:
-            raise UserError(f"another process writes records into '{self.path.parent}': name another folder by "
-                            f'--out') from None
-        finally:
-            os.close(folder)  # which unlocks it
 
     def keep(self, record: LatencyRecord) -> None:
         """Put a record in the place of the one of its name, on the disk as well."""
@@ -190,6 +180,24 @@ class RecordFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             remove_unfinished(self.path.parent)  # of a process that was killed
             write_atomically(self.path, ''.join(self._lines.values()).encode())
+
+
+@contextmanager
+def locked_folder(folder: Union[str, Path]) -> Iterator[None]:
+    """Within it, no other process may write records into a folder, which is made.
+
+    Raises:
+        UserError: If another one does.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"another process writes records into '{folder}': name another folder by --out") from None
+    finally:
+        os.close(opened)  # which unlocks it
 
 
 def read_records(folder: Union[str, Path]) -> List[LatencyRecord]:
@@ -206,12 +214,26 @@ def read_records(folder: Union[str, Path]) -> List[LatencyRecord]:
             raise UserError(f"'{folder}' holds records of an earlier release, a file each: name another folder by "
                             f'--out')
         return []
+    return read_lines(path, LatencyRecord.from_dict, 'latency')
+
+
+def read_lines(path: Path, parse: Callable[[Dict[str, Any]], Parsed], what: str) -> List[Parsed]:
+    """Records from a file of JSON lines; none if there is no file.
+
+    Args:
+        path: The file.
+        parse: Makes a record of what a line holds.
+        what: What it is a record of, for the error.
+
+    Raises:
+        UserError: If a line is no record.
+    """
     records = []
-    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines() if path.exists() else (), 1):
         try:
-            records.append(LatencyRecord.from_dict(json.loads(line)))
+            records.append(parse(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"line {number} of '{path}' is no record of a latency: remove it, or name another folder "
+            raise UserError(f"line {number} of '{path}' is no record of a {what}: remove it, or name another folder "
                             f'by --out') from None
     return records
 

@@ -16,7 +16,8 @@ from mmfasternet.compat import recompilations
 from mmfasternet.deploy.gpu.cuda_graphs import record
 from mmfasternet.errors import ArgumentError, UserError
 
-_IN_A_ROW = 10  # batches on a GPU, for their throughput: else small networks wait for the CPU
+#: Batches on a GPU are timed in a row, for their throughput: else small networks wait for the CPU.
+_IN_A_ROW, _SECONDS_IN_A_ROW = 10, 0.25
 #: A call that gives the durations of its parts in milliseconds.
 TimedParts = Callable[[], Dict[str, float]]
 
@@ -89,9 +90,9 @@ def run_suite(entries: Sequence[Entry],
 
     In each round each entry is called once without being timed, which brings
     its data back into the caches, then ``calls`` times, then once part by part
-    if it has parts. On a GPU, a timed call of more than
-    one image and without parts is the mean of ten that follow each other, for
-    the throughput.
+    if it has parts. On a GPU, a timed call of more than one image and without
+    parts is the mean of some that follow each other, for the throughput: as
+    many as take a quarter of a second, ten at most.
 
     Args:
         entries: What to measure; names must differ.
@@ -141,7 +142,7 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
     left = {name: rounds - record.runs // calls for name, record in records.items()}
     waiting = [entry for entry in entries if left[entry.name] > 0]
     compiled = sum(len(entry.conditions.sizes) for entry in entries if entry.conditions.compiled)
-    with torch.no_grad(), room_for_compiled(compiled), _progress() as progress:
+    with torch.no_grad(), room_for_compiled(compiled), progress_bar() as progress:
         task = progress.add_task('building', total=len(waiting))
         subjects: Dict[str, Subject] = {}
         for entry in waiting:
@@ -233,9 +234,9 @@ def _warmed_up(record: LatencyRecord, subject: Subject, device: torch.device) ->
 def _extended(record: LatencyRecord, subject: Subject, device: torch.device, calls: int,
               session: str) -> LatencyRecord:
     subject.advance()
-    on_gpu = device.type == 'cuda'
-    time_call(subject.function, device)
-    in_a_row = _IN_A_ROW if on_gpu and record.conditions.batch_size > 1 and not subject.parts else 1
+    seconds, in_a_row = time_call(subject.function, device), 1
+    if device.type == 'cuda' and record.conditions.batch_size > 1 and not subject.parts:
+        in_a_row = min(max(int(_SECONDS_IN_A_ROW / seconds), 1), _IN_A_ROW)
     times = [time_call(subject.function, device, in_a_row) * 1e3 for _ in range(calls)]
     parts = subject.parts() if subject.parts else {}
     earlier = record.sessions or (('unknown', ) if record.times_ms else ())
@@ -244,7 +245,7 @@ def _extended(record: LatencyRecord, subject: Subject, device: torch.device, cal
                    parts_ms={part: (*record.parts_ms.get(part, ()), time) for part, time in parts.items()})
 
 
-def _progress() -> Any:
+def progress_bar() -> Any:
     """On the terminal only: on stderr, so that tables can be piped."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

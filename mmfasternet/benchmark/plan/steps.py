@@ -130,17 +130,20 @@ def table_4(bench: Bench) -> None:
 
 
 def table_4_in_other_types(bench: Bench) -> None:
-    """The same on a GPU in bfloat16, where it has that, and in float32 with TF32."""
+    """The same on a GPU in float32 with TF32, and in bfloat16 where it has that; by CUDA graphs alone.
+
+    Eager, a detector waits for launches in every type.
+    """
     if bench.on_gpu:
-        _table_4(bench, [*((dtype, 'convolutions') for dtype in native_amp_types()[1:]), ('float32', 'on')])
+        _table_4(bench, [('float32', 'on'), *((dtype, 'convolutions') for dtype in native_amp_types()[1:])], False)
 
 
-def _table_4(bench: Bench, settings: Sequence[Tuple[str, str]]) -> None:
+def _table_4(bench: Bench, settings: Sequence[Tuple[str, str]], eager: bool = True) -> None:
     configs = detector_configs(bench.small)
     build = functools.cache(lambda name: random_detector(configs[name], bench.target))
     for dtype, tf32 in settings:
         set_tf32(tf32)
-        forms = [DeployOptions(dtype != 'float32', dtype)]
+        forms = [DeployOptions(dtype != 'float32', dtype)] if eager else []
         if bench.on_gpu:
             forms.append(DeployOptions(True, dtype, graphs=True))
         entries = [_detector(bench, name, form, functools.partial(build, name)) for form in forms for name in configs]
@@ -175,41 +178,54 @@ def forms(bench: Bench) -> None:
     entries = [_detector(bench, name, form, functools.partial(build, name))
                for name in (R50, S) for form in forms_of_two(bench)]
     records = bench.suite('forms', [replace(e, build=functools.partial(kept_build, e)) for e in entries], 15, 40.)
-    path = bench.out / 'forms' / GPU_WORK
-    work = json.loads(path.read_text()) if path.exists() else {}
     for entry, record in zip(entries, records) if bench.on_gpu else ():
         subject = None if record.error else kept.pop(entry.name, None)
-        if record.error or entry.name in work:
-            continue
-        each = gpu_work((subject or entry.build()).function).to_dict()
-        work[entry.name] = each
-        write_atomically(path, (json.dumps(work, indent=1) + '\n').encode())
-        print(f"{entry.name}: GPU busy {each['busy_ms']:.2f} ms, {each['kernels']:.0f} kernels; longest:")
-        for kernel, ms, count in each['longest'][:8]:
-            print(f'    {ms:7.3f} ms {count:5.0f}  {kernel[:110]}')
+        if not record.error:
+            _look_at(bench, 'forms', entry, subject)
+
+
+def _look_at(bench: Bench, suite: str, entry: Entry, subject: Optional[Subject] = None, calls: int = 5) -> None:
+    """Keep what the GPU does in a call of an entry."""
+    path = bench.out / suite / GPU_WORK
+    work = json.loads(path.read_text()) if path.exists() else {}
+    if entry.name in work:
+        return
+    each = gpu_work((subject or entry.build()).function, calls=calls).to_dict()
+    work[entry.name] = each
+    write_atomically(path, (json.dumps(work, indent=1) + '\n').encode())
+    print(f"{entry.name}: GPU busy {each['busy_ms']:.2f} ms, {each['kernels']:.0f} kernels; longest:")
+    for kernel, ms, count in each['longest'][:8]:
+        print(f'    {ms:7.3f} ms {count:5.0f}  {kernel[:110]}')
 
 
 def training(bench: Bench) -> None:
-    """Steps of the recipe, FasterNet-S and ResNet-50."""
-    size, batches = ((96, 160), (1, )) if bench.small else ((800, 1333), (2, 16) if bench.on_gpu else (1, ))
-    names = ['plain', 'channels-last']
-    if bench.on_gpu:
-        names = ['plain', *(f'{dtype}{more}' for dtype in native_amp_types() for more in ('', '+channels-last'))]
-    set_tf32('convolutions')
-    for batch in batches:
-        entries = [training_entry(detector_configs(bench.small)[model], model, bench.target,
-                                  SpeedUps.parse(name), size, batch) for name in names for model in (S, R50)]
-        bench.suite(f'training/batch-{batch}', entries, 5, 25.)
+    """Steps of the recipe, FasterNet-S and ResNet-50; on a GPU at a batch of 2 and at the recipe's 16."""
+    if not bench.on_gpu:
+        _training(bench, ['plain', 'channels-last'], 1, 'batch-1')
+        return
+    halves = native_amp_types()
+    last = [f'{dtype}+channels-last' for dtype in halves]
+    _training(bench, ['plain', *halves, *last], 2, 'batch-2')
+    entries = _training(bench, ['plain', *last], 16, 'batch-16')
+    for entry in entries[-2:] if bench.left() > 15 else ():  # S and ResNet-50 in the last form that was measured
+        _look_at(bench, 'training/batch-16', entry, calls=2)
 
 
 def training_compiled(bench: Bench) -> None:
     """The fastest form of training beside the one that is not compiled."""
-    size, batch = ((96, 160), 1) if bench.small else ((800, 1333), 16 if bench.on_gpu else 1)
     half = native_amp_types()[-1] + '+' if bench.on_gpu else ''
-    entries = [training_entry(detector_configs(bench.small)[model], model, bench.target,
-                              SpeedUps.parse(f'{half}channels-last{more}'), size, batch)
-               for more in ('', '+compile') for model in (S, R50)]
-    bench.suite('training/compiled', entries, 5, 60.)
+    names = [f'{half}channels-last', f'{half}channels-last+compile']
+    _training(bench, names, 16 if bench.on_gpu else 1, 'compiled')
+
+
+def _training(bench: Bench, names: Sequence[str], batch: int, suite: str) -> List[Entry]:
+    """Measure a suite of training; gives the entries that could be measured."""
+    size = (96, 160) if bench.small else (800, 1333)
+    set_tf32('convolutions')
+    entries = [training_entry(detector_configs(bench.small)[model], model, bench.target, SpeedUps.parse(name), size,
+                              batch) for name in names for model in (S, R50)]
+    records = bench.suite(f'training/{suite}', entries, 5, 25.)
+    return [entry for entry, record in zip(entries, records) if not record.error]
 
 
 def operator_tables(bench: Bench) -> None:
@@ -237,11 +253,21 @@ def _few(bench: Bench, make: Callable[..., List[Entry]], *args: Any) -> List[Ent
 
 
 def table_3(bench: Bench) -> None:
-    """Classifiers at batch 1 and 32, eager, and on a GPU by CUDA graphs."""
+    """Classifiers at batch 1; on a GPU by CUDA graphs, and at batch 32 as well."""
+    _table_3(bench, [(32, True), (1, True)] if bench.on_gpu else [(1, False)])
+
+
+def table_3_eager(bench: Bench) -> None:
+    """The same on a GPU without graphs, as most programs run them."""
+    if bench.on_gpu:
+        _table_3(bench, [(32, False), (1, False)])
+
+
+def _table_3(bench: Bench, settings: Sequence[Tuple[int, bool]]) -> None:
     networks = find_networks(['ResNet50', 'FasterNet-T0', 'MobileNetV2'] if bench.small else NETWORKS)
     set_tf32('convolutions')
     build = functools.cache(classifiers.build_folded)
-    for batch, graphs in [(1, False), (32, True), (32, False), (1, True)] if bench.on_gpu else [(1, False)]:
+    for batch, graphs in settings:
         entries = [classifier_entry(network, bench.target, batch, build=build) for network in networks]
         bench.suite(f"table-3/batch-{batch}{'-graphs' if graphs else ''}",
                     [replayed(entry) for entry in entries] if graphs else entries, 10)
@@ -277,6 +303,6 @@ class Step:
         return self.run.__name__.replace('_', '-')
 
 
-STEPS = (Step(facts, 60, 10), Step(forms, 180, 60), Step(table_4, 180, 40), Step(training, 120, 30),
-         Step(operator_tables, 120, 15), Step(table_3, 120, 15), Step(backbone_forms, 60, 10),
-         Step(table_4_in_other_types, 180, 40), Step(training_compiled, 200, 100))
+STEPS = (Step(facts, 60, 10), Step(forms, 180, 60), Step(table_4, 180, 40), Step(training, 180, 30),
+         Step(operator_tables, 150, 15), Step(table_3, 120, 15), Step(training_compiled, 200, 100),
+         Step(table_4_in_other_types, 180, 30), Step(table_3_eager, 120, 15), Step(backbone_forms, 60, 10))

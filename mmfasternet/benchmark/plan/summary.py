@@ -82,21 +82,27 @@ def _detectors(records: Records, folder: Path, out: Path) -> Report:
                                        records[0].conditions.sizes[0])
     if not (folder / GPU_WORK).exists() or not (out / FACTS).exists():
         return report
-    work, facts = json.loads((folder / GPU_WORK).read_text()), json.loads((out / FACTS).read_text())
+    facts = json.loads((out / FACTS).read_text())
+    bound = ("Bound: the least time of each convolution and linear layer by itself, by the machine's fastest 3x3 "
+             'convolution in the type, or by its copy for reading and writing maps and weights, whichever is longer.')
+    report = _with_gpu_work(report, records, folder, 'detector')
+    return Report(report.title, [*report.tables, _roofline(records, facts)], [*report.notes, bound], report.plots)
+
+
+def _with_gpu_work(report: Report, records: Records, folder: Path, what: str) -> Report:
+    """The report with what the GPU does in a call, for those that were looked at."""
+    work = json.loads((folder / GPU_WORK).read_text())
     rows = []
     for record in records:
         each = work.get(record.name)
         if each:
-            rows.append({'detector': record.name, 'ms': record.median_ms, 'GPU busy (ms)': each['busy_ms'],
+            rows.append({what: record.name, 'ms': record.median_ms, 'GPU busy (ms)': each['busy_ms'],
                          'GPU idle': 1 - each['busy_ms'] / record.median_ms, 'kernels': each['kernels']})
-    notes = ["GPU busy: the time in which kernels and copies run, by PyTorch's profiler in other calls. GPU idle: the "
-             'share of the time in which none does, since it waits for launches or for the CPU.']
-    columns = {'detector': '', 'ms': '.2f', 'GPU busy (ms)': '.2f', 'GPU idle': '.2f', 'kernels': '.0f'}
-    tables = [*report.tables, Table('What the GPU does', columns, rows), _roofline(records, facts)]
-    notes.append("Bound: the least time of each convolution and linear layer by itself, by the machine's fastest 3x3 "
-                 'convolution in the type, or by its copy for reading and writing maps and weights, whichever is '
-                 'longer.')
-    return Report(report.title, tables, [*report.notes, *notes], report.plots)
+    note = ("GPU busy: the time in which kernels and copies run, by PyTorch's profiler in other calls. GPU idle: the "
+            'share of the time in which none does, since it waits for launches or for the CPU.')
+    columns = {what: '', 'ms': '.2f', 'GPU busy (ms)': '.2f', 'GPU idle': '.2f', 'kernels': '.0f'}
+    tables = [*report.tables, Table('What the GPU does', columns, rows)]
+    return Report(report.title, tables, [*report.notes, note], report.plots)
 
 
 def _roofline(records: Records, facts: Mapping[str, Any]) -> Table:
@@ -125,7 +131,8 @@ def _training(records: Records, folder: Path, out: Path) -> Report:
     losses = training_steps.read_losses(folder)
     if not losses and any(folder.glob('loss-of-*.csv')):
         raise UserError('its loss curves were not kept: its report stays as it is')
-    return training_steps.training_report(records, losses)
+    report = training_steps.training_report(records, losses)
+    return _with_gpu_work(report, records, folder, 'training') if (folder / GPU_WORK).exists() else report
 
 
 #: By the kind of the records.

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from typing import TYPE_CHECKING, Dict, List, Literal, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -11,6 +11,23 @@ if TYPE_CHECKING:
 #: x, y and the name of a point.
 Point = Tuple[float, float, str]
 OURS = 'FasterNet'
+
+
+class Measured(NamedTuple):
+    """A point whose y is a mean over some runs.
+
+    Attributes:
+        name: Its name.
+        x: None if it was not measured, as y is.
+        y: The mean.
+        spread: Of y, to either side; None if there was one run.
+    """
+    name: str
+    x: Optional[float]
+    y: Optional[float]
+    spread: Optional[float]
+
+
 _MARKERS = 'svD^>p*hXd<P8H'
 
 
@@ -135,13 +152,48 @@ def curves(series: Mapping[str, Sequence[float]], x: str, y: str, title: str) ->
         y: Label of the y axis.
         title: Title of the plot.
     """
+    return lines({name: list(enumerate(values, 1)) for name, values in series.items()}, x, y, title)
+
+
+def lines(series: Mapping[str, Sequence[Tuple[float, float]]], x: str, y: str, title: str) -> 'Figure':
+    """A line through the points of each series.
+
+    Args:
+        series: Points, x and y, by name.
+        x: Label of the x axis.
+        y: Label of the y axis.
+        title: Title of the plot.
+    """
     figure = _figure(9, 5)
     axes = figure.subplots()
-    for name, values in series.items():
-        axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1)
+    for name, points in series.items():
+        axes.plot(*zip(*points), label=name, linewidth=1.2, marker='o' if len(points) < 40 else '', markersize=3)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.legend(frameon=False)
+    _finish(axes, title)
+    return figure
+
+
+def measured_trade_off(points: Sequence[Measured], x: str, y: str, title: str) -> 'Figure':
+    """A named point for each model, with its spread in y; NaN is left out.
+
+    Args:
+        points: What was measured.
+        x: Label of the x axis.
+        y: Label of the y axis.
+        title: Title of the plot.
+    """
+    figure = _figure(9, 6)
+    axes = figure.subplots()
+    for point in points:
+        if point.x is not None and point.y is not None and not math.isnan(point.x):
+            axes.errorbar(point.x, point.y, yerr=point.spread or 0, marker='o', capsize=4, linestyle='',
+                          color='#d1242f' if OURS.lower() in point.name.lower() else '#57606a')
+            axes.annotate(point.name, (point.x, point.y), xytext=(7, 4), textcoords='offset points', fontsize=8)
+    axes.margins(x=.2)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     _finish(axes, title)
     return figure
 

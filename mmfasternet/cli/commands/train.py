@@ -1,12 +1,17 @@
 """Train a detector or a classifier by a config."""
 
 import argparse
-import sys
 from typing import Optional, Sequence
 
-from mmfasternet.cli.options import add_run_options, make_parser, one_line_errors, set_local_rank, trusting
-
-AMP_TYPES = ('auto', 'float16', 'bfloat16')
+from mmfasternet.cli.options import (
+    AMP_TYPES,
+    add_run_options,
+    make_parser,
+    one_line_errors,
+    set_local_rank,
+    trusting,
+    with_amp_type,
+)
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -27,11 +32,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         help='skip batches whose loss is NaN or infinite, up to ten in a row, instead of stopping')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help="continue from this checkpoint, or from the work folder's newest complete one")
-    # argparse would take what follows for its type, be it the config.
-    words = list(sys.argv[1:] if argv is None else argv)
-    given = [f'{word}=auto' if word == '--amp' and following not in AMP_TYPES else word
-             for word, following in zip(words, [*words[1:], ''])]
-    args = parser.parse_args(given)
+    args = parser.parse_args(with_amp_type(argv))
     set_local_rank(args)
     return args
 

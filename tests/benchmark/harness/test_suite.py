@@ -1,6 +1,5 @@
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from mmfasternet.benchmark.harness.suite import Entry, Subject, run_suite
 from mmfasternet.benchmark.harness.timing import MAX_WARMUP, WARMUP_PATIENCE
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, sleep_ms
+from tests.test_tools import environment
 
 CPU = torch.device('cpu')
 SIZES = ((8, 8), )
@@ -298,7 +298,7 @@ run_suite(entries, torch.device('cpu'), rounds=100_000, out=sys.argv[1])
 
 
 def test_a_suite_that_is_killed_leaves_a_sound_file_and_goes_on(tmp_path):
-    process = subprocess.Popen([sys.executable, '-c', KILLED, tmp_path], env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    process = subprocess.Popen([sys.executable, '-c', KILLED, tmp_path], env=environment(PYTHONPATH=str(ROOT)))
     end = time.monotonic() + 120
     while time.monotonic() < end and sum(record.runs for record in read_records(tmp_path)) < 20:
         time.sleep(0.05)  # and each of these looks finds a sound file

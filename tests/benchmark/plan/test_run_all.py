@@ -1,6 +1,5 @@
 import json
 import multiprocessing
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from mmfasternet.benchmark.plan.steps import STEPS, Step
 from mmfasternet.benchmark.plan.summary import summarize, write_reports
 from mmfasternet.errors import ArgumentError, UserError
 from tests.conftest import ROOT
+from tests.test_tools import environment
 
 
 def good(bench):
@@ -88,7 +88,7 @@ def test_unknown_steps_and_folders_of_another_size(steps, tmp_path):
 
 
 def test_steps_are_known_by_their_names():
-    assert [step.name for step in STEPS][:3] == ['facts', 'forms', 'table-4'] and len({s.name for s in STEPS}) == 9
+    assert [step.name for step in STEPS][:3] == ['facts', 'forms', 'table-4'] and len({s.name for s in STEPS}) == 10
 
 
 @pytest.mark.parametrize('name', ['training/batch-2', 'table-1/eager'])
@@ -109,12 +109,12 @@ def test_nothing_to_report(tmp_path):
 
 @pytest.mark.slow
 def test_every_step_on_a_cpu(tmp_path):
-    """But the last one, which compiles for minutes; test_tools.py compiles a training."""
+    """But the one which compiles for minutes; test_tools.py compiles a training."""
     names = [step.name for step in STEPS if step.name != 'training-compiled']
     result = subprocess.run(
         [sys.executable, ROOT / 'tools' / 'benchmark_all.py', '--out', tmp_path, '--device', 'cpu', '--size', 'small',
          '--minutes', '20', '--steps', *names], capture_output=True, text=True, cwd=tmp_path,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)))
+        env=environment(PYTHONPATH=str(ROOT)))
     assert result.returncode == 0, result.stderr[-2000:]
     logs = '\n'.join(path.read_text() for path in (tmp_path / 'logs').iterdir())
     assert all(f'{name}: done' in result.stdout for name in names), result.stdout + logs[-3000:]

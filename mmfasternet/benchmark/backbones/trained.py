@@ -1,0 +1,294 @@
+"""Trainings that are compared: each in a process of its own, as ``mmfasternet train`` does it, and its record."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+
+import mmfasternet
+from mmfasternet.benchmark.harness.conditions import loaded_versions, name_of
+from mmfasternet.benchmark.harness.records import locked_folder, read_lines
+from mmfasternet.benchmark.harness.suite import progress_bar
+from mmfasternet.checkpoints import read_checkpoint
+from mmfasternet.engine.config import config_digest
+from mmfasternet.errors import UserError
+from mmfasternet.files import write_atomically
+
+#: Records of trainings in the folder of a comparison, one JSON object a line.
+TRAININGS = 'trainings.jsonl'
+#: What a training prints, in its folder.
+OUTPUT = 'output.log'
+_MEANT = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'custom_hooks', 'load_from',
+          'auto_scale_lr', 'val_dataloader', 'val_evaluator')
+#: Values, each with the iteration that it is of.
+Curve = Sequence[Tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is to be compared.
+
+    Attributes:
+        name: Name of its config.
+        config: The config.
+        seed: Seed of weights and data.
+        flags: Flags of ``mmfasternet train``, such as ``--channels-last``.
+    """
+    name: str
+    config: Config
+    seed: int
+    flags: Tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What tells its config from another of its name."""
+        return config_digest(self.config, *_MEANT)
+
+    def folder(self, root: Union[str, Path]) -> Path:
+        """Its work folder."""
+        return Path(root) / self.name / f'seed-{self.seed}'
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training.
+
+    Attributes:
+        name: Name of its config.
+        seed: Its seed.
+        digest: What tells its config from another of its name.
+        iterations: Their number.
+        seconds: What the iterations took, loading of data included, without
+            validations and the start.
+        metrics: Those of the last validation, by MMEngine's names.
+        curves: The loss, and each metric, over iterations.
+        flags: Flags of ``mmfasternet train``.
+        device: Name of the processor.
+        versions: Versions of the libraries.
+    """
+    name: str
+    seed: int
+    digest: str
+    iterations: int
+    seconds: float
+    metrics: Mapping[str, float]
+    curves: Mapping[str, Curve]
+    flags: Tuple[str, ...] = ()
+    device: str = ''
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> 'Trained':
+        """What ``vars`` gave.
+
+        Raises:
+            KeyError: If curves or flags are missing.
+            TypeError: If another field is missing, or one is not known.
+        """
+        curves = {name: [(int(at), float(value)) for at, value in curve] for name, curve in content['curves'].items()}
+        return cls(**{**content, 'curves': curves, 'flags': tuple(content['flags'])})
+
+
+def read_trained(folder: Union[str, Path]) -> List[Trained]:
+    """The records in the folder of a comparison; none if it has no file of them.
+
+    Raises:
+        UserError: If a line is no record.
+    """
+    return read_lines(Path(folder) / TRAININGS, Trained.from_dict, 'training')
+
+
+def train_all(trainings: Sequence[Training], work_dir: Union[str, Path], out: Union[str, Path]) -> List[Trained]:
+    """Train each that has no record yet, one after the other.
+
+    One that was interrupted goes on from its last checkpoint. What it prints
+    goes into a file of its folder.
+
+    Args:
+        trainings: What to train.
+        work_dir: Folder for checkpoints and logs: a folder for each.
+        out: Folder for ``trainings.jsonl``, written anew, atomically, after
+            each.
+
+    Returns:
+        The records, in the order of the trainings.
+
+    Raises:
+        UserError: If one fails or is stopped, a record or a work folder is of
+            another config of its name, or another process writes into ``out``.
+    """
+    records = {(record.name, record.seed): record for record in read_trained(out)}
+    for each in trainings:
+        found = records.get((each.name, each.seed))
+        if found and (found.digest, found.flags) != (each.digest, each.flags):
+            raise UserError(f"'{Path(out) / TRAININGS}' holds a training of another config that is called {each.name}, "
+                            f'or of this one before it was edited, or with other flags: name another folder by --out')
+    with locked_folder(out), progress_bar() as progress:
+        task = progress.add_task('training', total=float(len(trainings)))
+        for index, each in enumerate(trainings):
+            if (each.name, each.seed) not in records:
+                progress.update(task, description=f'training {each.name}, seed {each.seed}')
+                record = _trained(each, work_dir, lambda share, done=index:  # type: ignore[misc]
+                                  progress.update(task, completed=done + share))
+                records[each.name, each.seed] = record
+                _write(out, records.values())
+                progress.console.print(f'{each.name}, seed {each.seed}: ' + ', '.join(
+                    f'{metric} {value:.3f}' for metric, value in record.metrics.items() if metric.endswith('mAP')))
+            progress.update(task, completed=index + 1)
+    return [records[each.name, each.seed] for each in trainings]
+
+
+def checkpoint_of(folder: Path) -> str:
+    """The newest checkpoint of a work folder.
+
+    Raises:
+        UserError: If there is none.
+    """
+    try:
+        return (folder / 'last_checkpoint').read_text().strip()
+    except OSError:
+        raise UserError(f"'{folder}' holds no checkpoint any more: to train it again, remove its line from "
+                        f'{TRAININGS}') from None
+
+
+def _trained(each: Training, work_dir: Union[str, Path], told: Callable[[float], Any]) -> Trained:
+    folder = each.folder(work_dir)
+    _claim(folder, each)
+    config = Path(work_dir) / f'{each.name}.py'
+    write_atomically(config, each.config.pretty_text.encode())
+    command = [sys.executable, '-m', 'mmfasternet', 'train', str(config), '--work-dir', str(folder), '--resume',
+               *each.flags, '--cfg-options', f'randomness.seed={each.seed}']
+    total = _length(each.config)
+    with open(folder / OUTPUT, 'ab') as output, _sigterm_ends_us():
+        # Of a session of its own: a terminal's Ctrl-C reaches this process only, which ends that one in order.
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment(),
+                                   start_new_session=True)
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                told(_share(folder, total))
+        except BaseException:
+            process.send_signal(signal.SIGTERM)  # it finishes its iteration and writes a checkpoint
+            process.wait()
+            raise
+    if process.returncode:
+        lines = (folder / OUTPUT).read_text(errors='replace').strip().splitlines()
+        raise UserError(f"the training of {each.name} with the seed {each.seed} failed: {(lines or ['no output'])[-1]} "
+                        f"(all of its output is in '{folder / OUTPUT}')")
+    return _record(each, folder)
+
+
+@contextmanager
+def _sigterm_ends_us() -> Iterator[None]:
+    """Within it, SIGTERM is an exception, so that what this process has started is ended, too."""
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers there only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _claim(folder: Path, each: Training) -> None:
+    """Make the work folder of a training, or find that it is its own, from which it may go on."""
+    mark, own = folder / 'digest.json', json.dumps([each.digest, *each.flags])
+    if folder.exists() and any(folder.iterdir()) and (mark.read_text() if mark.exists() else None) != own:
+        raise UserError(f"'{folder}' holds a training of another config that is called {each.name}, or of this one "
+                        f'before it was edited, or with other flags: remove it, or name another folder by --work-dir')
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, own.encode())
+
+
+def _record(each: Training, folder: Path) -> Trained:
+    """The record of a training that has ended.
+
+    Raises:
+        UserError: If it was stopped before its end, or its last epoch had no
+            validation.
+    """
+    meta = read_checkpoint(checkpoint_of(folder))['meta']
+    by_epoch, length = _length(each.config)
+    if meta['epoch' if by_epoch else 'iter'] < length:
+        raise UserError(f'the training of {each.name} with the seed {each.seed} was stopped: the same command goes on '
+                        f"from '{folder}'")
+    rows = read_scalars(folder)
+    losses = {row['iter']: row for row in rows if 'loss' in row}
+    validations = validations_of(rows, each.config.train_cfg, meta['iter'] // meta['epoch'] if by_epoch else None)
+    if meta['iter'] not in validations:
+        raise UserError(f"'{each.config.filename}' ends without a validation: let train_cfg.val_interval divide "
+                        f'{length}')
+    curves: Dict[str, List[Tuple[int, float]]] = {'loss': [(at, losses[at]['loss']) for at in sorted(losses)]}
+    for at in sorted(validations):
+        for metric, value in validations[at].items():
+            if '/' in metric:
+                curves.setdefault(metric, []).append((at, value))
+    seconds = sum(row['time'] for row in losses.values()) / len(losses) * meta['iter']
+    last = {metric: curve[-1][1] for metric, curve in curves.items() if metric != 'loss'}
+    return Trained(each.name, each.seed, each.digest, meta['iter'], seconds, last, curves, each.flags,
+                   name_of(torch.device(get_device())), loaded_versions())
+
+
+def validations_of(rows: Sequence[Mapping[str, Any]], train_cfg: Mapping[str, Any],
+                   per_epoch: Optional[int]) -> Dict[int, Mapping[str, Any]]:
+    """The validations in MMEngine's record, each by the iteration that it came after.
+
+    Args:
+        rows: As :func:`read_scalars` gives them.
+        train_cfg: The config's entry.
+        per_epoch: Iterations in an epoch; None where the training counts
+            iterations. The record does not say of which one a validation is
+            then: it is of the next that validates.
+    """
+    if per_epoch:
+        return {row['step'] * per_epoch: row for row in rows if 'loss' not in row}
+    found, reached, interval = {}, 0, train_cfg.get('val_interval', 1000)
+    for row in rows:
+        if 'loss' in row:
+            reached = row['iter']
+        else:
+            at = min(-(-reached // interval) * interval, train_cfg['max_iters'])
+            found[at], reached = row, at + 1
+    return found
+
+
+def read_scalars(folder: Path) -> List[Dict[str, Any]]:
+    """The lines of MMEngine's own record, over all runs of a work folder in their order."""
+    lines = (line for path in sorted(folder.glob('*/vis_data/scalars.json')) for line in path.read_text().splitlines())
+    return [json.loads(line) for line in lines if line.endswith('}')]  # a process that was killed may leave a half one
+
+
+def _length(cfg: Config) -> Tuple[bool, int]:
+    """Whether a training counts epochs, and how many, of these or of iterations."""
+    by_epoch = 'max_epochs' in cfg.train_cfg
+    return by_epoch, cfg.train_cfg.max_epochs if by_epoch else cfg.train_cfg.max_iters
+
+
+def _share(folder: Path, length: Tuple[bool, int]) -> float:
+    """How much of a training is done."""
+    by_epoch, total = length
+    rows = [row for row in read_scalars(folder) if 'loss' in row]
+    return min((rows[-1]['epoch'] - 1 if by_epoch else rows[-1]['iter']) / total, 1) if rows else 0.
+
+
+def _write(out: Union[str, Path], records: Iterable[Trained]) -> None:
+    content = ''.join(json.dumps(vars(record)) + '\n' for record in records)
+    write_atomically(Path(out) / TRAININGS, content.encode())
+
+
+def _environment() -> Dict[str, str]:
+    """This process's own, in which the package is found where this one is."""
+    own = str(Path(mmfasternet.__file__).resolve().parent.parent)
+    return dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [own, os.environ.get('PYTHONPATH')])))
