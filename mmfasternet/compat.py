@@ -11,6 +11,7 @@ import sys
 import traceback
 from contextlib import contextmanager
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
@@ -221,6 +222,16 @@ def coco_api(metric: Any) -> Any:
 def set_coco_api(metric: Any, index: Any) -> None:
     """Have a ``CocoMetric`` evaluate by another index of its annotation file."""
     metric._coco_api = index
+
+
+def coco_metrics_by(metric: Any, results: List[Any], **evaluators: Callable) -> Dict[str, float]:
+    """What ``CocoMetric.compute_metrics`` gives by other evaluators than its module's ``COCOeval`` and ``COCOevalMP``.
+
+    It takes them from there by these names, and has no argument for them.
+    """
+    from mmdet.evaluation import CocoMetric
+    compute = CocoMetric.compute_metrics
+    return FunctionType(compute.__code__, {**compute.__globals__, **evaluators})(metric, results)
 
 
 def normalizes(preprocessor: Any) -> bool:

@@ -1,9 +1,10 @@
-"""Files that are written atomically, complete or not at all; and in a line why one can't be."""
+"""Files and folders that are written atomically, complete or not at all; and in a line why one can't be."""
 
 import errno
 import io
 import os
 import re
+import shutil
 import stat
 import tempfile
 import traceback
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, Optional, Union
 
-from mmfasternet.errors import UserError
+from mmfasternet.errors import DataError, UserError
 
 #: Numbers of errors that only writing has.
 WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
@@ -44,6 +45,32 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             unfinished.unlink()
+
+
+@contextmanager
+def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
+    """Give a folder beside ``path`` to write into, which takes its name once it is complete.
+
+    Whoever is stopped in between leaves nothing at ``path``; what SIGKILL
+    leaves beside it is removed by the next one.
+
+    Raises:
+        DataError: If there is something at ``path`` already.
+        UserError: If it can't be written.
+    """
+    path = Path(path)
+    check_folder(path)
+    if path.exists():
+        raise DataError(f"'{path}' exists already: remove it, or name another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path.parent)
+    unfinished = path.with_name(f'.{path.name}.{os.getpid()}.unfinished')
+    try:
+        unfinished.mkdir()
+        yield unfinished
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_atomically(path: Union[str, Path], content: bytes) -> Path:
@@ -124,11 +151,14 @@ def place_of(error: OSError) -> Optional[str]:
 
 
 def remove_unfinished(folder: Union[str, Path]) -> None:
-    """Remove what processes that are gone, and were killed while they wrote, left in a folder."""
+    """Remove the files and folders that processes that are gone, and were killed while they wrote, left in a folder."""
     for path in Path(folder).glob('.*.unfinished'):
         match = _UNFINISHED.fullmatch(path.name)
         if match and not _is_running(int(match[1])):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

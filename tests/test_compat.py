@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.apis import DetInferencer
-from mmdet.datasets.api_wrappers import COCO
+from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
@@ -496,6 +496,27 @@ def test_the_index_of_a_metric(shapes):
     assert len(compat.coco_api(metric).imgs) == 6
     read = CocoMetric(ann_file=str(shapes / 'annotations' / 'instances_val.json'))
     assert compat.coco_api(read).imgs == compat.coco_api(metric).imgs
+
+
+def test_the_evaluators_of_a_metric():
+    names = {'COCOeval', 'COCOevalMP'}
+    code = CocoMetric.compute_metrics.__code__
+    assert names <= set(code.co_names) and not code.co_freevars  # nor does it need a closure
+    metric = CocoMetric(metric='bbox', format_only=False)
+    metric.dataset_meta = dict(classes=('cat', ))
+    box = dict(bbox=[0, 0, 9, 9], bbox_label=0)
+    prediction = dict(img_id=1, bboxes=torch.tensor([[0., 0, 9, 9]]).numpy(), scores=[1.], labels=[0])
+    results = [(dict(img_id=1, width=20, height=20, anns=[box]), prediction)]
+    asked = []
+
+    def evaluator(*args):
+        asked.append(args[-1])
+        return COCOeval(*args)
+
+    before = {name: CocoMetric.compute_metrics.__globals__[name] for name in names}
+    expected = metric.compute_metrics(results)
+    assert compat.coco_metrics_by(metric, results, COCOeval=evaluator) == expected and asked == ['bbox']
+    assert {name: CocoMetric.compute_metrics.__globals__[name] for name in names} == before
 
 
 def test_no_other_private_name_of_a_base_class_is_overridden():

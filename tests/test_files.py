@@ -7,7 +7,14 @@ import sys
 import pytest
 
 from mmfasternet.errors import UserError
-from mmfasternet.files import atomic_path, check_file, check_folder, remove_unfinished, write_atomically
+from mmfasternet.files import (
+    atomic_folder,
+    atomic_path,
+    check_file,
+    check_folder,
+    remove_unfinished,
+    write_atomically,
+)
 
 
 def test_a_file_takes_its_name_when_it_is_complete(tmp_path):
@@ -28,9 +35,26 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert path.read_bytes() == b'before' and os.listdir(tmp_path) == ['file']
 
 
+def test_a_folder_takes_its_name_when_it_is_complete(tmp_path):
+    path = tmp_path / 'new' / 'folder'
+    with atomic_folder(path) as unfinished:
+        (unfinished / 'file').touch()
+        assert not path.exists() and unfinished.parent == path.parent
+    assert os.listdir(path) == ['file'] and os.listdir(path.parent) == ['folder']
+    with pytest.raises(UserError, match='exists already'), atomic_folder(path):
+        raise AssertionError('never reached')
+    assert os.listdir(path) == ['file']
+    for error in (OSError, KeyboardInterrupt):
+        with pytest.raises(error), atomic_folder(tmp_path / 'other') as unfinished:
+            (unfinished / 'file').touch()
+            raise error
+    assert os.listdir(tmp_path) == ['new']
+
+
 def test_what_killed_processes_left_is_removed(tmp_path):
     gone = subprocess.Popen([sys.executable, '-c', ''])
     gone.wait()
+    (tmp_path / f'.shapes.{gone.pid}.unfinished' / 'train').mkdir(parents=True)
     for process in (gone.pid, os.getpid()):
         (tmp_path / f'.epoch_1.pth.{process}.unfinished').touch()
     (tmp_path / '.other.unfinished').touch()

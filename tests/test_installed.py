@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 DISTRIBUTIONS = dict(PIL='pillow', sklearn='scikit-learn')
 OPENMMLAB = {'mmcv', 'mmengine', 'mmdet', 'mmpretrain'}
-BROUGHT = {'cv2', 'triton'}  # by mmcv, as one of two distributions; by PyTorch for GPUs
+BROUGHT = {'cv2', 'triton', 'pycocotools'}  # by mmcv, as one of two distributions; by PyTorch for GPUs; by MMDetection
 NEVER_BROUGHT = {'torch', 'torchvision', 'numpy'}  # what is there is what others were compiled against
 IMPORTED_BY_OTHERS = {'onnxscript'}  # by PyTorch's exporter
 

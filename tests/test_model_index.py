@@ -23,8 +23,10 @@ def files(place):
 def test_every_model_of_ours_is_listed_once():
     configs = [model['Config'] for model in MODELS]
     own = {f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py')}
-    demos = {'configs/mask_rcnn_fasternet_t0_shapes.py', 'configs/fasternet_t0_digits.py'}
-    assert sorted(configs) == sorted(own - demos)
+    examples = {f'configs/{name}.py' for name in (
+        'mask_rcnn_fasternet_t0_shapes', 'fasternet_t0_digits', 'fasternet_t0_photos',
+        *(f'mask_rcnn_fasternet_{arch}_nuclei' for arch in ('t0', 't1', 's')))}
+    assert sorted(configs) == sorted(own - examples)
     assert [model['Name'] for model in MODELS] == [re.fullmatch(r'configs/(.*)\.py', path)[1] for path in configs]
 
 

@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
+from pycocotools.coco import COCO
 
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT
@@ -51,6 +53,21 @@ def test_own_classes_example_is_trained(tmp_path, run_tool, monkeypatch):
     cfg = Config.fromfile(tmp_path / 'work_dirs' / 'config' / 'config.py')
     assert cfg.val_evaluator.topk == (1, )
     assert next((tmp_path / 'work_dirs' / 'config').glob('best_accuracy_top1_epoch_1.pth'))
+
+
+def test_masks_example_gives_a_file(tmp_path, monkeypatch):
+    text, = (block for block in re.findall(r'```python\n(.*?)```', README, re.S) if 'from_masks' in block)
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / 'data' / 'my_data'
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:9, 10:20] = 255
+    for folder, name in (('images', 'a.png'), ('images', 'b.png'), ('labels', 'a.tif'), ('masks/b', '1.png')):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(root / folder / name)
+    exec(text, {})
+    coco = COCO(str(root / 'train.json'))
+    assert [image['file_name'] for image in coco.loadImgs(coco.getImgIds())] == ['a.png', 'b.png']
+    np.testing.assert_array_equal([coco.annToMask(row) for row in coco.loadAnns(coco.getAnnIds())], [mask > 0] * 2)
 
 
 def test_own_data_example_reaches_every_place(tmp_path):

@@ -20,6 +20,7 @@ from torchvision.models import resnet50
 
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, build
+from tests.datasets.test_nuclei import make_folder
 from tests.datasets.test_video_files import make_video
 from tests.official import official_classifier, official_detector
 from tests.test_readme import CONFIGS, README
@@ -44,6 +45,8 @@ WORDS = {
     'VIDEO': 'clip.avi',
     'IN OUT': 'shapes.pth out.pth',
     'epoch_12.pth': 'epoch_1.pth',
+    'epoch_20.pth': 'epoch_1.pth',
+    'num_classes=24': 'num_classes=2',
     'NNODES=8 NODE_RANK=0 MASTER_ADDR=HOST': 'NNODES=1 NODE_RANK=0 MASTER_ADDR=127.0.0.1',
 }
 SIZE = '(96, 96)'
@@ -104,6 +107,8 @@ def place(shapes, trained, tmp_path_factory):
     (place / 'configs' / 'my_data.py').write_text(CONFIGS[0])
     shutil.copytree(shapes, place / 'data' / 'shapes')
     shutil.copy(trained / 'epoch_2.pth', place / 'shapes.pth')
+    for number in range(12):
+        make_folder(place / 'stage1_train', f'{number:02}', number)
     make_video(place / 'clip.avi')
     torch.save(resnet50().state_dict(), place / 'resnet50.pth')
     torch.save(official_classifier(FasterNet('t0', out_norm=False)), place / 'fasternet_t0.pth')
@@ -127,6 +132,9 @@ def place(shapes, trained, tmp_path_factory):
             if number < 12:
                 pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f'{number}.JPEG')
+        for number in range(2):
+            shutil.copytree(place / 'data' / 'imagenet' / split / f'n{number:08}',
+                            place / 'data' / 'photos' / split / f'kind-{number}')
 
     (place / 'bin').mkdir()
     for name, content in (('srun', 'echo "$@"'), ('mmfasternet', f'exec "{sys.executable}" -m mmfasternet "$@"')):

@@ -27,6 +27,7 @@ from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options, needs_export, randomize_norms
+from tests.datasets.test_nuclei import make_folder
 from tests.official import official_classifier
 
 TOOLS = ROOT / 'tools'
@@ -48,6 +49,9 @@ def log_text(work_dir):
 
 
 def environment(**variables):
+    """The process's own with changes; a path of modules goes before those that are there."""
+    if 'PYTHONPATH' in variables:
+        variables['PYTHONPATH'] = os.pathsep.join(filter(None, [variables['PYTHONPATH'], os.environ.get('PYTHONPATH')]))
     return dict(os.environ, PATH=f'{os.path.dirname(sys.executable)}{os.pathsep}{os.environ["PATH"]}', **variables)
 
 
@@ -82,6 +86,29 @@ def test_make_shapes_coco(run_tool, tmp_path):
     assert (tmp_path / 'a' / 'annotations' / 'instances_val.json').read_text() != \
         (tmp_path / 'b' / 'annotations' / 'instances_val.json').read_text()
     again = run_tool('make_shapes_coco', tmp_path / 'a')
+    assert again.code == 1 and again.err.startswith('error: ') and again.err.count('\n') == 1
+
+
+def test_make_nuclei_coco(run_tool, tmp_path):
+    source = tmp_path / 'stage1_train'
+    for number in range(24):
+        make_folder(source, f'{number:02}', number)
+    result = run_tool('make_nuclei_coco', source, tmp_path / 'a')
+    assert result.code == 0, result.err
+    train, val = (json.loads((tmp_path / 'a' / f'{split}.json').read_text()) for split in ('train', 'val'))
+    line = f"{tmp_path}/a/train.json: {len(train['images'])} images, {len(train['annotations'])} objects; "
+    assert line in result.out
+    assert len(train['images']) + len(val['images']) == 24
+
+    make_folder(source, 'large', 1, size=(50, 40))
+    (source / 'bad' / 'images').mkdir(parents=True)
+    result = run_tool('make_nuclei_coco', source, tmp_path / 'b', '--max-size', 40, '--val-share', 0.5,
+                      '--segmentation', 'rle')
+    assert result.code == 3 and '1 images over 40 px are left out' in result.out and 'run-length' in result.out
+    lines = result.err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith('warning: bad is left out: ') and lines[1].startswith('warning: 1 ')
+    assert len(json.loads((tmp_path / 'b' / 'val.json').read_text())['images']) > len(val['images'])
+    again = run_tool('make_nuclei_coco', source, tmp_path / 'a')
     assert again.code == 1 and again.err.startswith('error: ') and again.err.count('\n') == 1
 
 
@@ -557,6 +584,7 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('benchmark_detector', ['timm:test_vit'], 'an FPN needs 4, 8, 16 and 32'),
     ('benchmark_forms', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
     ('benchmark_forms', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),
+    ('make_nuclei_coco', ['gone', 'nuclei'], "'gone' does not exist. Name the unpacked stage1_train"),
     ('export', [SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
     ('export', [SHAPES_CONFIG, '{trained}', '--images', 'gone'], "'gone'"),
     ('export', [ROOT / 'configs' / 'fasternet_t0_digits.py', '{trained}'], 'does not fit'),
@@ -594,6 +622,7 @@ PLACE = f'{__file__}/place'  # no folder can be there
     ('publish_model', ['gone.pth', f'{PLACE}.pth']),
     ('make_shapes_coco', [PLACE]),
     ('make_shapes_coco', ['x' * 300]),
+    ('make_nuclei_coco', ['gone', PLACE]),
     ('approximate_conv', ['gone.pth', '--out', PLACE]),
     ('benchmark_all', ['--out', PLACE]),
     ('benchmark_classifier', ['FasterNet-T0', '--out', PLACE]),
