@@ -846,6 +846,28 @@ def test_bad_input_of_several_processes_is_said_once(tmp_path):
     assert 'Traceback' not in result.stderr and not (tmp_path / 'work').exists()
 
 
+@pytest.mark.parametrize('fails', ['first later', 'second only'])
+def test_of_several_processes_one_says_the_error(tmp_path, fails):
+    """The launcher ends all when one fails; a process that the first one does not follow speaks for itself."""
+    script = tmp_path / 'script.py'
+    script.write_text(f"""
+import os, time
+from mmfasternet.cli import options
+from mmfasternet.errors import UserError
+if os.environ['RANK'] == '0':
+    time.sleep(2 if {fails!r} == 'first later' else 60)
+elif {fails!r} == 'second only':
+    options._PATIENCE = 1
+with options.one_line_errors():
+    raise UserError('gone, says ' + os.environ['RANK'])
+""")
+    result = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2',
+                             f'--master_port={free_port()}', script], capture_output=True, text=True,
+                            env=environment(PYTHONPATH=str(ROOT)))
+    said = re.findall(r'^error: gone, says (\d)$', result.stderr, re.MULTILINE)
+    assert result.returncode == 1 and said == ['0' if fails == 'first later' else '1']
+
+
 @pytest.mark.parametrize('name, arguments', [('train', ['part', 'job', 'c.py', '--amp']),
                                              ('test', ['part', 'job', 'c.py', 'w.pth', '--tta'])])
 def test_slurm_scripts_hand_everything_to_srun(tmp_path, name, arguments):

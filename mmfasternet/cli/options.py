@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import time
 import warnings
 from contextlib import contextmanager
 from typing import Any, ContextManager, Iterator, List, Optional, Sequence
@@ -18,6 +19,8 @@ from mmfasternet.installed import missing
 DTYPES = ('float32', 'bfloat16', 'float16')
 #: Of ``--amp``.
 AMP_TYPES = ('auto', 'float16', 'bfloat16')
+#: Seconds that a process waits for the first one to report the error that it has met, too.
+_PATIENCE = 30
 
 
 def make_parser(description: str, command: str, example: str) -> argparse.ArgumentParser:
@@ -161,8 +164,13 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _end(line: str) -> None:
-    """End the program with an error; of several processes the first one says it."""
+    """End the program with an error; of several processes the first one says it.
+
+    Launchers end all processes as soon as one fails. The others therefore
+    give the first one time to fail as well, and speak if it does not.
+    """
     from mmfasternet.engine.processes import is_first_process
-    if is_first_process():
-        print(f'error: {line}', file=sys.stderr)
+    if not is_first_process():
+        time.sleep(_PATIENCE)
+    print(f'error: {line}', file=sys.stderr)
     sys.exit(1)

@@ -46,7 +46,7 @@ def backbone_report(trained: Sequence[Trained], latencies: Sequence[LatencyRecor
     notes = ['AP: mean over the seeds, of the last validation; ±: sample standard deviation. Training: what the '
              f'iterations took, without validations, on {trained[0].device}.',
              *(f'Latency: {record.conditions.describe()}' for record in latencies[:1]),
-             *([f'{runs_of(latencies).capitalize()}, by the weights of the first seed.'] if latencies else ()),
+             *([f'{runs_of(latencies).capitalize()}, by the weights of one seed.'] if latencies else ()),
              *failures(latencies)]
     plots = {}
     heading = 'mask AP' if 'mask AP' in found else next(iter(found), '')

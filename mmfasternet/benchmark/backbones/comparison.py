@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
 from mmfasternet.benchmark.backbones.backbone_report import backbone_report
-from mmfasternet.benchmark.backbones.trained import Training, checkpoint_of, train_all
+from mmfasternet.benchmark.backbones.trained import Training, checkpoint_of, has_checkpoint, train_all
 from mmfasternet.benchmark.complexity import build_for_counting
 from mmfasternet.benchmark.harness.suite import run_suite
 from mmfasternet.benchmark.reporting.report import Report
@@ -30,8 +30,9 @@ def compare(configs: Mapping[str, Config], seeds: Sequence[int], work_dir: Union
     """Train detectors alike over several seeds, measure their latency in one interleaved run, and report both.
 
     Trainings go seed by seed, so that all configs are there when it is
-    stopped early. Latency is that of the first seed's weights on validation
-    images, as trained and in the inference form.
+    stopped early. Latency is that of the weights of the first seed whose
+    checkpoint is there, on validation images, as trained and in the inference
+    form.
 
     Args:
         configs: Configs by their names.
@@ -62,14 +63,13 @@ def compare(configs: Mapping[str, Config], seeds: Sequence[int], work_dir: Union
     trainings = [Training(name, cfg, seed, tuple(flags)) for seed in seeds for name, cfg in configs.items()]
     trained = train_all(trainings, work_dir, out)
     entries = []
-    for training in trainings[:len(configs)]:
-        given = DetectorInput(images=images[training.name])
+    for name, cfg in configs.items():
+        folders = [each.folder(work_dir) for each in trainings if each.name == name]
         for options in (DeployOptions(), DeployOptions(True)):
-            entry = detector_entry(training.config, f'{training.name}, {options.form}', device, given, deploy=options,
-                                   build=_trained_detector(training, work_dir, device), model=training.name)
+            entry = detector_entry(cfg, f'{name}, {options.form}', device, DetectorInput(images=images[name]),
+                                   deploy=options, build=_trained_detector(cfg, folders, device), model=name)
             # Not the checkpoint's path, by which records of another folder or machine would not count.
-            conditions = replace(entry.conditions, weights=f'trained from seed {training.seed}')
-            entries.append(replace(entry, conditions=conditions))
+            entries.append(replace(entry, conditions=replace(entry.conditions, weights='trained')))
     latencies = run_suite(entries, device, runs, out=out)
     parameters = {name: sum(p.numel() for p in build_for_counting(cfg).parameters() if p.requires_grad)
                   for name, cfg in configs.items()}
@@ -78,8 +78,13 @@ def compare(configs: Mapping[str, Config], seeds: Sequence[int], work_dir: Union
     return report
 
 
-def _trained_detector(training: Training, work_dir: Union[str, Path], device: torch.device) -> Callable[[], nn.Module]:
-    return lambda: detector_of(training.config, checkpoint_of(training.folder(work_dir)), device)
+def _trained_detector(cfg: Config, folders: Sequence[Path], device: torch.device) -> Callable[[], nn.Module]:
+    """What builds a detector with the weights of the first of these work folders that holds a checkpoint."""
+    def build() -> nn.Module:
+        folder = next((each for each in folders if has_checkpoint(each)), folders[0])
+        return detector_of(cfg, checkpoint_of(folder), device)
+
+    return build
 
 
 def validation_images(cfg: Config, at_most: int) -> List[str]:

@@ -149,6 +149,14 @@ def train_all(trainings: Sequence[Training], work_dir: Union[str, Path], out: Un
     return [records[each.name, each.seed] for each in trainings]
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a work folder holds a complete checkpoint."""
+    try:
+        return Path(checkpoint_of(folder)).is_file()
+    except UserError:
+        return False
+
+
 def checkpoint_of(folder: Path) -> str:
     """The newest checkpoint of a work folder.
 
