@@ -69,6 +69,10 @@ def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
         unfinished.mkdir()
         yield unfinished
         unfinished.rename(path)
+    except OSError as error:
+        if error.errno in WRITING | OF_PLACES and str(error.filename or '').startswith(str(unfinished)):
+            error.filename = str(error.filename).replace(str(unfinished), str(path), 1)  # the name that was asked for
+        raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -49,6 +49,9 @@ def test_a_folder_takes_its_name_when_it_is_complete(tmp_path):
             (unfinished / 'file').touch()
             raise error
     assert os.listdir(tmp_path) == ['new']
+    with pytest.raises(OSError, match='No space') as stop, atomic_folder(tmp_path / 'other') as unfinished:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(unfinished / 'file'))
+    assert stop.value.filename == str(tmp_path / 'other' / 'file')
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):

@@ -851,13 +851,19 @@ def test_of_several_processes_one_says_the_error(tmp_path, fails):
     """The launcher ends all when one fails; a process that the first one does not follow speaks for itself."""
     script = tmp_path / 'script.py'
     script.write_text(f"""
-import os, time
+import os, pathlib, time
 from mmfasternet.cli import options
+from mmfasternet.engine import processes
 from mmfasternet.errors import UserError
+started = pathlib.Path({str(tmp_path / 'started')!r})
 if os.environ['RANK'] == '0':
-    time.sleep(2 if {fails!r} == 'first later' else 60)
-elif {fails!r} == 'second only':
-    options._PATIENCE = 1
+    started.touch()
+    time.sleep(2 if {fails!r} == 'first later' else 600)
+else:
+    while not started.exists():
+        time.sleep(.1)
+    if {fails!r} == 'second only':
+        options._PATIENCE = 1
 with options.one_line_errors():
     raise UserError('gone, says ' + os.environ['RANK'])
 """)

@@ -97,7 +97,7 @@ class CocoChecks:
         return Checked(ann_file, names, objects.usable, dataset.get('indices') is not None)
 
     def check_evaluator(self, kind: type, evaluator: Dict[str, Any], datasets: Sequence['Checked'],
-                        classes: Sequence[str], split: str, limits: Mapping[str, int] = {}) -> None:
+                        classes: Sequence[str], split: str, key: str, limits: Mapping[str, int] = {}) -> None:
         """Check an evaluator's file, and that it is of the images that are evaluated.
 
         Args:
@@ -106,6 +106,7 @@ class CocoChecks:
             datasets: The data sets of the split that it evaluates.
             classes: Their classes' names.
             split: ``'val'`` or ``'test'``.
+            key: The evaluator's key in the config.
             limits: How many detections on an image the model gives at most,
                 by the config's key. Defaults to none.
 
@@ -128,7 +129,7 @@ class CocoChecks:
                       'current', logging.WARNING)
             return
         if not {'bbox', 'segm'}.isdisjoint([metrics] if isinstance(metrics, str) else metrics):
-            _check_limits(kind, evaluator, content, objects.places, split, limits)
+            _check_limits(kind, evaluator, content, objects.places, key, limits)
 
     @staticmethod
     def _check_strictly(kind: type, ann_file: str, content: Content) -> None:
@@ -217,28 +218,28 @@ def _check_same_images(ann_file: str, content: Content, datasets: Sequence[Check
                         f'file of the data')
 
 
-def _check_limits(kind: type, evaluator: Dict[str, Any], content: Content, places: Counter, split: str,
+def _check_limits(kind: type, evaluator: Dict[str, Any], content: Content, places: Counter, key: str,
                   limits: Mapping[str, int]) -> None:
     """Warn of an image that has more objects than are given or counted, with which AP can't reach 1."""
     max_dets = evaluator.get('max_dets') or COCO_MAX_DETS
     (image, category), count = places.most_common(1)[0]
     if count > max_dets:
         of = next(row['name'] for row in content['categories'] if row['id'] == category)
-        remedy = f'--cfg-options {split}_evaluator.max_dets={_round_up(count)} counts more'
+        remedy = f'--cfg-options {key}.max_dets={_round_up(count)} counts more'
         if not issubclass(kind, CocoMetric):
             remedy = f'{kind.__name__} has no option for more, mmfasternet.CocoMetric has max_dets'
         print_log(f"{_image_of(content, image)} in '{evaluator['ann_file']}' has {count} objects of the class '{of}', "
-                  f"and {split}_evaluator counts {max_dets} detections of a class on an image: AP can't reach 1. "
+                  f"and {key} counts {max_dets} detections of a class on an image: AP can't reach 1. "
                   f'{remedy}', 'current', logging.WARNING)
     totals: Counter = Counter()
     for (each, _), number in places.items():
         totals[each] += number
     image, count = totals.most_common(1)[0]
-    for key, limit in limits.items():
+    for limiting, limit in limits.items():
         if limit < count:
-            print_log(f"{_image_of(content, image)} in '{evaluator['ann_file']}' has {count} objects, and {key} keeps "
-                      f"{limit} detections on an image: AP can't reach 1. --cfg-options {key}={_round_up(count)} "
-                      f'keeps more', 'current', logging.WARNING)
+            print_log(f"{_image_of(content, image)} in '{evaluator['ann_file']}' has {count} objects, and {limiting} "
+                      f"keeps {limit} detections on an image: AP can't reach 1. --cfg-options {limiting}="
+                      f'{_round_up(count)} keeps more', 'current', logging.WARNING)
 
 
 def _image_of(content: Content, key: Any) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -66,17 +67,17 @@ class DatasetChecks:
         if split == 'train' and coco and not any(checked is None or checked.usable for checked, _ in coco):
             raise DataError(f'none of the {len(coco)} train data sets has an object of its classes that can be trained '
                             f'on. Mend their annotations')
-        metrics = list(_evaluators(evaluators))
-        for index, evaluator in enumerate(metrics):
+        metrics = list(_evaluators(evaluators, f'{split}_evaluator'))
+        for index, (key, evaluator) in enumerate(metrics):
             if not evaluator.get('ann_file') or evaluator.get('backend_args'):
                 continue
-            _check_exists(evaluator['ann_file'], split, 'annotation file', f'{split}_evaluator.ann_file=FILE')
+            _check_exists(evaluator['ann_file'], split, 'annotation file', f'{key}.ann_file=FILE')
             kind = _class_of(evaluator, METRICS)
             # MMDetection's evaluator of several data sets has a metric for each.
             mine = coco[index:index + 1] if _is_for_each(evaluators) and len(metrics) == len(coco) else coco
             if mine and is_coco_metric(kind) and '://' not in evaluator['ann_file'] and all(each for each, _ in mine):
                 self._coco.check_evaluator(kind, evaluator, [each for each, _ in mine if each], mine[0][1], split,
-                                           _limits(self.model))
+                                           key, _limits(self.model))
 
 
 def _limits(model: Dict[str, Any]) -> Dict[str, int]:
@@ -88,9 +89,10 @@ def _limits(model: Dict[str, Any]) -> Dict[str, int]:
     return {f'{where}.max_per_img': limit} if isinstance(limit, int) and limit > 0 else {}
 
 
-def _evaluators(config: Any) -> Iterator[Dict[str, Any]]:
-    """The metrics in an evaluator's config."""
-    return (node for _, node in walk(config) if 'type' in node and 'metrics' not in node)
+def _evaluators(config: Any, key: str) -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """The metrics in an evaluator's config, each with its key as ``--cfg-options`` has it."""
+    return ((re.sub(r'\[(\d+)\]', r'.\1', path), node) for path, node in walk(config, key)
+            if 'type' in node and 'metrics' not in node)
 
 
 def _is_for_each(config: Any) -> bool:

@@ -32,9 +32,9 @@ class MasksToCoco:
     """Collects images with their masks, and writes them down in COCO's format.
 
     Boxes and areas are those of the masks. An object in several pieces gets
-    several polygons, and objects may overlap. Polygons have no holes: what an
-    object's polygons overlap its mask by is measured, with pycocotools, and
-    an object that is a ring is kept as a run-length encoding.
+    several polygons, and objects may overlap. Polygons can't have holes, so
+    that holes are filled; where that leaves an overlap with the mask below
+    ``min_overlap``, the object is kept as a run-length encoding.
 
     Args:
         classes: Names of the classes, whose ids count from 1, or names by
@@ -56,6 +56,8 @@ class MasksToCoco:
 
     Attributes:
         empty_masks: Files of masks that hold no pixel; they give no object.
+        overlaps: Of each object that was kept as polygons, with its mask
+            (intersection over union, by pycocotools).
 
     Raises:
         ArgumentError: If an argument is out of its range; the message names it.
@@ -75,6 +77,9 @@ class MasksToCoco:
                  min_overlap: float = 0.9) -> None:
         if isinstance(classes, str) or not classes:
             raise ArgumentError(f"classes must be a list of names, such as ['cell'], got {classes!r}")
+        names = list(classes.values() if isinstance(classes, Mapping) else classes)
+        if len(set(names)) < len(names):
+            raise ArgumentError(f'names of classes must differ, got {names}')
         if label_divisor is not None and label_divisor < 2:
             raise ArgumentError(f'label_divisor must be at least 2, got {label_divisor}')
         if segmentation not in SEGMENTATIONS:

@@ -189,6 +189,9 @@ def test_more_objects_on_an_image_than_count(data, warnings):
     cfg = config(data, val_evaluator__max_dets=200)
     check(cfg)
     assert len(warnings) == 1 and 'max_per_img' in warnings[0]
+    warnings.clear()
+    check(config(data, val_evaluator=[cfg.val_evaluator, {**cfg.val_evaluator, 'max_dets': 100}]))
+    assert '--cfg-options val_evaluator.1.max_dets=200 counts more' in warnings[0]
     cfg.model.test_cfg.rcnn.max_per_img = 200
     warnings.clear()
     check(cfg)

@@ -192,7 +192,7 @@ def test_what_is_not_said_is_asked_for(folder):
     with pytest.raises(DataError, match='there is no image to write'):
         MasksToCoco().write(folder / 'train.json')
     assert not (folder / 'train.json').exists()
-    for arguments in (dict(classes='cell'), dict(classes=[]), dict(label_divisor=1), dict(segmentation='mask'),
-                      dict(min_overlap=1.1)):
+    for arguments in (dict(classes='cell'), dict(classes=[]), dict(classes=['cell', 'cell']), dict(label_divisor=1),
+                      dict(segmentation='mask'), dict(min_overlap=1.1)):
         with pytest.raises(ArgumentError, match=next(iter(arguments))):
             MasksToCoco(**arguments)

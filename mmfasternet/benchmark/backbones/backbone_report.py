@@ -1,7 +1,7 @@
 """Accuracy of trained detectors beside their latency: one table, one plot, and the curves of their trainings."""
 
 import statistics
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from mmfasternet.benchmark.backbones.trained import Curve, Trained
 from mmfasternet.benchmark.harness.records import LatencyRecord, failures, runs_of
@@ -24,7 +24,7 @@ class Spread(NamedTuple):
 
 
 def backbone_report(trained: Sequence[Trained], latencies: Sequence[LatencyRecord],
-                    parameters: Mapping[str, int]) -> Report:
+                    parameters: Mapping[str, int], ours: Collection[str] = ()) -> Report:
     """Tables and plots of trained detectors.
 
     Args:
@@ -32,16 +32,18 @@ def backbone_report(trained: Sequence[Trained], latencies: Sequence[LatencyRecor
         latencies: Records of the detectors, in one or more forms; their
             ``model`` is the name of the config.
         parameters: Parameters that train, by the name of the config.
+        ours: Names of configs that the plot shows in another colour. Defaults
+            to none.
     """
     names = list(dict.fromkeys(each.name for each in trained))
     forms = list(dict.fromkeys(record.conditions.full_form for record in latencies))
     runs = {name: [each for each in trained if each.name == name] for name in names}
     found = _metrics_of(trained)
-    rows = [_row(name, runs[name], found, latencies, parameters[name]) for name in names]
+    rows = [_row(name, runs[name], found, latencies, parameters[name], trained[0].device) for name in names]
     columns = {'config': '', 'parameters (M)': '.1f', 'seeds': 'd'}
     for heading in found:
         columns.update({heading: '.3f', f'± {heading}': '.3f'})
-    columns.update({f'{form} (ms)': '.0f' for form in forms})
+    columns.update({f'{form} (ms)': '.1f' for form in forms})
     columns.update({'iterations': 'd', 'training (min)': '.1f'})
     notes = ['AP: mean over the seeds, of the last validation; ±: sample standard deviation. Training: what the '
              f'iterations took, without validations, on {trained[0].device}.',
@@ -51,8 +53,8 @@ def backbone_report(trained: Sequence[Trained], latencies: Sequence[LatencyRecor
     plots = {}
     heading = 'mask AP' if 'mask AP' in found else next(iter(found), '')
     if forms and heading:
-        points = [Measured(row['config'], *(row.get(key) for key in (f'{forms[-1]} (ms)', heading, f'± {heading}')))
-                  for row in rows]
+        points = [Measured(row['config'], row.get(f'{forms[-1]} (ms)'), row.get(heading), row.get(f'± {heading}'),
+                           row['config'] in ours) for row in rows]
         plots['Accuracy and latency'] = measured_trade_off(points, f'ms, {forms[-1]}', heading, 'Accuracy and latency')
     names_of = {label: _full_name(trained, metric) for label, metric in found.items()}
     for label, curve in {'loss': 'loss', **names_of}.items():
@@ -78,11 +80,12 @@ def _metrics_of(trained: Sequence[Trained]) -> Dict[str, str]:
 
 
 def _row(name: str, runs: Sequence[Trained], found: Mapping[str, str], latencies: Sequence[LatencyRecord],
-         parameters: int) -> Dict[str, Any]:
-    beside = [each.seconds for each in runs if each.device == runs[0].device]  # of one machine
+         parameters: int, device: str) -> Dict[str, Any]:
     row: Dict[str, Any] = {'config': name, 'parameters (M)': parameters / 1e6, 'seeds': len(runs),
-                           'iterations': runs[0].iterations,
-                           'training (min)': statistics.mean(beside) / 60}
+                           'iterations': runs[0].iterations}
+    seconds = [each.seconds for each in runs if each.device == device]
+    if seconds:
+        row['training (min)'] = statistics.mean(seconds) / 60
     for heading, metric in found.items():
         values = _values(runs, metric)
         if values:

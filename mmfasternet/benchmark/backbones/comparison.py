@@ -6,20 +6,22 @@ from typing import Callable, List, Mapping, Sequence, Union
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from mmfasternet.benchmark.backbones.backbone_report import backbone_report
-from mmfasternet.benchmark.backbones.trained import Training, checkpoint_of, has_checkpoint, train_all
+from mmfasternet.benchmark.backbones.trained import TRAININGS, Training, newest_checkpoint, train_all
 from mmfasternet.benchmark.complexity import build_for_counting
 from mmfasternet.benchmark.harness.suite import run_suite
 from mmfasternet.benchmark.reporting.report import Report
 from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, detector_of
-from mmfasternet.engine.config import is_classifier, scope_of
+from mmfasternet.config_tree import walk
+from mmfasternet.engine.config import is_classifier, is_kind_of, scope_of
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.preparing import prepare
 from mmfasternet.engine.run_options import TrainOptions
 from mmfasternet.errors import UserError
+from mmfasternet.models import FasterNet
 
 #: Validation images that latency is measured on, one a round.
 _IMAGES = 20
@@ -64,25 +66,32 @@ def compare(configs: Mapping[str, Config], seeds: Sequence[int], work_dir: Union
     trained = train_all(trainings, work_dir, out)
     entries = []
     for name, cfg in configs.items():
-        folders = [each.folder(work_dir) for each in trainings if each.name == name]
+        own = [each for each in trainings if each.name == name]
         for options in (DeployOptions(), DeployOptions(True)):
             entry = detector_entry(cfg, f'{name}, {options.form}', device, DetectorInput(images=images[name]),
-                                   deploy=options, build=_trained_detector(cfg, folders, device), model=name)
+                                   deploy=options, build=_trained_detector(own, work_dir, device), model=name)
             # Not the checkpoint's path, by which records of another folder or machine would not count.
             entries.append(replace(entry, conditions=replace(entry.conditions, weights='trained')))
     latencies = run_suite(entries, device, runs, out=out)
+    ours = [name for name, cfg in configs.items()
+            if is_kind_of(cfg.model.get('backbone') or {}, FasterNet, MODELS, scope_of(cfg))]
     parameters = {name: sum(p.numel() for p in build_for_counting(cfg).parameters() if p.requires_grad)
                   for name, cfg in configs.items()}
-    report = backbone_report(trained, latencies, parameters)
+    report = backbone_report(trained, latencies, parameters, ours)
     report.write(out)
     return report
 
 
-def _trained_detector(cfg: Config, folders: Sequence[Path], device: torch.device) -> Callable[[], nn.Module]:
-    """What builds a detector with the weights of the first of these work folders that holds a checkpoint."""
+def _trained_detector(trainings: Sequence[Training], work_dir: Union[str, Path],
+                      device: torch.device) -> Callable[[], nn.Module]:
+    """What builds a detector with the weights of the first of its trainings whose checkpoint is there."""
     def build() -> nn.Module:
-        folder = next((each for each in folders if has_checkpoint(each)), folders[0])
-        return detector_of(cfg, checkpoint_of(folder), device)
+        found = (newest_checkpoint(each.config, each.folder(work_dir)) for each in trainings)
+        checkpoint = next(filter(None, found), None)
+        if not checkpoint:
+            raise UserError(f"'{trainings[0].folder(work_dir).parent}' holds no checkpoint any more: to train "
+                            f'{trainings[0].name} again, remove its lines from {TRAININGS}')
+        return detector_of(trainings[0].config, checkpoint, device)
 
     return build
 
@@ -91,6 +100,9 @@ def validation_images(cfg: Config, at_most: int) -> List[str]:
     """Files of a config's validation images, spread over them."""
     cfg = prepare(cfg, TrainOptions())  # its data set, which reads what MMDetection's does not
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        dataset = DATASETS.build({**cfg.val_dataloader.dataset, 'pipeline': []})
+        for _, part in walk(cfg.val_dataloader.dataset):  # which may be wrapped
+            if 'pipeline' in part:
+                part['pipeline'] = []
+        dataset = DATASETS.build(cfg.val_dataloader.dataset)
     step = max(len(dataset) // at_most, 1)
     return [dataset.get_data_info(index)['img_path'] for index in range(0, len(dataset), step)][:at_most]

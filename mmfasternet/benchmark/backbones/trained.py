@@ -22,6 +22,7 @@ from mmfasternet.benchmark.harness.records import locked_folder, read_lines
 from mmfasternet.benchmark.harness.suite import progress_bar
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.config import config_digest
+from mmfasternet.engine.saved_trainings import saved_trainings
 from mmfasternet.errors import UserError
 from mmfasternet.files import write_atomically
 
@@ -29,8 +30,9 @@ from mmfasternet.files import write_atomically
 TRAININGS = 'trainings.jsonl'
 #: What a training prints, in its folder.
 OUTPUT = 'output.log'
-_MEANT = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'custom_hooks', 'load_from',
-          'auto_scale_lr', 'val_dataloader', 'val_evaluator')
+# What a training depends on, of a config.
+_DECIDE = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'custom_hooks', 'load_from',
+           'auto_scale_lr', 'val_dataloader', 'val_evaluator')
 #: Values, each with the iteration that it is of.
 Curve = Sequence[Tuple[int, float]]
 
@@ -53,7 +55,7 @@ class Training:
     @property
     def digest(self) -> str:
         """What tells its config from another of its name."""
-        return config_digest(self.config, *_MEANT)
+        return config_digest(self.config, *_DECIDE)
 
     def folder(self, root: Union[str, Path]) -> Path:
         """Its work folder."""
@@ -128,13 +130,14 @@ def train_all(trainings: Sequence[Training], work_dir: Union[str, Path], out: Un
         UserError: If one fails or is stopped, a record or a work folder is of
             another config of its name, or another process writes into ``out``.
     """
-    records = {(record.name, record.seed): record for record in read_trained(out)}
-    for each in trainings:
-        found = records.get((each.name, each.seed))
-        if found and (found.digest, found.flags) != (each.digest, each.flags):
-            raise UserError(f"'{Path(out) / TRAININGS}' holds a training of another config that is called {each.name}, "
-                            f'or of this one before it was edited, or with other flags: name another folder by --out')
     with locked_folder(out), progress_bar() as progress:
+        records = {(record.name, record.seed): record for record in read_trained(out)}
+        for each in trainings:
+            found = records.get((each.name, each.seed))
+            if found and (found.digest, found.flags) != (each.digest, each.flags):
+                raise UserError(f"'{Path(out) / TRAININGS}' holds a training of another config that is called "
+                                f'{each.name}, or of this one before it was edited, or with other flags: name another '
+                                f'folder by --out')
         task = progress.add_task('training', total=float(len(trainings)))
         for index, each in enumerate(trainings):
             if (each.name, each.seed) not in records:
@@ -149,74 +152,82 @@ def train_all(trainings: Sequence[Training], work_dir: Union[str, Path], out: Un
     return [records[each.name, each.seed] for each in trainings]
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a work folder holds a complete checkpoint."""
-    try:
-        return Path(checkpoint_of(folder)).is_file()
-    except UserError:
-        return False
+def newest_checkpoint(cfg: Config, folder: Path) -> Optional[str]:
+    """The newest checkpoint of a training by a config, in its work folder; None if there is none."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    return next(iter(saved_trainings(folder, hook.get('out_dir'))), None)
 
 
-def checkpoint_of(folder: Path) -> str:
-    """The newest checkpoint of a work folder.
+def _trained(each: Training, work_dir: Union[str, Path], report_progress: Callable[[float], Any]) -> Trained:
+    folder = each.folder(work_dir)
+    taken = f"another process trains in '{folder}': wait for it, or end it, or name another folder by --work-dir"
+    with locked_folder(folder, taken) as lock:
+        _claim(folder, each)
+        _run(each, folder, lock, report_progress)
+        return _record(each, folder)
+
+
+def _run(each: Training, folder: Path, lock: int, report_progress: Callable[[float], Any]) -> None:
+    """Train in a process of its own.
+
+    It holds the lock of its folder as well: if this one is killed, no other
+    trains beside it.
 
     Raises:
-        UserError: If there is none.
+        UserError: If it fails.
     """
-    try:
-        return (folder / 'last_checkpoint').read_text().strip()
-    except OSError:
-        raise UserError(f"'{folder}' holds no checkpoint any more: to train it again, remove its line from "
-                        f'{TRAININGS}') from None
-
-
-def _trained(each: Training, work_dir: Union[str, Path], told: Callable[[float], Any]) -> Trained:
-    folder = each.folder(work_dir)
-    _claim(folder, each)
-    config = Path(work_dir) / f'{each.name}.py'
+    config = folder.parent / f'{each.name}.py'
     write_atomically(config, each.config.pretty_text.encode())
     command = [sys.executable, '-m', 'mmfasternet', 'train', str(config), '--work-dir', str(folder), '--resume',
                *each.flags, '--cfg-options', f'randomness.seed={each.seed}']
     total = _length(each.config)
-    with open(folder / OUTPUT, 'ab') as output, _sigterm_ends_us():
+    with open(folder / OUTPUT, 'ab') as output, _signals_end_us():
+        before = output.tell()
         # Of a session of its own: a terminal's Ctrl-C reaches this process only, which ends that one in order.
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment(),
-                                   start_new_session=True)
+                                   pass_fds=[lock], start_new_session=True)
         try:
             while process.poll() is None:
                 time.sleep(1)
-                told(_share(folder, total))
+                report_progress(_share(folder, total))
         except BaseException:
             process.send_signal(signal.SIGTERM)  # it finishes its iteration and writes a checkpoint
             process.wait()
             raise
     if process.returncode:
-        lines = (folder / OUTPUT).read_text(errors='replace').strip().splitlines()
-        raise UserError(f"the training of {each.name} with the seed {each.seed} failed: {(lines or ['no output'])[-1]} "
+        if process.returncode < 0:
+            reason = f'it was ended by {signal.Signals(-process.returncode).name}'
+        else:
+            lines = (folder / OUTPUT).read_bytes()[before:].decode(errors='replace').strip().splitlines()
+            reason = (lines or ['no output'])[-1]
+        raise UserError(f'the training of {each.name} with the seed {each.seed} failed: {reason} '
                         f"(all of its output is in '{folder / OUTPUT}')")
-    return _record(each, folder)
 
 
 @contextmanager
-def _sigterm_ends_us() -> Iterator[None]:
-    """Within it, SIGTERM is an exception, so that what this process has started is ended, too."""
+def _signals_end_us() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP are exceptions, so that what this process has started is ended, too."""
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers there only
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in before.items()
+              if handler not in (None, signal.SIG_IGN)}  # ignored under nohup
+    for number in before:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _claim(folder: Path, each: Training) -> None:
-    """Make the work folder of a training, or find that it is its own, from which it may go on."""
+    """Mark a work folder as that of a training, or check that what is in it is of this training."""
     mark, own = folder / 'digest.json', json.dumps([each.digest, *each.flags])
-    if folder.exists() and any(folder.iterdir()) and (mark.read_text() if mark.exists() else None) != own:
+    if any(folder.iterdir()) and (mark.read_text() if mark.exists() else None) != own:
         raise UserError(f"'{folder}' holds a training of another config that is called {each.name}, or of this one "
                         f'before it was edited, or with other flags: remove it, or name another folder by --work-dir')
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(mark, own.encode())
 
 
@@ -224,20 +235,25 @@ def _record(each: Training, folder: Path) -> Trained:
     """The record of a training that has ended.
 
     Raises:
-        UserError: If it was stopped before its end, or its last epoch had no
-            validation.
+        UserError: If it was stopped before its end, or its end had no
+            validation, or nothing was logged.
     """
-    meta = read_checkpoint(checkpoint_of(folder))['meta']
+    checkpoint = newest_checkpoint(each.config, folder)
+    meta = read_checkpoint(checkpoint)['meta'] if checkpoint else {}
     by_epoch, length = _length(each.config)
-    if meta['epoch' if by_epoch else 'iter'] < length:
+    if meta.get('epoch' if by_epoch else 'iter', 0) < length:
         raise UserError(f'the training of {each.name} with the seed {each.seed} was stopped: the same command goes on '
                         f"from '{folder}'")
     rows = read_scalars(folder)
     losses = {row['iter']: row for row in rows if 'loss' in row}
     validations = validations_of(rows, each.config.train_cfg, meta['iter'] // meta['epoch'] if by_epoch else None)
+    if not losses:
+        raise UserError(f'the training of {each.name} logged no loss in {meta["iter"]} iterations: lower '
+                        f'default_hooks.logger.interval')
     if meta['iter'] not in validations:
-        raise UserError(f"'{each.config.filename}' ends without a validation: let train_cfg.val_interval divide "
-                        f'{length}')
+        remedy = f'let train_cfg.val_interval divide {length}' if by_epoch else (
+            f"it was stopped before that, which MMEngine does not repeat. Remove '{folder}' to train again")
+        raise UserError(f"'{each.config.filename}' ends without a validation: {remedy}")
     curves: Dict[str, List[Tuple[int, float]]] = {'loss': [(at, losses[at]['loss']) for at in sorted(losses)]}
     for at in sorted(validations):
         for metric, value in validations[at].items():
@@ -262,7 +278,7 @@ def validations_of(rows: Sequence[Mapping[str, Any]], train_cfg: Mapping[str, An
     """
     if per_epoch:
         return {row['step'] * per_epoch: row for row in rows if 'loss' not in row}
-    found, reached, interval = {}, 0, train_cfg.get('val_interval', 1000)
+    found, reached, interval = {}, 1, train_cfg.get('val_interval', 1000)
     for row in rows:
         if 'loss' in row:
             reached = row['iter']

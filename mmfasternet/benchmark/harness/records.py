@@ -183,21 +183,32 @@ class RecordFile:
 
 
 @contextmanager
-def locked_folder(folder: Union[str, Path]) -> Iterator[None]:
-    """Within it, no other process may write records into a folder, which is made.
+def locked_folder(folder: Union[str, Path], taken: Optional[str] = None) -> Iterator[int]:
+    """Within it, no other process may write into a folder, which is made.
+
+    Args:
+        folder: The folder.
+        taken: What is said if another process does. Defaults to None: that it
+            writes records there.
+
+    Yields:
+        The descriptor of the lock: a process that inherits it holds the lock
+        as well.
 
     Raises:
-        UserError: If another one does.
+        UserError: If another process holds it.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     opened = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"another process writes records into '{folder}': name another folder by --out") from None
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(taken or f"another process writes records into '{folder}': name another folder by "
+                            f'--out') from None
+        yield opened
     finally:
-        os.close(opened)  # which unlocks it
+        os.close(opened)  # which unlocks it, unless another process has inherited it
 
 
 def read_records(folder: Union[str, Path]) -> List[LatencyRecord]:

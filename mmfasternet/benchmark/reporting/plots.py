@@ -13,6 +13,9 @@ Point = Tuple[float, float, str]
 OURS = 'FasterNet'
 
 
+_MARKERS = 'svD^>p*hXd<P8H'
+
+
 class Measured(NamedTuple):
     """A point whose y is a mean over some runs.
 
@@ -21,14 +24,13 @@ class Measured(NamedTuple):
         x: None if it was not measured, as y is.
         y: The mean.
         spread: Of y, to either side; None if there was one run.
+        ours: Whether it has the colour of FasterNet.
     """
     name: str
     x: Optional[float]
     y: Optional[float]
     spread: Optional[float]
-
-
-_MARKERS = 'svD^>p*hXd<P8H'
+    ours: bool
 
 
 def stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str, title: str) -> 'Figure':
@@ -189,7 +191,7 @@ def measured_trade_off(points: Sequence[Measured], x: str, y: str, title: str) -
     for point in points:
         if point.x is not None and point.y is not None and not math.isnan(point.x):
             axes.errorbar(point.x, point.y, yerr=point.spread or 0, marker='o', capsize=4, linestyle='',
-                          color='#d1242f' if OURS.lower() in point.name.lower() else '#57606a')
+                          color='#d1242f' if point.ours else '#57606a')
             axes.annotate(point.name, (point.x, point.y), xytext=(7, 4), textcoords='offset points', fontsize=8)
     axes.margins(x=.2)
     axes.set_xlabel(x)

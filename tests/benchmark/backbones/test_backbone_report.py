@@ -34,9 +34,10 @@ def test_means_and_spreads():
 
 
 def test_times_of_training_are_of_one_machine():
-    runs = [trained('a', 0, .4), trained('a', 1, .5, 600., 'another')]
-    report = backbone_report(runs, [], {'a': 1})
+    runs = [trained('a', 0, .4), trained('a', 1, .5, 600., 'another'), trained('b', 0, .4, 600., 'another')]
+    report = backbone_report(runs, [], {'a': 1, 'b': 1})
     assert report.tables[0].rows[0]['training (min)'] == 1 and 'on one processor' in report.notes[0]
+    assert 'training (min)' not in report.tables[0].rows[1] and report.tables[0].markdown().endswith('| - |\n')
 
 
 def test_one_seed_has_no_spread():

@@ -13,8 +13,9 @@ import pytest
 from mmengine.config import Config
 
 from mmfasternet.benchmark.backbones import trained as module
+from mmfasternet.benchmark.backbones.comparison import validation_images
 from mmfasternet.benchmark.backbones.trained import OUTPUT, TRAININGS, read_trained
-from mmfasternet.benchmark.harness.records import RECORDS, read_records
+from mmfasternet.benchmark.harness.records import RECORDS, locked_folder, read_records
 from mmfasternet.cli.commands.benchmark_backbones import parse_args
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 
@@ -114,6 +115,9 @@ def test_iterations_of_validations():
     resumed = [*rows[:-1], losses[1], losses[2], given[2], given[0]]  # from the fourth iteration on
     found = module.validations_of(resumed, dict(max_iters=8, val_interval=3), None)
     assert {at: row['ap'] for at, row in found.items()} == {3: 0, 6: 2, 8: 0}
+    early = [*(dict(step=0, ap=ap) for ap in range(2)), dict(loss=1., iter=8), dict(step=0, ap=2)]  # logged rarely
+    found = module.validations_of(early, dict(max_iters=8, val_interval=3), None)
+    assert {at: row['ap'] for at, row in found.items()} == {3: 0, 6: 1, 8: 2}
     by_epoch = [losses[0], dict(step=1, ap=.1), dict(step=3, ap=.3)]
     assert list(module.validations_of(by_epoch, dict(max_epochs=3), 7)) == [7, 21]
 
@@ -123,6 +127,36 @@ def test_a_training_that_fails_is_one_line(compare, tmp_path):
     assert result.code == 1 and len(result.err.strip().splitlines()) == 1
     assert 'the training of half with the seed 0 failed: error: ' in result.err and 'missing.json' in result.err
     assert str(tmp_path / 'work' / 'half' / 'seed-0' / OUTPUT) in result.err
+
+
+def test_one_trains_in_a_work_folder(compare, tmp_path):
+    """A training that goes on after its comparison was killed, or another comparison's, has no second beside it."""
+    folder = tmp_path / 'work' / 'half' / 'seed-0'
+    with locked_folder(folder) as lock:
+        heir = subprocess.Popen(['sleep', '600'], pass_fds=[lock])  # which is left alone with it
+    try:
+        result = compare('--seeds', 1)
+    finally:
+        heir.kill()
+        heir.wait()
+    assert result.code == 1 and f"another process trains in '{folder}'" in result.err and not list(folder.iterdir())
+
+
+def test_a_training_that_is_killed_says_so(monkeypatch, shapes, tmp_path):
+    cfg = Config.fromfile(SHAPES_CONFIG)
+    monkeypatch.setattr(sys, 'executable', str(tmp_path / 'python'))
+    (tmp_path / 'python').write_text('#!/bin/sh\necho an ordinary line\nkill -9 $$\n')
+    (tmp_path / 'python').chmod(0o755)
+    with pytest.raises(module.UserError, match='seed 0 failed: it was ended by SIGKILL'):
+        module.train_all([module.Training('shapes', cfg, 0)], tmp_path / 'work', tmp_path / 'out')
+
+
+def test_images_of_a_wrapped_data_set(shapes):
+    cfg = Config.fromfile(SHAPES_CONFIG)
+    cfg.merge_from_dict(dict(pair.split('=') for pair in data_options(shapes)))
+    alone = validation_images(cfg, 3)
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.val_dataloader.dataset])
+    assert validation_images(cfg, 3) == alone and len(set(alone)) == 3
 
 
 def test_a_config_without_validation(run_tool, tmp_path):
