@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -35,6 +36,20 @@ def pytest_configure():
         threads = max(len(os.sched_getaffinity(0)) // workers, 1)
         os.environ['OMP_NUM_THREADS'] = str(threads)  # of the processes that tests start
         torch.set_num_threads(threads)
+
+
+def environment(**variables) -> dict:
+    """The process's own with changes; a path of modules goes before those that are there."""
+    if 'PYTHONPATH' in variables:
+        variables['PYTHONPATH'] = os.pathsep.join(filter(None, [variables['PYTHONPATH'], os.environ.get('PYTHONPATH')]))
+    return dict(os.environ, PATH=f'{os.path.dirname(sys.executable)}{os.pathsep}{os.environ["PATH"]}', **variables)
+
+
+def free_port() -> str:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
 
 
 def randomize_norms(model: nn.Module) -> None:

@@ -18,9 +18,8 @@ from mmengine.runner import load_checkpoint
 from mmpretrain import ImageClassificationInferencer, get_model
 
 from mmfasternet.models import FasterNet
-from tests.conftest import ROOT, SHAPES_CONFIG, build, randomize_norms
+from tests.conftest import ROOT, SHAPES_CONFIG, build, environment, randomize_norms
 from tests.official import official_backbone, official_classifier, official_detector
-from tests.test_tools import environment
 
 CLASSIFIER = str(ROOT / 'configs' / 'fasternet_t0_in1k.py')
 

@@ -19,12 +19,11 @@ from PIL import Image
 from torchvision.models import resnet50
 
 from mmfasternet.models import FasterNet
-from tests.conftest import ROOT, build
+from tests.conftest import ROOT, build, free_port
 from tests.datasets.test_nuclei import make_folder
 from tests.datasets.test_video_files import make_video
 from tests.official import official_classifier, official_detector
 from tests.test_readme import CONFIGS, README
-from tests.test_tools import free_port
 
 #: What a reader would put in for the README's words, the longer ones first.
 WORDS = {

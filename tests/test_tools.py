@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +25,15 @@ from mmfasternet.checkpoints import TARGETS, convert, read_checkpoint
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call
-from tests.conftest import ROOT, SHAPES_CONFIG, data_options, needs_export, randomize_norms
+from tests.conftest import (
+    ROOT,
+    SHAPES_CONFIG,
+    data_options,
+    environment,
+    free_port,
+    needs_export,
+    randomize_norms,
+)
 from tests.datasets.test_nuclei import make_folder
 from tests.official import official_classifier
 
@@ -46,13 +53,6 @@ def load(checkpoint):
 
 def log_text(work_dir):
     return '\n'.join(path.read_text() for path in sorted(work_dir.glob('*/*.log')))
-
-
-def environment(**variables):
-    """The process's own with changes; a path of modules goes before those that are there."""
-    if 'PYTHONPATH' in variables:
-        variables['PYTHONPATH'] = os.pathsep.join(filter(None, [variables['PYTHONPATH'], os.environ.get('PYTHONPATH')]))
-    return dict(os.environ, PATH=f'{os.path.dirname(sys.executable)}{os.pathsep}{os.environ["PATH"]}', **variables)
 
 
 @pytest.mark.parametrize('script', sorted(p.name for p in TOOLS.glob('*.py')))
@@ -804,12 +804,6 @@ def test_a_truncated_image_stops_training_with_its_name(run_tool, shapes, tmp_pa
     assert result.code == 1 and line.startswith('error: image') and '000003.png' in line and 'broken' in line
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
-
-
 def test_as_a_user_types_it_with_two_processes(trained, shapes, tmp_path):
     """Two processes train; evaluated by one and by two, a checkpoint finds the same objects and has the same AP."""
     options = ['--cfg-options', *data_options(shapes)]
@@ -853,7 +847,7 @@ def test_of_several_processes_one_says_the_error(tmp_path, fails):
     script.write_text(f"""
 import os, pathlib, time
 from mmfasternet.cli import options
-from mmfasternet.engine import processes
+from mmfasternet.engine import processes  # PyTorch, before there is an error
 from mmfasternet.errors import UserError
 started = pathlib.Path({str(tmp_path / 'started')!r})
 if os.environ['RANK'] == '0':

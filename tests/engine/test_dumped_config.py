@@ -15,9 +15,8 @@ from mmengine.registry import HOOKS
 
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.train_test import train
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 from tests.engine.hooks.test_resume import assert_alike, losses, shapes_config
-from tests.test_tools import environment
 
 MMDETS_TOOL = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
 

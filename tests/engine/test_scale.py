@@ -16,10 +16,9 @@ from mmfasternet.engine.preparing import prepare
 from mmfasternet.engine.run_options import TrainOptions
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError
-from tests.conftest import ROOT, SHAPES_CONFIG
+from tests.conftest import ROOT, SHAPES_CONFIG, environment, free_port
 from tests.engine.hooks.test_resume import losses, shapes_config
 from tests.engine.test_faults import write_config
-from tests.test_tools import environment, free_port
 
 
 @pytest.mark.parametrize('counts, steps', [(1, 4), (2, 2)])

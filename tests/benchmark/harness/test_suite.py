@@ -14,8 +14,7 @@ from mmfasternet.benchmark.harness.records import RECORDS, RecordFile, failures,
 from mmfasternet.benchmark.harness.suite import Entry, Subject, run_suite
 from mmfasternet.benchmark.harness.timing import MAX_WARMUP, WARMUP_PATIENCE
 from mmfasternet.errors import UserError
-from tests.conftest import ROOT, sleep_ms
-from tests.test_tools import environment
+from tests.conftest import ROOT, environment, sleep_ms
 
 CPU = torch.device('cpu')
 SIZES = ((8, 8), )

@@ -12,8 +12,7 @@ from mmfasternet.benchmark.plan.run_all import DONE, run_all
 from mmfasternet.benchmark.plan.steps import STEPS, Step
 from mmfasternet.benchmark.plan.summary import summarize, write_reports
 from mmfasternet.errors import ArgumentError, UserError
-from tests.conftest import ROOT
-from tests.test_tools import environment
+from tests.conftest import ROOT, environment
 
 
 def good(bench):
