@@ -1,3 +1,4 @@
+import signal
 import sys
 
 import pytest
@@ -5,6 +6,16 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Subproce
 
 from mmfasternet.cli.launch import noting_exit_codes
 from mmfasternet.compat import exit_codes
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """torchrun's agent sets handlers for good: a pool that a later test forks would not end, for the one of SIGTERM."""
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before):
+        signal.signal(number, handler)
 
 
 def start(*codes):

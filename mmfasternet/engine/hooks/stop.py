@@ -32,6 +32,8 @@ class StopHook(Hook):
 
     priority = 'LOWEST'
 
+    _handling: Optional['StopHook'] = None  # the one that handles SIGTERM now
+
     def __init__(self) -> None:
         self._asked = False
         self._before: Any = None
@@ -45,7 +47,9 @@ class StopHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self._trains = True
         if threading.current_thread() is threading.main_thread():  # Python sets handlers there only
+            _free_children()
             self._before = signal.signal(signal.SIGTERM, self._ask)
+            StopHook._handling = self
 
     def after_train(self, runner: Runner) -> None:
         self.after_loop(runner)
@@ -55,7 +59,7 @@ class StopHook(Hook):
         self._trains = False
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+            self._before = StopHook._handling = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         # After the last one there is nothing to go on with.
@@ -86,6 +90,12 @@ class StopHook(Hook):
         asked = torch.tensor(int(self._asked), device='cuda' if torch.cuda.is_available() else 'cpu')
         all_reduce(asked, 'max')
         return bool(asked)
+
+
+@functools.lru_cache(None)
+def _free_children() -> None:
+    """Have SIGTERM end processes that are forked: ``multiprocessing.Pool`` waits for its own until it does."""
+    os.register_at_fork(after_in_child=lambda: StopHook._handling and StopHook._handling.after_loop(None))
 
 
 def how_to_resume() -> str:

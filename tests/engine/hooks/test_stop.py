@@ -1,8 +1,42 @@
+import multiprocessing
+import signal
 import sys
+import threading
+import time
 
 import pytest
 
-from mmfasternet.engine.hooks.stop import how_to_resume
+from mmfasternet.engine.hooks.stop import StopHook, how_to_resume
+
+
+def wait_for_sigterm(started):
+    started.set()
+    time.sleep(600)
+
+
+@pytest.mark.parametrize('in_thread', [False, True])
+def test_sigterm_ends_processes_that_a_training_forks(in_thread):
+    """Those of multiprocessing.Pool, as of evaluators with use_mp_eval, are ended by it: else it waits for ever."""
+    context, before = multiprocessing.get_context('fork'), signal.getsignal(signal.SIGTERM)
+    started, hook = context.Event(), StopHook()
+    process = context.Process(target=wait_for_sigterm, args=(started, ))
+    hook.before_train(None)
+    try:
+        if in_thread:
+            thread = threading.Thread(target=process.start)
+            thread.start()
+            thread.join()
+        else:
+            process.start()
+        assert started.wait(60)
+        process.terminate()
+        process.join(60)
+        assert process.exitcode == -signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == hook._ask  # of the training itself
+    finally:
+        process.kill()
+        hook.after_loop(None)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize('given', [[], ['--resume'], ['--resume', 'a b.pth'], ['--resume=a.pth']])
