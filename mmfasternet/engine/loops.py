@@ -16,8 +16,9 @@ from mmfasternet.engine.last_batch import check_last_batch, named_norm_errors
 from mmfasternet.errors import DataError
 from mmfasternet.registry import LOOPS
 
-#: In the message hub: the epoch that was validated last. MMEngine logs what is called val..., train... or test...
-VALIDATED = 'last_validated_epoch'
+#: In the message hub: the iteration after which the last validation was. MMEngine logs what is called val..., train...
+#: or test...
+VALIDATED = 'last_validated_iteration'
 
 
 class TrainingStopped(Exception):
@@ -65,7 +66,26 @@ class _NamesOneValue:
             super().run_iter(*args)  # type: ignore[misc]
 
 
-class _Epochs(_NamesOneValue, MMEngineEpochBasedTrainLoop):
+class _RepeatsValidation:
+    """Mixin of a training loop: a validation that may have been interrupted is repeated."""
+    runner: Any
+    iter: int
+    val_begin: int
+    val_interval: int
+
+    def _repeat_validation(self, done: int, total: int) -> None:
+        if self.iter and self.runner.message_hub.runtime_info.get(VALIDATED) != self.iter:
+            self._validate_if_due(done, total)
+
+    def _validate_if_due(self, done: int, total: int) -> None:
+        """Validate where MMEngine would after ``done`` of ``total`` epochs or iterations."""
+        update_val_interval(self)
+        if self.runner.val_loop is not None and done >= self.val_begin and (
+                done % self.val_interval == 0 or done == total):
+            self.runner.val_loop.run()
+
+
+class _Epochs(_NamesOneValue, _RepeatsValidation, MMEngineEpochBasedTrainLoop):
     #: Batches of an epoch when the checkpoint was written; None if it does not tell.
     resumed_length: Optional[int] = None
     _last_batch_checked = False
@@ -74,12 +94,11 @@ class _Epochs(_NamesOneValue, MMEngineEpochBasedTrainLoop):
         length = self.resumed_length or len(self.dataloader)
         self._done = self._batches_done(length)
         self.runner.call_hook('before_train')
-        validated = self.runner.message_hub.runtime_info.get(VALIDATED)
-        if self.iter and self.iter == self.epoch * length and validated != self.epoch:
-            self._validate_if_due()
+        if self.iter == self.epoch * length:
+            self._repeat_validation(self.epoch, self.max_epochs)
         while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
-            self._validate_if_due()
+            self._validate_if_due(self.epoch, self.max_epochs)
         self.runner.call_hook('after_train')
         return self.runner.model
 
@@ -113,12 +132,6 @@ class _Epochs(_NamesOneValue, MMEngineEpochBasedTrainLoop):
         self.runner.optim_wrapper.initialize_count_status(self.runner.model, self.iter, self.max_iters)
         return 0
 
-    def _validate_if_due(self) -> None:
-        update_val_interval(self)
-        if self.runner.val_loop is not None and self.epoch >= self.val_begin and (
-                self.epoch % self.val_interval == 0 or self.epoch == self.max_epochs):
-            self.runner.val_loop.run()
-
     def _rest(self, done: int) -> Iterable[Any]:
         loader = self.dataloader
         batches = list(itertools.islice(loader.batch_sampler, done, None))
@@ -150,12 +163,19 @@ class EpochBasedTrainLoop(_InOrder, _Epochs):
 
 
 @LOOPS.register_module()
-class IterBasedTrainLoop(_InOrder, _NamesOneValue, MMEngineIterBasedTrainLoop):
+class IterBasedTrainLoop(_InOrder, _NamesOneValue, _RepeatsValidation, MMEngineIterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop`` that ends in order.
+
+    A validation that may have been interrupted is repeated, where
+    :class:`~mmfasternet.engine.hooks.ResumeHook` is there.
 
     Args:
         See :class:`mmengine.runner.IterBasedTrainLoop`.
     """
+
+    def repeat_validation(self) -> None:
+        """Validate before the first iteration if the checkpoint is of one with a validation after it."""
+        self._repeat_validation(self.iter, self.max_iters)
 
 
 @LOOPS.register_module()

@@ -1,5 +1,6 @@
 """What happens in a day of training: kills at any moment, schedulers that want their machine back, full disks."""
 
+import json
 import os
 import random
 import re
@@ -100,7 +101,8 @@ def test_sigterm_saves_and_says_how_to_go_on(shapes, tmp_path):
     assert not (tmp_path / 'stopped' / 'stopped.pth').exists()  # a regular checkpoint has come after it
 
 
-def test_sigterm_in_a_validation_saves_and_the_validation_is_done_again(shapes, tmp_path):
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_sigterm_in_a_validation_saves_and_the_validation_is_done_again(shapes, tmp_path, by_epoch):
     path = tmp_path / 'config.py'
     write_config(shapes, path, epochs=2, interval=100)
     cfg, full = Config.fromfile(path), Config.fromfile(SHAPES_CONFIG)
@@ -108,14 +110,19 @@ def test_sigterm_in_a_validation_saves_and_the_validation_is_done_again(shapes, 
         cfg[key] = full[key]
     cfg.merge_from_dict(dict(option.split('=', 1) for option in data_options(shapes)))
     cfg.val_dataloader.batch_size = cfg.train_cfg.val_interval = 1
+    if not by_epoch:
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=8, val_interval=4)
+        cfg.log_processor.by_epoch = cfg.default_hooks.logger.log_metric_by_epoch = False
     cfg.dump(path)
     stopped = Training(path, tmp_path / 'run', '--cfg-options', 'default_hooks.logger.interval=1')
-    assert stopped.wait_for(lambda: 'Epoch(val)' in stopped.output())
+    assert stopped.wait_for(lambda: '(val)' in stopped.output())
     os.kill(stopped.process.pid, signal.SIGTERM)
     assert stopped.join() == 0 and 'stopped by SIGTERM after iteration 4 of 8' in stopped.output()
     resumed = Training(path, tmp_path / 'run')
     assert resumed.join() == 0
-    assert list(dict.fromkeys(re.findall(r'Epoch\(val\) \[(\d)\]\[6/6\]', resumed.output()))) == ['1', '2']
+    rows = [json.loads(line) for file in sorted((tmp_path / 'run').glob('*/vis_data/scalars.json'))
+            for line in file.read_text().splitlines()]
+    assert [row['step'] for row in rows if 'coco/bbox_mAP' in row] == ([1, 2] if by_epoch else [4, 8])
 
 
 def test_a_full_disk_is_said_and_keeps_the_last_checkpoint(shapes, tmp_path):

@@ -1,5 +1,6 @@
 """Trainings that are compared: each in a process of its own, as ``mmfasternet train`` does it, and its record."""
 
+import copy
 import json
 import os
 import signal
@@ -177,7 +178,7 @@ def _run(each: Training, folder: Path, lock: int, report_progress: Callable[[flo
         UserError: If it fails.
     """
     config = folder.parent / f'{each.name}.py'
-    write_atomically(config, each.config.pretty_text.encode())
+    write_atomically(config, _config(each).pretty_text.encode())
     command = [sys.executable, '-m', 'mmfasternet', 'train', str(config), '--work-dir', str(folder), '--resume',
                *each.flags, '--cfg-options', f'randomness.seed={each.seed}']
     total = _length(each.config)
@@ -202,6 +203,16 @@ def _run(each: Training, folder: Path, lock: int, report_progress: Callable[[flo
             reason = (lines or ['no output'])[-1]
         raise UserError(f'the training of {each.name} with the seed {each.seed} failed: {reason} '
                         f"(all of its output is in '{folder / OUTPUT}')")
+
+
+def _config(each: Training) -> Config:
+    """Its config, in which MMEngine's record says after which iteration a validation was, if it counts these."""
+    cfg = copy.deepcopy(each.config)
+    if not _length(cfg)[0]:
+        hooks = cfg.get('default_hooks') or {}
+        logger = {'type': 'LoggerHook', **(hooks.get('logger') or {}), 'log_metric_by_epoch': False}
+        cfg.default_hooks = {**hooks, 'logger': logger}
+    return cfg
 
 
 @contextmanager
@@ -246,14 +257,13 @@ def _record(each: Training, folder: Path) -> Trained:
                         f"from '{folder}'")
     rows = read_scalars(folder)
     losses = {row['iter']: row for row in rows if 'loss' in row}
-    validations = validations_of(rows, each.config.train_cfg, meta['iter'] // meta['epoch'] if by_epoch else None)
+    step = meta['iter'] // meta['epoch'] if by_epoch else 1
+    validations = {row['step'] * step: row for row in rows if 'loss' not in row}
     if not losses:
         raise UserError(f'the training of {each.name} logged no loss in {meta["iter"]} iterations: lower '
                         f'default_hooks.logger.interval')
     if meta['iter'] not in validations:
-        remedy = f'let train_cfg.val_interval divide {length}' if by_epoch else (
-            f"it was stopped before that, which MMEngine does not repeat. Remove '{folder}' to train again")
-        raise UserError(f"'{each.config.filename}' ends without a validation: {remedy}")
+        raise UserError(f"'{each.config.filename}' ends without a validation: lower train_cfg.val_begin")
     curves: Dict[str, List[Tuple[int, float]]] = {'loss': [(at, losses[at]['loss']) for at in sorted(losses)]}
     for at in sorted(validations):
         for metric, value in validations[at].items():
@@ -263,29 +273,6 @@ def _record(each: Training, folder: Path) -> Trained:
     last = {metric: curve[-1][1] for metric, curve in curves.items() if metric != 'loss'}
     return Trained(each.name, each.seed, each.digest, meta['iter'], seconds, last, curves, each.flags,
                    name_of(torch.device(get_device())), loaded_versions())
-
-
-def validations_of(rows: Sequence[Mapping[str, Any]], train_cfg: Mapping[str, Any],
-                   per_epoch: Optional[int]) -> Dict[int, Mapping[str, Any]]:
-    """The validations in MMEngine's record, each by the iteration that it came after.
-
-    Args:
-        rows: As :func:`read_scalars` gives them.
-        train_cfg: The config's entry.
-        per_epoch: Iterations in an epoch; None where the training counts
-            iterations. The record does not say of which one a validation is
-            then: it is of the next that validates.
-    """
-    if per_epoch:
-        return {row['step'] * per_epoch: row for row in rows if 'loss' not in row}
-    found, reached, interval = {}, 1, train_cfg.get('val_interval', 1000)
-    for row in rows:
-        if 'loss' in row:
-            reached = row['iter']
-        else:
-            at = min(-(-reached // interval) * interval, train_cfg['max_iters'])
-            found[at], reached = row, at + 1
-    return found
 
 
 def read_scalars(folder: Path) -> List[Dict[str, Any]]:

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmfasternet.compat import accumulation, built_train_loop
-from mmfasternet.engine.loops import VALIDATED, EpochBasedTrainLoop
+from mmfasternet.engine.loops import VALIDATED, EpochBasedTrainLoop, IterBasedTrainLoop
 from mmfasternet.errors import UserError
 from mmfasternet.registry import HOOKS
 
@@ -42,7 +42,7 @@ class ResumeHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         if built_train_loop(runner) is not None:
-            runner.message_hub.update_info(VALIDATED, runner.epoch)
+            runner.message_hub.update_info(VALIDATED, runner.iter)
 
     def before_train(self, runner: Runner) -> None:
         _check_agreement(runner.iter)
@@ -51,6 +51,10 @@ class ResumeHook(Hook):
                 if name in self._gradients:
                     parameter.grad = self._gradients[name].to(parameter.device)
         self._gradients = {}
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if isinstance(runner.train_loop, IterBasedTrainLoop):  # to which the whole training is one
+            runner.train_loop.repeat_validation()
 
 
 def _check_agreement(iteration: int) -> None:

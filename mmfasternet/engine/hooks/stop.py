@@ -95,7 +95,11 @@ class StopHook(Hook):
 @functools.lru_cache(None)
 def _free_children() -> None:
     """Have SIGTERM end processes that are forked: ``multiprocessing.Pool`` waits for its own until it does."""
-    os.register_at_fork(after_in_child=lambda: StopHook._handling and StopHook._handling.after_loop(None))
+    def give_back() -> None:
+        if StopHook._handling is not None:
+            StopHook._handling.after_loop(None)
+
+    os.register_at_fork(after_in_child=give_back)
 
 
 def how_to_resume() -> str:

@@ -105,21 +105,29 @@ def test_what_changes_a_training_changes_its_digest(key):
     assert module.Training('shapes', cfg, 0).digest != before
 
 
-def test_iterations_of_validations():
-    """As MMEngine's loop by iterations validates, every third and after the last, whatever was logged between."""
-    losses = [dict(loss=1., iter=iteration) for iteration in (2, 4, 6)]
-    given = [dict(step=0, ap=ap) for ap in range(3)]
-    rows = [losses[0], given[0], *losses[1:], given[1], given[2]]
-    found = module.validations_of(rows, dict(max_iters=8, val_interval=3), None)
-    assert {at: row['ap'] for at, row in found.items()} == {3: 0, 6: 1, 8: 2}
-    resumed = [*rows[:-1], losses[1], losses[2], given[2], given[0]]  # from the fourth iteration on
-    found = module.validations_of(resumed, dict(max_iters=8, val_interval=3), None)
-    assert {at: row['ap'] for at, row in found.items()} == {3: 0, 6: 2, 8: 0}
-    early = [*(dict(step=0, ap=ap) for ap in range(2)), dict(loss=1., iter=8), dict(step=0, ap=2)]  # logged rarely
-    found = module.validations_of(early, dict(max_iters=8, val_interval=3), None)
-    assert {at: row['ap'] for at, row in found.items()} == {3: 0, 6: 1, 8: 2}
-    by_epoch = [losses[0], dict(step=1, ap=.1), dict(step=3, ap=.3)]
-    assert list(module.validations_of(by_epoch, dict(max_epochs=3), 7)) == [7, 21]
+@pytest.mark.slow
+def test_a_training_that_counts_iterations(compare, tmp_path):
+    """Its validations stand at their iterations; one that was interrupted is repeated."""
+    options = [*OPTIONS[2:], 'default_hooks.logger.interval=2', 'default_hooks.checkpoint.by_epoch=False',
+               'default_hooks.checkpoint.interval=3', 'log_processor.by_epoch=False']
+    for name in ('half', 'quarter'):
+        with open(tmp_path / f'{name}.py', 'a') as file:
+            file.write("train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=5, val_interval=2)\n")
+    assert compare('--seeds', 1, options=options).code == 0
+    unbroken = read_trained(tmp_path / 'out')
+    for each in unbroken:
+        assert each.iterations == 5 and [at for at, _ in each.curves['coco/segm_mAP']] == [2, 4, 5]
+    # As if the first had been killed in the validation at its end.
+    file, folder = tmp_path / 'out' / TRAININGS, tmp_path / 'work' / 'half' / 'seed-0'
+    file.write_text(file.read_text().splitlines()[1] + '\n')
+    (scalars, ) = folder.glob('*/vis_data/scalars.json')
+    *rows, last = scalars.read_text().splitlines()
+    assert json.loads(last)['step'] == 5 and 'coco/segm_mAP' in last
+    scalars.write_text('\n'.join(rows) + '\n')
+    scalars.parent.parent.rename(folder / '20200101_000000')  # they are named by seconds
+    assert compare('--seeds', 1, options=options).code == 0
+    again = read_trained(tmp_path / 'out')[-1]
+    assert again.name == 'half' and again.metrics == unbroken[0].metrics and again.curves == unbroken[0].curves
 
 
 def test_a_training_that_fails_is_one_line(compare, tmp_path):
