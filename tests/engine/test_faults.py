@@ -1,6 +1,5 @@
 """What happens in a day of training: kills at any moment, schedulers that want their machine back, full disks."""
 
-import json
 import os
 import random
 import re
@@ -10,6 +9,7 @@ import psutil
 import pytest
 from mmengine.config import Config
 
+from mmfasternet.benchmark.backbones.trained import read_scalars
 from mmfasternet.checkpoints import read_checkpoint
 from tests.conftest import SHAPES_CONFIG, data_options
 from tests.engine.faults import Training
@@ -120,8 +120,7 @@ def test_sigterm_in_a_validation_saves_and_the_validation_is_done_again(shapes, 
     assert stopped.join() == 0 and 'stopped by SIGTERM after iteration 4 of 8' in stopped.output()
     resumed = Training(path, tmp_path / 'run')
     assert resumed.join() == 0
-    rows = [json.loads(line) for file in sorted((tmp_path / 'run').glob('*/vis_data/scalars.json'))
-            for line in file.read_text().splitlines()]
+    rows = read_scalars(tmp_path / 'run')
     assert [row['step'] for row in rows if 'coco/bbox_mAP' in row] == ([1, 2] if by_epoch else [4, 8])
 
 

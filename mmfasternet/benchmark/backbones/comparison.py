@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from mmfasternet.benchmark.backbones.backbone_report import backbone_report
-from mmfasternet.benchmark.backbones.trained import TRAININGS, Training, newest_checkpoint, train_all
+from mmfasternet.benchmark.backbones.trained import TRAININGS, Training, length_of, newest_checkpoint, train_all
 from mmfasternet.benchmark.complexity import build_for_counting
 from mmfasternet.benchmark.harness.suite import run_suite
 from mmfasternet.benchmark.reporting.report import Report
@@ -51,14 +51,17 @@ def compare(configs: Mapping[str, Config], seeds: Sequence[int], work_dir: Union
         The report, which is written into ``out`` as well.
 
     Raises:
-        UserError: If a config is a classifier's or has no validation, or a
-            training fails.
+        UserError: If a config is a classifier's or has no validation at the
+            end, or a training fails.
     """
     for name, cfg in configs.items():
         if is_classifier(cfg):
             raise UserError(f"'{name}' is the config of a classifier: only detectors can be compared so")
         if not cfg.get('val_cfg'):
             raise UserError(f"'{name}' has no validation: set val_cfg, val_dataloader and val_evaluator")
+        begin, length = cfg.train_cfg.get('val_begin', 1), length_of(cfg)[1]
+        if begin > length:
+            raise UserError(f"'{name}' would end without a validation: train_cfg.val_begin is {begin}, of {length}")
         if not cfg.get('test_dataloader'):
             raise UserError(f"'{name}' has no test_dataloader, by whose pipeline latency is measured")
     images = {name: validation_images(cfg, min(_IMAGES, runs)) for name, cfg in configs.items()}

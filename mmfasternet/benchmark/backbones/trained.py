@@ -181,7 +181,7 @@ def _run(each: Training, folder: Path, lock: int, report_progress: Callable[[flo
     write_atomically(config, _config(each).pretty_text.encode())
     command = [sys.executable, '-m', 'mmfasternet', 'train', str(config), '--work-dir', str(folder), '--resume',
                *each.flags, '--cfg-options', f'randomness.seed={each.seed}']
-    total = _length(each.config)
+    total = length_of(each.config)
     with open(folder / OUTPUT, 'ab') as output, _signals_end_us():
         before = output.tell()
         # Of a session of its own: a terminal's Ctrl-C reaches this process only, which ends that one in order.
@@ -208,7 +208,7 @@ def _run(each: Training, folder: Path, lock: int, report_progress: Callable[[flo
 def _config(each: Training) -> Config:
     """Its config, in which MMEngine's record says after which iteration a validation was, if it counts these."""
     cfg = copy.deepcopy(each.config)
-    if not _length(cfg)[0]:
+    if not length_of(cfg)[0]:
         hooks = cfg.get('default_hooks') or {}
         logger = {'type': 'LoggerHook', **(hooks.get('logger') or {}), 'log_metric_by_epoch': False}
         cfg.default_hooks = {**hooks, 'logger': logger}
@@ -251,7 +251,7 @@ def _record(each: Training, folder: Path) -> Trained:
     """
     checkpoint = newest_checkpoint(each.config, folder)
     meta = read_checkpoint(checkpoint)['meta'] if checkpoint else {}
-    by_epoch, length = _length(each.config)
+    by_epoch, length = length_of(each.config)
     if meta.get('epoch' if by_epoch else 'iter', 0) < length:
         raise UserError(f'the training of {each.name} with the seed {each.seed} was stopped: the same command goes on '
                         f"from '{folder}'")
@@ -263,7 +263,8 @@ def _record(each: Training, folder: Path) -> Trained:
         raise UserError(f'the training of {each.name} logged no loss in {meta["iter"]} iterations: lower '
                         f'default_hooks.logger.interval')
     if meta['iter'] not in validations:
-        raise UserError(f"'{each.config.filename}' ends without a validation: lower train_cfg.val_begin")
+        raise UserError(f'the training of {each.name} with the seed {each.seed} ended without a validation, or was '
+                        f"stopped in it, and mmfasternet.omit omits what repeats one: remove '{folder}' to train again")
     curves: Dict[str, List[Tuple[int, float]]] = {'loss': [(at, losses[at]['loss']) for at in sorted(losses)]}
     for at in sorted(validations):
         for metric, value in validations[at].items():
@@ -281,7 +282,7 @@ def read_scalars(folder: Path) -> List[Dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith('}')]  # a process that was killed may leave a half one
 
 
-def _length(cfg: Config) -> Tuple[bool, int]:
+def length_of(cfg: Config) -> Tuple[bool, int]:
     """Whether a training counts epochs, and how many, of these or of iterations."""
     by_epoch = 'max_epochs' in cfg.train_cfg
     return by_epoch, cfg.train_cfg.max_epochs if by_epoch else cfg.train_cfg.max_iters

@@ -94,7 +94,7 @@ class StopHook(Hook):
 
 @functools.lru_cache(None)
 def _free_children() -> None:
-    """Have SIGTERM end processes that are forked: ``multiprocessing.Pool`` waits for its own until it does."""
+    """Have SIGTERM do in forked processes what it did before: ``multiprocessing.Pool`` ends them by it, and waits."""
     def give_back() -> None:
         if StopHook._handling is not None:
             StopHook._handling.after_loop(None)

@@ -174,6 +174,12 @@ def test_a_config_without_validation(run_tool, tmp_path):
     assert result.code == 1 and "'blind' has no validation" in result.err
 
 
+def test_a_config_that_ends_before_its_first_validation(compare, tmp_path):
+    result = compare('--seeds', 1, options=[*OPTIONS, 'train_cfg.val_begin=3'])
+    assert result.code == 1 and "'half' would end without a validation: train_cfg.val_begin is 3, of 2" in result.err
+    assert not (tmp_path / 'work').exists()
+
+
 def test_what_latency_needs_is_checked_before_training(run_tool, tmp_path):
     config = tmp_path / 'config.py'
     for lines, problem in (
