@@ -65,6 +65,7 @@ MODELS = LazyRegistry(
         LN2d='mmfasternet.models.layers.norm',
         FasterNetHead='mmfasternet.models.heads.fasternet_head',
         InstanceTTAModel='mmfasternet.models.tta',
+        ExportedClassifier='mmfasternet.deploy.export.exported_classifier',
         ExportedDetector='mmfasternet.deploy.export.exported_detector',
         TimmFeatures='mmfasternet.benchmark.subjects.timm_detectors'))
 DATASETS = LazyRegistry(

@@ -77,7 +77,8 @@ class DeployedBlock(nn.Module):
             return self._linear(x)
         if self.algorithm == 'gemm':
             return self._gemm(x)
-        partial = torch.cat((self.pconv(x[:, :self.conv_channels]), x[:, self.conv_channels:]), dim=1)
+        convolved, untouched = x.split((self.conv_channels, x.shape[1] - self.conv_channels), dim=1)
+        partial = torch.cat((self.pconv(convolved), untouched), dim=1)
         return x + self.conv2(self.act(self.norm(self.conv1(partial))))
 
     def extra_repr(self) -> str:

@@ -1,15 +1,16 @@
 """Models and their inputs by a config, outside of MMEngine's runner."""
 
+import copy
 import itertools
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch
-from mmcv.transforms import Compose, LoadAnnotations
+from mmcv.transforms import Compose, LoadAnnotations, LoadImageFromFile
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from mmfasternet.checkpoints import read_ahead, safe_loading
 from mmfasternet.datasets.image_files import IMAGE_SUFFIXES, find_images
 from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.engine.build_errors import named_build_errors
-from mmfasternet.engine.checks import check_weights
+from mmfasternet.engine.checks import check_data, check_weights
 from mmfasternet.engine.config import innermost_dataset, is_kind_of, model_of, scope_of
 
 Batch = Dict[str, Any]
@@ -56,14 +57,91 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
     return model
 
 
+class ImageBatches:
+    """Image files in batches by a config's test pipeline, without annotations; each is read when it is asked for.
+
+    Args:
+        cfg: The config.
+        images: The files.
+        batch_size: Images in a batch; the last one is there only if it is
+            full. Defaults to 1.
+    """
+
+    def __init__(self, cfg: Config, images: Sequence[str], batch_size: int = 1) -> None:
+        self.scope, self.images, self.batch_size = scope_of(cfg), images, batch_size
+        steps = _steps(cfg)
+        if not any(is_kind_of(step, LoadImageFromFile, TRANSFORMS, self.scope) for step in steps):
+            steps = [dict(type='LoadImageFromFile'), *steps]  # the config's data set holds images, not files
+        with DefaultScope.overwrite_default_scope(self.scope):
+            self._pipeline = Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            files = self.images[start:start + self.batch_size]
+            with DefaultScope.overwrite_default_scope(self.scope):
+                loaded = [self._pipeline(dict(img_path=path, img_id=start + i)) for i, path in enumerate(files)]
+            yield pseudo_collate(loaded)
+
+
+class TrainingBatches:
+    """Images of a config's training data by its test pipeline, one by one, spread over the data.
+
+    Args:
+        cfg: The config.
+        at_most: How many.
+
+    Raises:
+        UserError: If the config has no training data, or it can't be used.
+    """
+
+    def __init__(self, cfg: Config, at_most: int) -> None:
+        self.scope = scope_of(cfg)
+        check_data(cfg, ('train', ))
+        dataset = copy.deepcopy(innermost_dataset(cfg, 'train'))
+        dataset.pipeline = _steps(cfg)
+        with DefaultScope.overwrite_default_scope(self.scope), named_build_errors(cfg):
+            self._dataset = DATASETS.build(dataset)
+        count = min(at_most, len(self._dataset))
+        self._indices = [index * len(self._dataset) // count for index in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in self._indices:
+            with DefaultScope.overwrite_default_scope(self.scope):
+                sample = self._dataset[index]
+            yield pseudo_collate([sample])
+
+
+def calibration_batches(cfg: Config, folder: Optional[str], at_most: int
+                        ) -> Union[ImageBatches, TrainingBatches]:
+    """Images to calibrate on, one by one, by a config's test pipeline.
+
+    Args:
+        cfg: The config.
+        folder: Their folder, which may hold others. None: the config's
+            training data.
+        at_most: How many, spread over all.
+
+    Raises:
+        UserError: If there are none, or one can't be read.
+    """
+    return ImageBatches(cfg, find_images(folder, at_most, tree=True)) if folder else TrainingBatches(cfg, at_most)
+
+
+def _steps(cfg: Config) -> List[Dict[str, Any]]:
+    """A config's test pipeline without the reading of annotations."""
+    return [step for step in innermost_dataset(cfg).pipeline
+            if not is_kind_of(step, LoadAnnotations, TRANSFORMS, scope_of(cfg))]
+
+
 def load_batches(cfg: Config, images: Sequence[str], batch_size: int = 1) -> List[Batch]:
-    """Image files in batches by the config's test pipeline, without annotations; the last one only if it is full."""
-    with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        steps = innermost_dataset(cfg).pipeline
-        pipeline = Compose([step for step in steps if not is_kind_of(step, LoadAnnotations, TRANSFORMS, scope_of(cfg))])
-        loaded = [pipeline(dict(img_path=path, img_id=i)) for i, path in enumerate(images)]
-    return [pseudo_collate(loaded[start:start + batch_size])
-            for start in range(0, len(loaded) - batch_size + 1, batch_size)]
+    """All of :class:`ImageBatches`."""
+    return list(ImageBatches(cfg, images, batch_size))
 
 
 def real_images(cfg: Config, model: nn.Module, folder: Optional[str] = None) -> List[Tensor]:

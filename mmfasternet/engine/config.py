@@ -269,17 +269,18 @@ def is_kind_of(config: Dict[str, Any], kind: Any, registry: Registry, scope: Opt
     return isinstance(found, type) and issubclass(found, kind)
 
 
-def innermost_dataset(cfg: Config) -> ConfigDict:
-    """The data set of the test data, without what it is wrapped in.
+def innermost_dataset(cfg: Config, split: str = 'test') -> ConfigDict:
+    """The data set of the test data, or of another split, without what it is wrapped in; of several the first.
 
     Raises:
-        UserError: If the config has no test data.
+        UserError: If the config has no such data.
     """
-    if not cfg.get('test_dataloader'):
-        raise UserError(f"config '{cfg.filename}' has no test_dataloader, whose pipeline is needed")
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    if not cfg.get(f'{split}_dataloader'):
+        what = 'pipeline is' if split == 'test' else 'images are'
+        raise UserError(f"config '{cfg.filename}' has no {split}_dataloader, whose {what} needed")
+    dataset = cfg[f'{split}_dataloader'].dataset
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset.dataset if 'dataset' in dataset else dataset.datasets[0]
     return dataset
 
 

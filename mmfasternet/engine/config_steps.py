@@ -169,19 +169,17 @@ def _load(cfg: Config, options: TestOptions) -> None:
 
 def _use_exported(cfg: Config, options: TestOptions) -> None:
     folder, deploy = options.checkpoint, options.deploy
-    if is_classifier(cfg):
-        raise UserError(f"'{folder}' is a folder: a classifier needs a checkpoint file. Only detectors run exported "
-                        f'files here')
     if deploy.compile or deploy.graphs or (deploy.deploy and deploy.dtype == 'float32'):
         raise UserError(f"--deploy, --compile and --cuda-graphs are for checkpoints: '{folder}' holds files in "
                         f'inference form')
     if cfg.get('launcher', 'none') != 'none':
         raise UserError('exported files are run by one process: test without --launcher')
-    exported = ConfigDict(type='mmfasternet.ExportedDetector', exported=folder, dtype=deploy.dtype)
+    kind, key = ('Classifier', 'classifier') if is_classifier(cfg) else ('Detector', 'detector')
+    exported = ConfigDict(type=f'mmfasternet.Exported{kind}', exported=folder, dtype=deploy.dtype)
     if 'module' in cfg.model:  # within test-time augmentation
-        cfg.model.module = ConfigDict(exported, detector=cfg.model.module)
+        cfg.model.module = ConfigDict(exported, **{key: cfg.model.module})
     else:
-        cfg.model = ConfigDict(exported, detector=cfg.model)
+        cfg.model = ConfigDict(exported, **{key: cfg.model})
 
 
 def _show(cfg: Config, options: TestOptions) -> None:

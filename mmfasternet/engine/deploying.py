@@ -73,9 +73,9 @@ class DeployOptions:
         return to_deploy(model, **options)
 
 
-def is_export(checkpoint: str) -> bool:
+def is_export(checkpoint: Optional[str]) -> bool:
     """Whether it is a folder, which only exports are."""
-    return Path(checkpoint).is_dir()
+    return checkpoint is not None and Path(checkpoint).is_dir()
 
 
 def image_sizes(cfg: Config) -> List[Tuple[int, int]]:

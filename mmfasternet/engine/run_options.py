@@ -34,14 +34,15 @@ class TestOptions:
     """How a config is tested.
 
     Attributes:
-        checkpoint: Path or URL of the weights, or folder of an export.
+        checkpoint: Path or URL of the weights, or folder of an export. None
+            leaves the weights as they are.
         out: Pickle file for the raw predictions.
         show_dir: Folder for pictures of the predictions beside the truth.
         tta: Average over an image and its mirror image, unless the config
             says how.
         deploy: Inference form of the model.
     """
-    checkpoint: str
+    checkpoint: Optional[str] = None
     out: Optional[str] = None
     show_dir: Optional[str] = None
     tta: bool = False

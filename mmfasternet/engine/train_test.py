@@ -61,13 +61,15 @@ def train(cfg: Config, options: Optional[TrainOptions] = None) -> Runner:
     return runner
 
 
-def test(cfg: Config, options: TestOptions) -> Dict[str, Any]:
-    """Evaluate a checkpoint, or an exported detector, on the config's test data.
+def test(cfg: Config, options: TestOptions, model: Optional[nn.Module] = None) -> Dict[str, Any]:
+    """Evaluate a checkpoint, or an exported model, on the config's test data.
 
     Args:
         cfg: The config, which stays as it is; what runs is what
             :func:`~mmfasternet.engine.preparing.prepare` makes of it.
         options: The checkpoint, and how it is tested.
+        model: A model that is evaluated as it is. Defaults to None, the
+            config's.
 
     Returns:
         The metrics by name.
@@ -77,7 +79,7 @@ def test(cfg: Config, options: TestOptions) -> Dict[str, Any]:
             what the config names can't be written.
     """
     with safe_loading(), _determinism_restored():
-        runner = _make_runner(cfg, options)
+        runner = _make_runner(cfg, options, model)
         try:
             with named_build_errors(runner.cfg):
                 metrics = runner.test()
@@ -87,8 +89,8 @@ def test(cfg: Config, options: TestOptions) -> Dict[str, Any]:
     return metrics
 
 
-def _make_runner(cfg: Config, options: Options) -> Runner:
-    """MMEngine's runner of the prepared config, with the one model that was checked."""
+def _make_runner(cfg: Config, options: Options, given: Optional[nn.Module] = None) -> Runner:
+    """MMEngine's runner of the prepared config, with the one model that was checked, or the one that is given."""
     setup_cache_size_limit_of_dynamo()
     check_launcher(cfg.get('launcher', 'none'))
     cfg = prepare(cfg, options)
@@ -99,10 +101,11 @@ def _make_runner(cfg: Config, options: Options) -> Runner:
     check_types(cfg, splits)
     check_data(cfg, splits)
     seeded = _seed(cfg)
-    model = build_unloaded(cfg)
+    model = given or build_unloaded(cfg)
     state = _random_state()
-    check_model(cfg, model, splits)
-    check_checkpoints(cfg, model, trains)
+    if given is None:
+        check_model(cfg, model, splits)
+        check_checkpoints(cfg, model, trains)
     join_processes(cfg.get('launcher', 'none'))
     with named_build_errors(cfg):
         runner = _runner_of(cfg, model)

@@ -102,7 +102,7 @@ def detector_entry(cfg: Config,
         raise UserError(f"'{cfg.filename}' is the config of a classifier: mmfasternet benchmark classifier is for "
                         f"these")
     options = deploy or DeployOptions()
-    exported = checkpoint if checkpoint is not None and is_export(checkpoint) else None
+    exported = checkpoint if is_export(checkpoint) else None
     form, memory_format = ('deploy', 'NHWC') if options.deploy else ('eager', 'NCHW')
     if exported:
         file_format = Manifest.read(exported).format

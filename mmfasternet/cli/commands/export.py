@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
 
@@ -21,29 +21,75 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     what.add_argument('--end-to-end', '--whole', action='store_true',
                       help='a Faster or Mask R-CNN as one ONNX file, from image to boxes, scores, labels and masks')
     what.add_argument('--backbone', action='store_true', help='the backbone alone')
-    parser.add_argument('--out', metavar='DIR', help='new folder for the files (default: work_dirs/CONFIG/FORMAT)')
+    parser.add_argument('--dtype', choices=['float32', 'int8'], default='float32',
+                        help='int8: layers with weights are quantised, by NNCF (OpenVINO) or ONNX Runtime (ONNX); what '
+                        'it costs in AP or top-1 is told, and must not be over --accuracy-drop (default: float32)')
+    parser.add_argument('--calibration', metavar='DIR', help='images that give the scales of int8, as the config '
+                        "resizes them, also in folders of DIR (default: the config's training data)")
+    parser.add_argument('--calibration-images', type=int, default=300, metavar='N',
+                        help='how many of them, spread over all (default: 300)')
+    accuracy = parser.add_mutually_exclusive_group()
+    accuracy.add_argument('--accuracy-drop', type=float, metavar='X',
+                          help='drop of AP or top-1, from 0 to 1, that int8 may cost (default: 0.01); if it is given, '
+                          'and --format openvino, NNCF puts layers back to float32 until it is met')
+    accuracy.add_argument('--no-accuracy', action='store_true', help="do not evaluate on the config's validation data")
+    parser.add_argument('--out', metavar='DIR', help='new folder for the files (default: work_dirs/CONFIG/FORMAT, for '
+                        'int8 work_dirs/CONFIG/FORMAT-int8)')
     parser.add_argument('--images', metavar='DIR', help='images to check on beside random ones, as the config resizes '
                         'them (default: the first four of its test data, if they are there)')
     parser.add_argument('--tolerance', type=float, default=1e-4,
                         help='largest difference to PyTorch over the largest output that is accepted (default: 1e-4)')
     add_trust_option(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.dtype != 'int8' and (args.calibration or args.accuracy_drop is not None or args.no_accuracy):
+        parser.error('--calibration, --accuracy-drop and --no-accuracy go with --dtype int8')
+    if args.dtype == 'int8' and args.end_to_end:
+        parser.error('--dtype int8 is for networks, and --end-to-end holds more: take --parts')
+    if args.calibration_images < 1:
+        parser.error('--calibration-images must be at least 1')
+    return args
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        from mmfasternet.deploy.export.exporting import export_model
-        from mmfasternet.engine.building import build_model, real_images
+        from mmfasternet.engine.building import build_model
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.device import set_threads
         set_threads()
         cfg = load_config(args.config)
         model = build_model(cfg, args.checkpoint)
-        reports = export_model(
-            model.backbone if args.backbone else model, args.out or str(Path(cfg.work_dir) / args.format), args.format,
-            args.parts, args.end_to_end, real_images(cfg, model, args.images), args.tolerance, cfg.model)
-        for report in reports:
-            print(f'{report.file}: {report.bytes / 1e6:.2f} MB, {report.bytes / report.weight_bytes:.1%} of the '
-                  f'weights; largest difference to PyTorch {report.difference:.1e}, {report.relative:.1e} of the '
-                  f'largest output, on {report.checked} inputs')
+        if args.dtype == 'int8':
+            _export_int8(args, cfg, model)
+        else:
+            _export(args, cfg, model)
+
+
+def _export(args: argparse.Namespace, cfg: Any, model: Any) -> None:
+    from mmfasternet.deploy.export.exporting import export_model
+    from mmfasternet.engine.building import real_images
+    reports = export_model(
+        model.backbone if args.backbone else model, args.out or str(Path(cfg.work_dir) / args.format), args.format,
+        args.parts, args.end_to_end, real_images(cfg, model, args.images), args.tolerance, cfg.model)
+    for report in reports:
+        print(f'{report.file}: {report.bytes / 1e6:.2f} MB, {report.bytes / report.weight_bytes:.1%} of the '
+              f'weights; largest difference to PyTorch {report.difference:.1e}, {report.relative:.1e} of the '
+              f'largest output, on {report.checked} inputs')
+
+
+def _export_int8(args: argparse.Namespace, cfg: Any, model: Any) -> None:
+    from mmfasternet.deploy.export.int8 import export_int8
+    from mmfasternet.engine.building import calibration_batches, real_images
+    from mmfasternet.engine.exported_accuracy import accuracy_of
+    limit = args.accuracy_drop
+    report = export_int8(
+        model, args.out or str(Path(cfg.work_dir) / f'{args.format}-int8'),
+        calibration_batches(cfg, args.calibration, args.calibration_images), args.format, args.parts, args.backbone,
+        None if args.no_accuracy else accuracy_of(cfg, model), 0.01 if limit is None else limit,
+        limit is not None and args.format == 'openvino', real_images(cfg, model, args.images), cfg.model)
+    for part in report.parts:
+        print(f'{part.file}: {part.bytes / 1e6:.2f} MB, {part.bytes / part.float32_bytes:.1%} of the float32 file; '
+              f'layers in float32: {len(part.float32_layers)}; difference to float32: {part.relative:.1%} of the '
+              f'output (norms)')
+    for name, (before, after) in report.accuracy.items():
+        print(f'{name}: {before:.3f} in float32, {after:.3f} in int8')

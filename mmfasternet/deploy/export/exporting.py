@@ -8,21 +8,17 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
-from mmdet.models.detectors.base import BaseDetector
-from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
-from mmengine.model import BaseModel
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from mmfasternet.compat import tree_leaves
 from mmfasternet.deploy.conversion import set_eval_mode, to_deploy
-from mmfasternet.deploy.dense import DensePart, each_module, image_channels
-from mmfasternet.deploy.export.end_to_end import EndToEndDetector
 from mmfasternet.deploy.export.manifest import Manifest, Part
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
+from mmfasternet.deploy.export.targets import Flat, Target, output_names, targets_of
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.files import check_folder
 from mmfasternet.installed import require
@@ -53,15 +49,6 @@ class PartReport:
     checked: str
     difference: float
     relative: float
-
-
-class _Target(NamedTuple):
-    """A module to export, and how its file is described."""
-    name: str
-    module: nn.Module
-    input_name: str
-    axes: Dict[int, str]
-    shapes: Sequence[Tuple[int, ...]]  # of random inputs; the first is traced
 
 
 def export_model(model: nn.Module,
@@ -110,10 +97,28 @@ def export_model(model: nn.Module,
             tolerance, a package is missing, or an older PyTorch can't write
             the file.
     """
+    with new_export(out_dir, file_format) as folder:
+        reports, entries = write_parts(float32_copy(model), folder, Path(out_dir), file_format, parts, end_to_end,
+                                       images, tolerance)
+        Manifest.of(file_format, entries, model_cfg).write(folder)
+    return reports
+
+
+@contextlib.contextmanager
+def new_export(out_dir: str, file_format: str, packages: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder that gets its name only when what is done within it has succeeded.
+
+    Args:
+        out_dir: Its name.
+        file_format: Format of the files that it will hold.
+        packages: What is needed beside the format's own packages. Defaults to none.
+
+    Raises:
+        ArgumentError: If there is no such format.
+        UserError: If the folder exists, a package is missing, or PyTorch is too old.
+    """
     if file_format not in SUFFIXES:
         raise ArgumentError(f'format must be one of {tuple(SUFFIXES)}, got {file_format!r}')
-    if end_to_end and (parts or file_format != 'onnx'):
-        raise ArgumentError('an end-to-end detector is one ONNX file: export it without --parts and --format')
     out = Path(out_dir)
     check_folder(out)
     if out.exists():
@@ -121,104 +126,70 @@ def export_model(model: nn.Module,
     if digit_version(torch.__version__) < digit_version(_OLDEST):
         raise UserError(f'PyTorch {torch.__version__} is installed, whose exporter writes fixed sizes only: export '
                         f'needs {_OLDEST}, and is tested with {_TESTED} and later')
-    for package in _PACKAGES[file_format]:
+    for package in (*_PACKAGES[file_format], *packages):
         require(package)
-    original = copy.deepcopy(model).cpu().float()
-    set_eval_mode(original)
-    deployed = to_deploy(original, algorithm='conv', memory_format=torch.contiguous_format)
     nearest = next(folder for folder in out.absolute().parents if folder.is_dir())
     with tempfile.TemporaryDirectory(dir=nearest, prefix=f'.{out.name}-') as temporary, torch.no_grad():
         folder = Path(temporary) / out.name
         folder.mkdir()
-        reports, entries = [], []
-        for target, oracle in zip(_targets(deployed, parts, end_to_end), _targets(original, parts, end_to_end)):
-            file = folder / (target.name + SUFFIXES[file_format])
-            names = _output_names(target)
-            _write(target, tree_leaves(names), file)
-            real = images if target.input_name == 'images' else ()
-            reports.append(_check(oracle, file, real, tolerance, out))
-            entries.append(Part(target.name, file.name, names))
-        Manifest.of(file_format, entries, model_cfg).write(folder)
+        yield folder
         out.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(out)
-    return reports
 
 
-def _targets(model: nn.Module, parts: bool, end_to_end: bool) -> List[_Target]:
-    """What is exported of a model."""
-    channels = image_channels(model)
-    if end_to_end:
-        return [_Target('detector', EndToEndDetector(model), 'images', {2: 'height', 3: 'width'},
-                        [(1, channels, 160, 192), (1, channels, 96, 130)])]
-    heads = _roi_heads(model) if parts else []
-    if isinstance(model, BaseDetector):
-        name, module = 'dense', DensePart(model)
-    elif isinstance(model, BaseModel):
-        name, module = 'classifier', model
-    else:
-        name, module = 'backbone', model
-    shapes = [(2, channels, 128, 192), (1, channels, 160, 96)]
-    targets = [_Target(name, module, 'images', {0: 'batch', 2: 'height', 3: 'width'}, shapes), *heads]
-    if parts:
-        held = {id(p) for target in targets for p in target.module.parameters()}
-        lacking = next((name for name, p in model.named_parameters() if id(p) not in held), None)
-        if lacking:
-            raise ArgumentError(f'--parts is not for this {type(model).__name__}, which has weights in no part of it '
-                                f'({lacking}). Export without it')
-    return targets
+def float32_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model on the CPU, in float32 and eval mode."""
+    model = copy.deepcopy(model).cpu().float()
+    set_eval_mode(model)
+    return model
 
 
-def _roi_heads(model: nn.Module) -> List[_Target]:
-    roi_head: Any = getattr(model, 'roi_head', None)
-    # Their subclasses call their heads in ways of their own.
-    if type(roi_head) not in (StandardRoIHead, CascadeRoIHead) or roi_head.with_shared_head:
-        kind = type(model if roi_head is None else roi_head).__name__
-        raise ArgumentError(f'--parts is for detectors with a StandardRoIHead or CascadeRoIHead, and this is a {kind}. '
-                            f'Export without it')
-    targets = []
-    for kind in ('bbox', 'mask'):
-        heads = getattr(roi_head, f'{kind}_head', None)
-        extractors = each_module(getattr(roi_head, f'{kind}_roi_extractor', None))
-        for index, (head, extractor) in enumerate(zip(each_module(heads), extractors)):
-            size = (extractor.out_channels, *extractor.roi_layers[0].output_size)
-            name = f'{kind}_head' + (f'_{index}' if isinstance(heads, nn.ModuleList) else '')
-            targets.append(_Target(name, head, 'roi_features', {0: 'rois'}, [(3, *size), (7, *size)]))
-    return targets
+def write_parts(model: nn.Module,
+                folder: Path,
+                out: Path,
+                file_format: str,
+                parts: bool = False,
+                end_to_end: bool = False,
+                images: Sequence[Tensor] = (),
+                tolerance: float = 1e-4) -> Tuple[List[PartReport], List[Part]]:
+    """Write the parts of a model into a folder, and check them; see :func:`export_model`.
+
+    Args:
+        model: The model, in float32 on the CPU.
+        folder: Where they are written.
+        out: The folder's name to be, for the reports.
+
+    Returns:
+        A report for each file, and the manifest's entries.
+    """
+    if end_to_end and (parts or file_format != 'onnx'):
+        raise ArgumentError('an end-to-end detector is one ONNX file: export it without --parts and --format')
+    deployed = to_deploy(model, algorithm='conv', memory_format=torch.contiguous_format)
+    reports, entries = [], []
+    for target, oracle in zip(targets_of(deployed, parts, end_to_end), targets_of(model, parts, end_to_end)):
+        file = folder / (target.name + SUFFIXES[file_format])
+        names = output_names(target)
+        _write(target, tree_leaves(names), file)
+        real = images if target.input_name == 'images' else ()
+        reports.append(_check(oracle, file, real, tolerance, out))
+        entries.append(Part(target.name, file.name, names))
+    return reports, entries
 
 
-def _output_names(target: _Target) -> List[List[str]]:
-    """Names of the outputs in groups, as :class:`Part` has them."""
-    outputs = target.module(torch.zeros(target.shapes[0]))
-    if isinstance(target.module, DensePart):
-        maps, kinds = outputs
-        return [[f'map_{i}' for i in range(len(maps))],
-                *([f'head_{kind}_{level}' for level in range(len(tensors))] for kind, tensors in enumerate(kinds))]
-    known = dict(classifier=['logits'], detector=['boxes', 'scores', 'labels', 'masks'],
-                 bbox_head=['cls_score', 'bbox_pred'], mask_head=['mask_preds'])
-    count = len(tree_leaves(outputs))
-    names = known.get(target.name.rstrip('_0123456789'), [f'map_{i}' for i in range(count)])
-    return [[name] for name in names[:count]]
+def bytes_of(file: Path) -> int:
+    """Size of an exported file, with the weights beside it if there are any."""
+    files = [file, file.with_suffix('.bin')] if file.suffix == SUFFIXES['openvino'] else [file]
+    return sum(f.stat().st_size for f in files)
 
 
-class _Flat(nn.Module):
-    """Gives a module's output tensors one after another."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        return tuple(tree_leaves(self.module(x)))
-
-
-def _write(target: _Target, output_names: List[str], file: Path) -> None:
+def _write(target: Target, output_names: List[str], file: Path) -> None:
     """Write one part by PyTorch's exporter; OpenVINO reads its file."""
     onnx_file = file.with_suffix(SUFFIXES['onnx'])
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')  # on its own internals
         try:
             torch.onnx.export(
-                _Flat(target.module), (torch.rand(target.shapes[0]), ), str(onnx_file), dynamo=True,
+                Flat(target.module), (torch.rand(target.shapes[0]), ), str(onnx_file), dynamo=True,
                 external_data=False, opset_version=_OPSET, input_names=[target.input_name], output_names=output_names,
                 dynamic_shapes=(target.axes, ), verbose=False)
         except Exception as error:  # older exporters do not know all operators
@@ -238,9 +209,9 @@ def _write(target: _Target, output_names: List[str], file: Path) -> None:
         onnx_file.unlink()
 
 
-def _check(oracle: _Target, file: Path, real: Sequence[Tensor], tolerance: float, out: Path) -> PartReport:
+def _check(oracle: Target, file: Path, real: Sequence[Tensor], tolerance: float, out: Path) -> PartReport:
     """Compare a file with PyTorch; refuse it if it differs."""
-    run, module = load_runtime(file), _Flat(oracle.module)
+    run, module = load_runtime(file), Flat(oracle.module)
     difference = relative = 0.
     inputs = [torch.rand(shape) * 4 - 2 for shape in oracle.shapes]
     for x in (*inputs, *real):
@@ -256,7 +227,6 @@ def _check(oracle: _Target, file: Path, real: Sequence[Tensor], tolerance: float
         raise UserError(f'the exported {oracle.name} differs from PyTorch by {relative:.1e} of its largest output, '
                         f'which is over the tolerance of {tolerance:.1e}. Nothing was written')
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
-    files = [file, file.with_suffix('.bin')] if file.suffix == SUFFIXES['openvino'] else [file]
     checked = f'{len(inputs)} random' + (f', {len(real)} real' if real else '')
-    return PartReport(oracle.name, out / file.name, sum(f.stat().st_size for f in files), weights, checked, difference,
+    return PartReport(oracle.name, out / file.name, bytes_of(file), weights, checked, difference,
                       relative)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
@@ -42,17 +42,24 @@ class Manifest:
         parts: Its files.
         model: Fingerprint of the config of the layers, None if there was none.
         versions: Versions of the libraries that wrote it.
+        dtype: Type of most of its layers, ``'float32'`` or ``'int8'``.
+        float32_layers: Of an int8 export, the layers that are float32, by part.
+        accuracy: Of an int8 export, metrics by name, each in float32 and in
+            int8; empty if it was not evaluated.
     """
     format: str
     parts: List[Part]
     model: Optional[str]
     versions: Dict[str, str]
+    dtype: str = 'float32'
+    float32_layers: Dict[str, List[str]] = field(default_factory=dict)
+    accuracy: Dict[str, List[float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, file_format: str, parts: List[Part], model_cfg: Optional[Dict[str, Any]]) -> 'Manifest':
+    def of(cls, file_format: str, parts: List[Part], model_cfg: Optional[Dict[str, Any]], **others: Any) -> 'Manifest':
         """The manifest of what is written now."""
         return cls(file_format, parts, None if model_cfg is None else fingerprint(model_cfg),
-                   dict(mmfasternet=__version__, torch=torch.__version__))
+                   dict(mmfasternet=__version__, torch=torch.__version__), **others)
 
     def write(self, folder: Path) -> None:
         """Write it into a folder."""

@@ -81,7 +81,14 @@ class OpenVinoModel:
             })
         except RuntimeError as error:
             raise UserError(f"OpenVINO can't run '{path}': {str(error).strip().splitlines()[-1]}") from None
-        self._request = self._model.create_infer_request()
+        self._request, self._last = self._model.create_infer_request(), True
+
+    @classmethod
+    def of_compiled(cls, compiled: Any) -> 'OpenVinoModel':
+        """A model that OpenVINO has compiled already, with the memory format that it has."""
+        model = cls.__new__(cls)
+        model._model, model._request, model._last = compiled, compiled.create_infer_request(), False
+        return model
 
     @staticmethod
     def knows(dtype: torch.dtype) -> bool:
@@ -92,9 +99,10 @@ class OpenVinoModel:
     def __call__(self, *inputs: Tensor) -> List[Tensor]:
         """Give the outputs in the order of the file, float32, on the device of the inputs."""
         device = inputs[0].device
-        arrays = [_to_last(x.float()).contiguous().cpu().numpy() for x in inputs]
+        arrays = [(_to_last(x.float()) if self._last else x.float()).contiguous().cpu().numpy() for x in inputs]
         outputs = self._request.infer(arrays, share_inputs=True)
-        return [_from_last(torch.from_numpy(outputs[port])).to(device) for port in self._model.outputs]
+        tensors = [torch.from_numpy(outputs[port]).to(device) for port in self._model.outputs]
+        return [_from_last(x) for x in tensors] if self._last else tensors
 
 
 @functools.cache

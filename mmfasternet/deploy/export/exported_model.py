@@ -1,0 +1,79 @@
+"""A model whose networks are exported files."""
+
+import copy
+from pathlib import Path
+from typing import Any, Dict, List, Union
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from mmfasternet.deploy.export.manifest import Manifest, fingerprint
+from mmfasternet.deploy.export.networks import replace_networks
+from mmfasternet.deploy.export.runtimes import load_runtime
+from mmfasternet.errors import ArgumentError, UserError
+from mmfasternet.registry import MODELS
+
+
+class ExportedModel(BaseModel):
+    """A model that runs exported files, with its own processing before and after them.
+
+    It stands wherever the model does: it has the same ``test_step``.
+
+    Args:
+        model: Config of the model that was exported. Its thresholds may
+            differ from those at the export; its layers may not.
+        exported: Folder that :func:`export_model` or :func:`export_int8` made.
+        dtype: Name of the type the files compute in, but for what is int8 in
+            them: ``'float32'``, ``'bfloat16'`` or ``'float16'``; the smaller
+            two by OpenVINO only. Defaults to ``'float32'``.
+        data_preprocessor: The model's, where its config has none. MMEngine's
+            runner hands over what stands beside the model. Defaults to None.
+
+    Raises:
+        UserError: If the folder is no export of this model, lacks a part, or
+            can't be run in ``dtype``.
+    """
+
+    def __init__(self,
+                 model: Dict[str, Any],
+                 exported: Union[str, Path],
+                 dtype: str = 'float32',
+                 data_preprocessor: Any = None) -> None:
+        super().__init__()
+        manifest = Manifest.read(exported)
+        if manifest.model not in (None, fingerprint(model)):
+            raise UserError(f"'{exported}' was exported from another model than this config's. Name the config that "
+                            f'was given to mmfasternet export, or export again')
+        model = copy.deepcopy(model)  # some detectors write into their config
+        if data_preprocessor is not None:
+            model.setdefault('data_preprocessor', data_preprocessor)
+        self.model = MODELS.build(model)
+        self.data_preprocessor = self.model.data_preprocessor
+        found, names = {part.name: part for part in manifest.parts}, self.part_names(self.model)
+        lacking = next((name for name in names if name not in found), None)
+        if lacking:
+            raise UserError(f"'{exported}' holds no {lacking}: export the model again, a two-stage detector with "
+                            f'--parts')
+        replace_networks(self.model, [found[name] for name in names],
+                         [load_runtime(Path(exported) / found[name].file, getattr(torch, dtype)) for name in names])
+        leftover = next((name for name, _ in self.model.named_parameters()), None)
+        if leftover:
+            raise UserError(f'{type(self.model).__name__} has weights that no exported part holds ({leftover}): it has '
+                            f'to be run from its checkpoint')
+        self.eval()
+
+    @staticmethod
+    def part_names(model: nn.Module) -> List[str]:
+        """The parts that a folder must hold for a model."""
+        raise NotImplementedError
+
+    def test_step(self, data: Union[dict, tuple, list]) -> list:
+        """Predict, as the model's own ``test_step`` does."""
+        return self.model.test_step(data)
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'predict') -> Any:
+        """Predict; the other modes of MMEngine's models need the networks in PyTorch."""
+        if mode != 'predict':
+            raise ArgumentError(f"{type(self).__name__} is for mode 'predict' only, not for '{mode}'")
+        return self.model(inputs, data_samples, mode=mode)

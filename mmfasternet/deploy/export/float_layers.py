@@ -1,0 +1,43 @@
+"""Which layers of an exported file stay in float32 when the others become int8."""
+
+from typing import Any, Iterable, List, NamedTuple, Sequence, Set
+
+_ONNX_LAYERS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
+_OPENVINO_LAYERS = ('Convolution', 'GroupConvolution', 'ConvolutionBackpropData', 'MatMul')
+
+
+class Node(NamedTuple):
+    """A node of a graph: its name, whether it has weights, the values it takes, and those it gives."""
+    name: str
+    is_layer: bool
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+def first_layers(nodes: Iterable[Node]) -> List[str]:
+    """The layers with weights that no other such layer is before.
+
+    Args:
+        nodes: The nodes of a graph, each after those it takes values from.
+    """
+    behind: Set[str] = set()  # values that a layer has had a part in
+    first = []
+    for node in nodes:
+        later = any(value in behind for value in node.inputs)
+        if node.is_layer and not later:
+            first.append(node.name)
+        if node.is_layer or later:
+            behind.update(node.outputs)
+    return first
+
+
+def nodes_of_onnx(model: Any) -> List[Node]:
+    """The nodes of an ONNX model."""
+    return [Node(node.name, node.op_type in _ONNX_LAYERS, node.input, node.output) for node in model.graph.node]
+
+
+def nodes_of_openvino(model: Any) -> List[Node]:
+    """The nodes of an OpenVINO model."""
+    return [Node(op.get_friendly_name(), op.get_type_name() in _OPENVINO_LAYERS,
+                 [value.get_node().get_friendly_name() for value in op.input_values()], [op.get_friendly_name()])
+            for op in model.get_ordered_ops()]

@@ -1,0 +1,183 @@
+"""Files of int8 layers from files of float32 ones: NNCF for OpenVINO, and ONNX Runtime's static quantisation."""
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
+
+import numpy as np
+from torch import Tensor
+
+from mmfasternet.deploy.export.float_layers import first_layers, nodes_of_onnx, nodes_of_openvino
+from mmfasternet.deploy.export.networks import Run
+from mmfasternet.deploy.export.runtimes import OpenVinoModel
+from mmfasternet.installed import require
+
+#: What an int8 file is made with, beside the packages of its format.
+QUANTIZERS = {'onnx': (), 'openvino': ('nncf', )}
+# Layers with weights, and what hands their values on as they are. Additions and activations other than ReLU stay in
+# float32.
+_ONNX_INT8 = ['Conv', 'Gemm', 'MatMul', 'Concat', 'Split', 'Relu', 'MaxPool']
+_RANKED = 8  # inputs that NNCF ranks layers on
+
+
+class InputData:
+    """The inputs of a file to calibrate on, as arrays.
+
+    Args:
+        inputs: Tensors, of batch size 1 or of some RoIs; gone through several
+            times.
+        count: How many there are.
+    """
+
+    def __init__(self, inputs: Iterable[Tensor], count: int) -> None:
+        self.inputs = inputs
+        self.count = count
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (x.numpy() for x in self.inputs)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+#: Gives by how much the accuracy of the model, with this as the part's file, is below that in float32.
+Drop = Callable[[Run], float]
+
+
+def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> List[str]:
+    """Write the int8 file of a float32 ONNX file, by ONNX Runtime's static quantisation.
+
+    Weights are symmetric, with a scale for each output channel; activations
+    have a scale and a zero point for each tensor, from their least and
+    largest values.
+
+    Args:
+        file: The float32 file.
+        out: The int8 file.
+        data: What it is calibrated on.
+        is_entry: Whether it takes images: its first layer then stays in float32.
+
+    Returns:
+        The layers that stay in float32.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    model = onnx.load(file)
+    kept = first_layers(nodes_of_onnx(model)) if is_entry else []
+    with _quiet(''):  # it advises preprocessing that is done
+        quantize_static(model, str(out), _Reader(model.graph.input[0].name, data), quant_format=QuantFormat.QDQ,
+                        per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                        op_types_to_quantize=_ONNX_INT8, nodes_to_exclude=kept)
+    return kept
+
+
+class _Reader:
+    """Hands inputs to ONNX Runtime's calibration."""
+
+    def __init__(self, name: str, data: InputData) -> None:
+        self.name = name
+        self.inputs = iter(data)
+
+    def get_next(self) -> Optional[Dict[str, np.ndarray]]:
+        """The next input by its name; None at the end."""
+        x = next(self.inputs, None)
+        return None if x is None else {self.name: x}
+
+
+def quantize_openvino(file: Path,
+                      out: Path,
+                      data: InputData,
+                      is_entry: bool,
+                      drop: Optional[Drop] = None,
+                      max_drop: float = 0.) -> List[str]:
+    """Write the int8 file of a float32 OpenVINO file, by NNCF's post-training quantisation.
+
+    Weights are symmetric, with a scale for each output channel; activations
+    have a scale for each tensor, and a zero point where they take both signs
+    unevenly. NNCF corrects the biases.
+
+    Args:
+        file: The float32 file.
+        out: The int8 file.
+        data: What it is calibrated on.
+        is_entry: Whether it takes images: its first layer then stays in float32.
+        drop: Have NNCF's accuracy-aware mode put layers back to float32,
+            those first that matter most, until the drop is small enough.
+            Defaults to None: without it.
+        max_drop: Drop that is small enough. Defaults to 0.
+
+    Returns:
+        The layers that stay in float32.
+    """
+    nncf, openvino = _nncf(), require('openvino')
+    model = openvino.Core().read_model(str(file))
+    kept = first_layers(nodes_of_openvino(model)) if is_entry else []
+    common: Dict[str, Any] = dict(
+        preset=nncf.QuantizationPreset.MIXED, subset_size=len(data),
+        # An addition in float32 is part of the convolution before it; in int8 it rounds the residual once more.
+        ignored_scope=nncf.IgnoredScope(names=kept, types=['Add'], validate=False))
+    with _quiet('nncf'):
+        if drop is None:
+            quantized = nncf.quantize(model, nncf.Dataset(data), **common)
+        else:
+            ranked = [x for x, _ in zip(data, range(_RANKED))]
+            quantized = nncf.quantize_with_accuracy_control(
+                model, nncf.Dataset(data), nncf.Dataset(ranked), _Validation(drop), max_drop=max_drop,
+                drop_type=nncf.DropType.ABSOLUTE, **common)
+    openvino.save_model(quantized, str(out), compress_to_fp16=False)
+    return kept if drop is None else _float_layers(quantized)
+
+
+class _Validation:
+    """What NNCF calls: the accuracy of a compiled model, and its outputs for some inputs, to rank layers by."""
+
+    def __init__(self, drop: Drop) -> None:
+        self.drop = drop
+
+    def __call__(self, model: Any, inputs: Iterable[np.ndarray]) -> Any:
+        outputs = [[np.array(output) for output in model(x).values()] for x in inputs]
+        return -self.drop(OpenVinoModel.of_compiled(model)), outputs
+
+
+def _float_layers(model: Any) -> List[str]:
+    """The layers of a quantised OpenVINO model that take what is not quantised."""
+    names = []
+    for op in model.get_ordered_ops():
+        if op.get_type_name() in ('Convolution', 'GroupConvolution', 'ConvolutionBackpropData', 'MatMul'):
+            source = op.input_value(0).get_node().get_type_name()
+            if source not in ('FakeQuantize', 'Reshape', 'Split'):
+                names.append(op.get_friendly_name())
+    return names
+
+
+def _nncf() -> Any:
+    """NNCF, which does not send reports on its use from here."""
+    with _environment('NNCF_CI', '1'):  # read once, as it is imported
+        return require('nncf')
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Within it, a logger says errors only."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

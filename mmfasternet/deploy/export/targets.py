@@ -1,0 +1,90 @@
+"""The parts of a model that are exported, each in a file."""
+
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+
+import torch
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from mmfasternet.compat import tree_leaves
+from mmfasternet.deploy.dense import DensePart, each_module, image_channels
+from mmfasternet.deploy.export.end_to_end import EndToEndDetector
+from mmfasternet.errors import ArgumentError
+
+
+class Target(NamedTuple):
+    """A module to export, and how its file is described."""
+    name: str
+    module: nn.Module
+    input_name: str
+    axes: Dict[int, str]
+    shapes: Sequence[Tuple[int, ...]]  # of random inputs; the first is traced
+
+
+def targets_of(model: nn.Module, parts: bool, end_to_end: bool) -> List[Target]:
+    """What is exported of a model."""
+    channels = image_channels(model)
+    if end_to_end:
+        return [Target('detector', EndToEndDetector(model), 'images', {2: 'height', 3: 'width'},
+                        [(1, channels, 160, 192), (1, channels, 96, 130)])]
+    heads = _roi_heads(model) if parts else []
+    if isinstance(model, BaseDetector):
+        name, module = 'dense', DensePart(model)
+    elif isinstance(model, BaseModel):
+        name, module = 'classifier', model
+    else:
+        name, module = 'backbone', model
+    shapes = [(2, channels, 128, 192), (1, channels, 160, 96)]
+    targets = [Target(name, module, 'images', {0: 'batch', 2: 'height', 3: 'width'}, shapes), *heads]
+    if parts:
+        held = {id(p) for target in targets for p in target.module.parameters()}
+        lacking = next((name for name, p in model.named_parameters() if id(p) not in held), None)
+        if lacking:
+            raise ArgumentError(f'--parts is not for this {type(model).__name__}, which has weights in no part of it '
+                                f'({lacking}). Export without it')
+    return targets
+
+
+def _roi_heads(model: nn.Module) -> List[Target]:
+    roi_head: Any = getattr(model, 'roi_head', None)
+    # Their subclasses call their heads in ways of their own.
+    if type(roi_head) not in (StandardRoIHead, CascadeRoIHead) or roi_head.with_shared_head:
+        kind = type(model if roi_head is None else roi_head).__name__
+        raise ArgumentError(f'--parts is for detectors with a StandardRoIHead or CascadeRoIHead, and this is a {kind}. '
+                            f'Export without it')
+    targets = []
+    for kind in ('bbox', 'mask'):
+        heads = getattr(roi_head, f'{kind}_head', None)
+        extractors = each_module(getattr(roi_head, f'{kind}_roi_extractor', None))
+        for index, (head, extractor) in enumerate(zip(each_module(heads), extractors)):
+            size = (extractor.out_channels, *extractor.roi_layers[0].output_size)
+            name = f'{kind}_head' + (f'_{index}' if isinstance(heads, nn.ModuleList) else '')
+            targets.append(Target(name, head, 'roi_features', {0: 'rois'}, [(3, *size), (7, *size)]))
+    return targets
+
+
+def output_names(target: Target) -> List[List[str]]:
+    """Names of the outputs in groups, as :class:`Part` has them."""
+    outputs = target.module(torch.zeros(target.shapes[0]))
+    if isinstance(target.module, DensePart):
+        maps, kinds = outputs
+        return [[f'map_{i}' for i in range(len(maps))],
+                *([f'head_{kind}_{level}' for level in range(len(tensors))] for kind, tensors in enumerate(kinds))]
+    known = dict(classifier=['logits'], detector=['boxes', 'scores', 'labels', 'masks'],
+                 bbox_head=['cls_score', 'bbox_pred'], mask_head=['mask_preds'])
+    count = len(tree_leaves(outputs))
+    names = known.get(target.name.rstrip('_0123456789'), [f'map_{i}' for i in range(count)])
+    return [[name] for name in names[:count]]
+
+
+class Flat(nn.Module):
+    """Gives a module's output tensors one after another."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        return tuple(tree_leaves(self.module(x)))

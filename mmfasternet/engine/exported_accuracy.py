@@ -1,0 +1,60 @@
+"""The accuracy of a model with exported files in the place of its networks."""
+
+import contextlib
+import copy
+import io
+import tempfile
+from typing import Dict, Sequence
+
+from mmengine.config import Config, ConfigDict
+from torch import nn
+
+from mmfasternet.deploy.export.int8 import Evaluate
+from mmfasternet.deploy.export.manifest import Part
+from mmfasternet.deploy.export.networks import Run, replace_networks
+from mmfasternet.engine.run_options import TestOptions
+from mmfasternet.engine.train_test import test
+from mmfasternet.errors import UserError
+
+# What a metric's value is divided by, by the end of its name: AP and top-1 are compared as they are between 0 and 1.
+_METRICS = {'bbox_mAP': 1, 'segm_mAP': 1, 'pascal_voc/mAP': 1, 'accuracy/top1': 100}
+
+
+def accuracy_of(cfg: Config, model: nn.Module) -> Evaluate:
+    """A function that evaluates a model on its config's validation data, or test data if it has no other.
+
+    Args:
+        cfg: The model's config, which stays as it is.
+        model: The model with its weights, which stays as it is.
+
+    Returns:
+        A function of an export's parts and of its files as functions, which
+        gives box AP, mask AP or top-1 accuracy by name, between 0 and 1.
+
+    Raises:
+        UserError: If the config has no such data; from the function, if the
+            data can't be used or its metrics are others.
+    """
+    cfg = copy.deepcopy(cfg)
+    for key in ('dataloader', 'evaluator'):
+        cfg[f'test_{key}'] = cfg.get(f'val_{key}') or cfg.get(f'test_{key}')
+        if not cfg[f'test_{key}']:
+            raise UserError(f"config '{cfg.filename}' has no val_{key}, by which to tell what int8 costs: name one "
+                            f'that has, or --no-accuracy')
+    cfg.test_cfg = cfg.get('test_cfg') or ConfigDict()
+    cfg.log_level = 'ERROR'
+
+    def evaluate(parts: Sequence[Part], runs: Sequence[Run]) -> Dict[str, float]:
+        replaced = copy.deepcopy(model)
+        replace_networks(replaced, parts, runs)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            cfg.work_dir = folder
+            metrics = test(cfg, TestOptions(), replaced)
+        found = {name: value / scale for name, value in metrics.items()
+                 for end, scale in _METRICS.items() if name.endswith(end)}
+        if not found:
+            raise UserError(f"the evaluator of '{cfg.filename}' gives {', '.join(metrics) or 'nothing'}, and none of "
+                            f"{', '.join(_METRICS)}, by which to tell what int8 costs: --no-accuracy does without")
+        return found
+
+    return evaluate
