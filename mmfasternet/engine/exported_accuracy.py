@@ -43,6 +43,7 @@ def accuracy_of(cfg: Config, model: nn.Module) -> Evaluate:
                             f'that has, or --no-accuracy')
     cfg.test_cfg = cfg.get('test_cfg') or ConfigDict()
     cfg.log_level = 'ERROR'
+    cfg.visualizer = ConfigDict(type='Visualizer', name='exported_accuracy', vis_backends=[])  # which writes nothing
 
     def evaluate(parts: Sequence[Part], runs: Sequence[Run]) -> Dict[str, float]:
         replaced = copy.deepcopy(model)

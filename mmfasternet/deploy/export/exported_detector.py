@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any, Dict, List, Union
 
-from mmdet.models.detectors import TwoStageDetector
 from torch import nn
 
 from mmfasternet.deploy.export.exported_model import ExportedModel
 from mmfasternet.deploy.export.networks import roi_heads
-from mmfasternet.deploy.replacing import replace_modules
-from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.registry import MODELS
 
 
@@ -30,8 +27,6 @@ class ExportedDetector(ExportedModel):
                  dtype: str = 'float32',
                  data_preprocessor: Any = None) -> None:
         super().__init__(detector, exported, dtype, data_preprocessor)
-        if isinstance(self.detector, TwoStageDetector):
-            replace_modules(self.detector, DeployedRoIExtractor.of)
 
     @property
     def detector(self) -> nn.Module:

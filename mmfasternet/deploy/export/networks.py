@@ -5,8 +5,11 @@ from typing import Callable, Dict, List, Sequence, Tuple, Union
 from mmdet.models.detectors import TwoStageDetector
 from torch import Tensor, nn
 
+from mmfasternet.deploy.conversion import feed_mmcv_contiguous
 from mmfasternet.deploy.dense import DenseOutputs, each_module, remove_layers, replace_dense_part
 from mmfasternet.deploy.export.manifest import Part
+from mmfasternet.deploy.replacing import replace_modules
+from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 
 #: A file as a function of its input: its outputs, in the order of the file.
 Run = Callable[[Tensor], List[Tensor]]
@@ -46,6 +49,10 @@ def replace_networks(model: nn.Module, parts: Sequence[Part], runs: Sequence[Run
             head = heads[part.name]
             head.forward = _HeadRunner(run)
             remove_layers(head)
+    # OpenVINO's maps are channels-last, which mmcv's own operators would misread.
+    if isinstance(model, TwoStageDetector):
+        replace_modules(model, DeployedRoIExtractor.of)
+    feed_mmcv_contiguous(model)
 
 
 def _dense(part: Part, run: Run) -> Callable[[Tensor], DenseOutputs]:
