@@ -1,10 +1,11 @@
-"""The README's examples do what it says."""
+"""The README's examples do what it says; links, files and commands of the pages in docs/ are there as well."""
 
 import functools
 import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +20,15 @@ from mmfasternet.models import FasterNet
 from tests.conftest import ROOT
 from tests.datasets.test_bad_data import KINDS
 
-README = (ROOT / 'README.md').read_text()
-EXAMPLES = [block for block in re.findall(r'```python\n(.*?)```', README, re.S) if '_base_' in block]
+PAGES = {path: path.read_text() for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))}
+README, TEXT = PAGES[ROOT / 'README.md'], '\n'.join(PAGES.values())
+
+
+def python_blocks(text):
+    return re.findall(r'```python\n(.*?)```', text, re.S)
+
+
+EXAMPLES = [block for block in python_blocks(README) if '_base_' in block]
 CONFIGS = [block for block in EXAMPLES if 'in1k' not in block]  # of detectors
 
 
@@ -56,7 +64,7 @@ def test_own_classes_example_is_trained(tmp_path, run_tool, monkeypatch):
 
 
 def test_masks_example_gives_a_file(tmp_path, monkeypatch):
-    text, = (block for block in re.findall(r'```python\n(.*?)```', README, re.S) if 'from_masks' in block)
+    text, = (block for block in python_blocks(README) if 'from_masks' in block)
     monkeypatch.chdir(tmp_path)
     root = tmp_path / 'data' / 'my_data'
     mask = np.zeros((20, 30), np.uint8)
@@ -108,15 +116,15 @@ def test_the_table_of_the_imagenet_recipe_agrees_with_the_configs(arch):
 
 
 @pytest.mark.parametrize('path',
-                         re.findall(r'(?:configs|tools|requirements|mmfasternet)/[\w/]+\.(?:py|sh|txt)', README))
+                         re.findall(r'(?:configs|tools|requirements|mmfasternet)/[\w/]+\.(?:py|sh|txt)', TEXT))
 def test_named_files_exist(path):
     assert (ROOT / path).is_file() or path == 'configs/my_data.py'
 
 
 def commands():
-    """Every line of the README that runs one of our scripts or commands, without what is optional in it."""
-    blocks = '\n'.join(re.findall(r'```bash\n(.*?)```', README, re.S)).replace('\\\n', ' ').splitlines()
-    inline = re.findall(r'`([^`\n]*(?:tools/\w+\.(?:py|sh)|mmfasternet [a-z])[^`\n]*)`', README)
+    """Every line of a page that runs one of our scripts or commands, without what is optional in it."""
+    blocks = '\n'.join(re.findall(r'```bash\n(.*?)```', TEXT, re.S)).replace('\\\n', ' ').splitlines()
+    inline = re.findall(r'`([^`\n]*(?:tools/\w+\.(?:py|sh)|mmfasternet [a-z])[^`\n]*)`', TEXT)
     for line in blocks + inline:
         line = line.split('#')[0]
         found = re.search(r'(tools/\w+\.(?:py|sh))(.*)', line) or re.search(
@@ -145,9 +153,16 @@ def test_make_targets_exist():
     assert {'demo', 'test', 'setup', 'lint'} <= set(re.findall(r'(?:`|^)make (\w+)', README, re.M)) <= targets
 
 
-@pytest.mark.parametrize('path', re.findall(r'\]\(([^)#:]+)\)', README))
-def test_links_lead_somewhere(path):
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize('page, link', [(page, link) for page, text in PAGES.items()
+                                        for link in re.findall(r'\]\(([^):]+)\)', text)],
+                         ids=lambda value: value.name if isinstance(value, Path) else value)
+def test_links_lead_somewhere(page, link):
+    path, _, heading = link.partition('#')
+    target = page.parent / path if path else page
+    assert target.exists()
+    if heading:
+        headings = re.findall(r'^#+ (.*)$', target.read_text(), re.M)
+        assert heading in {re.sub(r'[^\w -]', '', line.lower()).replace(' ', '-') for line in headings}
 
 
 @pytest.mark.parametrize('gpus, batch, lr', [(1, 2, 2.5e-5), (8, 16, 2e-4), (64, 128, 1.6e-3)])
