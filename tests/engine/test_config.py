@@ -65,7 +65,7 @@ def without_scopes(value):
 
 @pytest.mark.parametrize('path', [
     COCO_CONFIG, str(SHAPES_CONFIG), str(ROOT / 'configs' / 'fasternet_m_in1k.py'),
-    str(ROOT / 'configs' / 'rtmdet-ins_fasternet_t0_300e_coco.py')])
+    *(str(ROOT / 'configs' / f'{name}_fasternet_t0_300e_coco.py') for name in ('rtmdet-ins', 'rtmdet'))])
 def test_types_that_are_classes_become_the_text_of_configs_in_text(path, tmp_path):
     expected = load_config(path)
     pure = tmp_path / Path(path).name

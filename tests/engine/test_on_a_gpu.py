@@ -60,7 +60,7 @@ def test_a_training_may_go_on_in_another_type(shapes, tmp_path):
 
 @AMP_TYPES
 @pytest.mark.parametrize('name', ['mask_rcnn_fasternet_t0_1x_coco', 'retinanet_fasternet_t2_1x_coco',
-                                  'rtmdet-ins_fasternet_t0_300e_coco'])
+                                  'rtmdet-ins_fasternet_t0_300e_coco', 'rtmdet_fasternet_t0_300e_coco'])
 def test_detectors_take_a_step_in_mixed_precision(name, dtype):
     cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), {'model.backbone.init_cfg': None})
     step = training_entry(cfg, name, torch.device('cuda'), SpeedUps(amp=dtype), (128, 160)).build().function
