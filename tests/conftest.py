@@ -82,8 +82,9 @@ def assert_same_objects(actual, expected, score=1e-3, pixels=1.):
         (actual['bboxes'][:, None] - expected['bboxes'][None]).abs().amax(2) <= pixels)
     assert same.any(0).float().mean() >= 0.9 and same.any(1).float().mean() >= 0.9
     found, wanted = same.any(0), same.float().argmax(0)
-    masks = actual['masks'][wanted[found]] != expected['masks'][found]
-    assert masks.float().mean() < 1e-3
+    if 'masks' in actual:
+        masks = actual['masks'][wanted[found]] != expected['masks'][found]
+        assert masks.float().mean() < 1e-3
 
 
 def copy_project(folder: Path) -> Path:

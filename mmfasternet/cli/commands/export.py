@@ -19,7 +19,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                       help='of a two-stage detector also the box and the mask head, for mmfasternet test '
                       'and benchmark detector (default: backbone, neck and RPN head)')
     what.add_argument('--end-to-end', '--whole', action='store_true',
-                      help='a Faster or Mask R-CNN as one ONNX file, from image to boxes, scores, labels and masks')
+                      help='a Faster or Mask R-CNN or an RTMDet as one ONNX file, from image to boxes, scores, labels '
+                      'and masks')
     what.add_argument('--backbone', action='store_true', help='the backbone alone')
     parser.add_argument('--dtype', choices=['float32', 'int8'], default='float32',
                         help='int8: layers with weights are quantised, by NNCF (OpenVINO) or ONNX Runtime (ONNX); what '

@@ -1,10 +1,9 @@
 """A two-stage detector as one function of an image, in tensor operations that ONNX has."""
 
-from typing import Any, List, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
-from mmcv.ops import nms as mmcv_nms
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
@@ -13,13 +12,13 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from torch import Tensor, nn
-from torchvision.ops import nms, roi_align
+from torchvision.ops import roi_align
 
 from mmfasternet.deploy.dense import DensePart, each_module
+from mmfasternet.deploy.export.boxes import Size, clip, grouped_nms, is_plain_nms, level_rows, pad, require_all
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 from mmfasternet.errors import ArgumentError
 
-Size = Tuple[int, int]
 _BOX_HEADS = (ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
 
 
@@ -43,13 +42,12 @@ class EndToEndDetector(nn.Module):
         self.dense = DensePart(detector)
         self.roi_head = detector.roi_head
         self.cfg = detector.test_cfg
-        self.divisor = detector.data_preprocessor.pad_size_divisor
+        self.preprocessor = detector.data_preprocessor
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         """Map a normalised image ``(1, C, H, W)``, not padded, to boxes, scores, labels, and mask probabilities."""
         height, width = images.shape[2:]
-        maps, (cls_scores, bbox_preds) = self.dense(
-            F.pad(images, (0, -width % self.divisor, 0, -height % self.divisor)))
+        maps, (cls_scores, bbox_preds) = self.dense(pad(images, self.preprocessor))
         proposals = self._proposals(cls_scores, bbox_preds, (height, width))
         features = _pool(self.roi_head.bbox_roi_extractor, maps, proposals)
         cls_score, bbox_pred = self.roi_head.bbox_head(features)
@@ -67,17 +65,17 @@ class EndToEndDetector(nn.Module):
                                                    cls_scores[0].device)
         columns: List[List[Tensor]] = [[], [], [], []]
         for level, (cls_score, bbox_pred, priors) in enumerate(zip(cls_scores, bbox_preds, anchors)):
-            scores = _rows(cls_score, head.cls_out_channels)
+            scores = level_rows(cls_score, head.cls_out_channels)
             scores = scores.sigmoid()[:, 0] if head.use_sigmoid_cls else scores.softmax(-1)[:, 0]
             scores, best = scores.topk(torch.sym_min(cfg.nms_pre, scores.shape[0]))
-            chosen = (scores, _rows(bbox_pred, 4)[best], priors[best], torch.full_like(best, level))
+            chosen = (scores, level_rows(bbox_pred, 4)[best], priors[best], torch.full_like(best, level))
             for column, rows in zip(columns, chosen):
                 column.append(rows)
         scores, deltas, priors, levels = map(torch.cat, columns)
         boxes = _decode(head.bbox_coder, priors, deltas, size)[:, 0]
         large = ((boxes[:, 2:] - boxes[:, :2]) > cfg.get('min_bbox_size', -1)).all(1)
         boxes, scores, levels = boxes[large], scores[large], levels[large]
-        return boxes[_grouped_nms(boxes, scores, levels, cfg.nms)[:cfg.max_per_img]]
+        return boxes[grouped_nms(boxes, scores, levels, cfg.nms)[:cfg.max_per_img]]
 
     def _detections(self, rois: Tensor, cls_score: Tensor, bbox_pred: Tensor, size: Size) -> Tuple[Tensor, ...]:
         head, cfg = self.roi_head.bbox_head, self.cfg.rcnn
@@ -86,16 +84,17 @@ class EndToEndDetector(nn.Module):
         index, labels = (scores > cfg.score_thr).nonzero(as_tuple=True)
         scores = scores[index, labels]
         boxes = boxes[index, torch.zeros_like(labels) if head.reg_class_agnostic else labels]
-        keep = _grouped_nms(boxes, scores, labels, cfg.nms)[:cfg.max_per_img]
+        keep = grouped_nms(boxes, scores, labels, cfg.nms)[:cfg.max_per_img]
         return boxes[keep], scores[keep], labels[keep]
 
 
 def _check(detector: nn.Module) -> None:
     """Refuse a detector with parts or settings that are not restated here."""
     if not isinstance(detector, TwoStageDetector):
-        raise ArgumentError(f'a detector in one file must be a Faster or Mask R-CNN, not a {type(detector).__name__}')
+        raise ArgumentError(f'a detector in one file must be a Faster or Mask R-CNN or an RTMDet, not a '
+                            f'{type(detector).__name__}')
     roi_head, rpn, rcnn = detector.roi_head, detector.test_cfg.rpn, detector.test_cfg.rcnn
-    rules = [
+    require_all([
         (type(detector.rpn_head) is RPNHead, 'an RPNHead'),
         (type(roi_head) is StandardRoIHead and not roi_head.with_shared_head, 'a StandardRoIHead, nothing shared'),
         (type(roi_head.bbox_head) in _BOX_HEADS and roi_head.bbox_head.with_reg
@@ -108,31 +107,15 @@ def _check(detector: nn.Module) -> None:
              for name in ('bbox_roi_extractor', 'mask_roi_extractor')
              for extractor in each_module(getattr(roi_head, name, None))),
          'SingleRoIExtractor and average pooling'),
-        (all(cfg.nms.get('type', 'nms') in ('nms', mmcv_nms) and set(cfg.nms) <= {'type', 'iou_threshold'}
-             for cfg in (rpn, rcnn)), 'plain NMS within classes'),
+        (is_plain_nms(rpn.nms) and is_plain_nms(rcnn.nms), 'plain NMS within classes'),
         (min(rpn.nms_pre, rpn.max_per_img, rcnn.max_per_img) > 0, 'limits nms_pre and max_per_img'),
-    ]
-    for holds, what in rules:
-        if not holds:
-            raise ArgumentError(f'a detector in one file must have {what}')
-
-
-def _rows(x: Tensor, channels: int) -> Tensor:
-    return x[0].permute(1, 2, 0).reshape(-1, channels)
+    ])
 
 
 def _decode(coder: nn.Module, priors: Tensor, deltas: Tensor, size: Size) -> Tensor:
     """Boxes ``(n, k, 4)`` that lie ``k`` times four deltas from each prior, clipped to the image."""
-    boxes = coder.decode(priors, deltas).unflatten(1, (-1, 2, 2))  # clipping there fails in an export
-    if coder.clip_border:
-        boxes = torch.stack((boxes[..., 0].clamp(0, size[1]), boxes[..., 1].clamp(0, size[0])), dim=-1)
-    return boxes.flatten(2)
-
-
-def _grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any) -> Tensor:
-    """Indices of the boxes that stay, best first; boxes of different groups are moved apart."""
-    side = F.pad(boxes.flatten(), (0, 1)).max() + 1
-    return nms(boxes + (groups * side)[:, None], scores, cfg.iou_threshold)
+    boxes = coder.decode(priors, deltas).unflatten(1, (-1, 4))  # clipping there fails in an export
+    return clip(boxes, size) if coder.clip_border else boxes
 
 
 def _pool(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmfasternet.compat import tree_leaves
 from mmfasternet.deploy.conversion import set_eval_mode, to_deploy
+from mmfasternet.deploy.export.end_to_end_single_stage import EndToEndSingleStage
 from mmfasternet.deploy.export.manifest import Manifest, Part
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
 from mmfasternet.deploy.export.targets import Flat, Target, output_names, targets_of
@@ -78,9 +79,11 @@ def export_model(model: nn.Module,
         parts: Write the box and the mask head of a two-stage detector as well,
             so that :class:`ExportedDetector` needs no weights. Defaults to
             False.
-        end_to_end: Write a Faster or Mask R-CNN as one ONNX file instead, from an
-            image to boxes, scores, labels and masks of 28 x 28; see
-            :class:`~mmfasternet.deploy.export.end_to_end.EndToEndDetector`.
+        end_to_end: Write a Faster or Mask R-CNN or an RTMDet as one ONNX file
+            instead, from an image to boxes, scores, labels and, of Mask R-CNN,
+            masks of 28 x 28; see
+            :class:`~mmfasternet.deploy.export.end_to_end.EndToEndDetector` and
+            :class:`~mmfasternet.deploy.export.end_to_end_single_stage.EndToEndSingleStage`.
             Defaults to False.
         images: Normalised real images ``(N, C, H, W)`` to check on, beside
             random ones. Defaults to none.
@@ -215,7 +218,8 @@ def _check(oracle: Target, file: Path, real: Sequence[Tensor], tolerance: float,
     difference = relative = 0.
     inputs = [torch.rand(shape) * 4 - 2 for shape in oracle.shapes]
     for x in (*inputs, *real):
-        for actual, expected in zip(run(x), module(x)):
+        found, single = run(x), isinstance(oracle.module, EndToEndSingleStage)
+        for actual, expected in zip(found, oracle.module.expected(found, x) if single else module(x)):
             if actual.shape != expected.shape:  # an end-to-end detector may find more or fewer objects
                 difference = relative = math.inf
             elif expected.numel():

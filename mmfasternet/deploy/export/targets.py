@@ -3,6 +3,7 @@
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
+from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmengine.model import BaseModel
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from mmfasternet.compat import tree_leaves
 from mmfasternet.deploy.dense import DensePart, each_module, image_channels
 from mmfasternet.deploy.export.end_to_end import EndToEndDetector
+from mmfasternet.deploy.export.end_to_end_single_stage import EndToEndSingleStage
 from mmfasternet.errors import ArgumentError
 
 
@@ -27,8 +29,11 @@ def targets_of(model: nn.Module, parts: bool, end_to_end: bool) -> List[Target]:
     """What is exported of a model."""
     channels = image_channels(model)
     if end_to_end:
-        return [Target('detector', EndToEndDetector(model), 'images', {2: 'height', 3: 'width'},
-                        [(1, channels, 160, 192), (1, channels, 96, 130)])]
+        single = isinstance(model, SingleStageDetector)
+        detector = EndToEndSingleStage(model) if single else EndToEndDetector(model)
+        sizes = [(160, 192), (96, 128 if single else 130)]  # necks of single-stage detectors take no odd ones
+        return [Target('detector', detector, 'images', {2: 'height', 3: 'width'},
+                       [(1, channels, *size) for size in sizes])]
     heads = _roi_heads(model) if parts else []
     if isinstance(model, BaseDetector):
         name, module = 'dense', DensePart(model)
