@@ -18,6 +18,7 @@ EXTRAS = {
     'PIL': 'detection', 'rich': 'detection',
     'shapely': 'demo', 'sklearn': 'demo',
     'onnx': 'deploy', 'onnxruntime': 'deploy', 'onnxscript': 'deploy', 'openvino': 'deploy',
+    'nncf': 'int8',
     'jinja2': 'benchmark', 'matplotlib': 'benchmark', 'timm': 'benchmark',
 }  # yapf: disable
 # The names that an OpenMMLab package is distributed by; the first is the maintained one.

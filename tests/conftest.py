@@ -23,6 +23,7 @@ from torch import nn
 
 needs_export = pytest.mark.skipif(digit_version(torch.__version__) < digit_version('2.7.0'),
                                   reason="PyTorch's exporter writes fixed sizes only")
+needs_nncf = pytest.mark.skipif(importlib.util.find_spec('nncf') is None, reason='NNCF refuses this numpy')
 ROOT = Path(__file__).resolve().parent.parent
 #: A file that is there, and can't be read.
 UNREADABLE = '/proc/self/mem'

@@ -105,8 +105,9 @@ def detector_entry(cfg: Config,
     exported = checkpoint if is_export(checkpoint) else None
     form, memory_format = ('deploy', 'NHWC') if options.deploy else ('eager', 'NCHW')
     if exported:
-        file_format = Manifest.read(exported).format
-        form, memory_format = f'exported, {file_format}', 'NHWC' if file_format == 'openvino' else 'NCHW'
+        manifest = Manifest.read(exported)
+        form = f'exported, {manifest.format}' + (', int8' if manifest.dtype == 'int8' else '')
+        memory_format = 'NHWC' if manifest.format == 'openvino' else 'NCHW'
     batches = given.batches(cfg)
     conditions = Conditions(
         sizes_of(batches), given.batch_size, getattr(torch, options.dtype), memory_format, form,

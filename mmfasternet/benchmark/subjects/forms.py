@@ -1,7 +1,6 @@
 """The inference forms of FasterNet and of its detectors, and the published ones, side by side."""
 
 import functools
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Union
@@ -10,7 +9,6 @@ import torch
 from mmdet.models.detectors import TwoStageDetector
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from torch import nn
 
 from mmfasternet.benchmark.harness.conditions import Conditions
 from mmfasternet.benchmark.harness.records import LatencyRecord, failures, runs_of
@@ -28,11 +26,10 @@ from mmfasternet.benchmark.subjects.detectors import (
     random_detector,
     sizes_of,
 )
-from mmfasternet.benchmark.subjects.exported_forms import exported_forms
+from mmfasternet.benchmark.subjects.exported_forms import Exports, exported_forms, float_types, run_type
 from mmfasternet.benchmark.subjects.partial_conv import FORMS, Backbone, backbone_form_entries
 from mmfasternet.datasets.image_files import find_images
 from mmfasternet.deploy import ExportedDetector
-from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import class_of, config_digest, is_classifier, model_of, scope_of
 from mmfasternet.engine.deploying import DeployOptions
@@ -65,7 +62,8 @@ def measure_forms(cfg: Config,
         images: Folder whose first four images a detector gets instead.
             Defaults to None.
         batch_size: Images per call, for a backbone. Defaults to 1.
-        dtypes: Types to compute in. Defaults to float32 and bfloat16.
+        dtypes: Types to compute in; int8 is for exported files. Defaults to
+            float32 and bfloat16.
         compile: Measure compiled forms as well. Defaults to True.
         rounds: Rounds of the run. Defaults to None: 20 of three calls for a
             backbone, 5 of one for a detector.
@@ -117,11 +115,12 @@ def detector_form_entries(cfg: Config,
         given: The images.
         checkpoint: Its weights. Defaults to None: random ones, which propose
             the same boxes in all forms.
-        dtypes: Types to compute in. Defaults to float32 and bfloat16.
+        dtypes: Types to compute in; int8 is for exported files. Defaults to
+            float32 and bfloat16.
         compile: Whether compiled forms are among them. Defaults to True.
     """
     build = functools.cache(lambda: detector_of(cfg, checkpoint, device))
-    names = [str(dtype).removeprefix('torch.') for dtype in dtypes]
+    names = [str(dtype).removeprefix('torch.') for dtype in float_types(dtypes)]
     options = [DeployOptions(), *(DeployOptions(True, dtype) for dtype in names),
                *(DeployOptions(True, dtype, compile=True) for dtype in names if compile)]
     entries = [detector_entry(cfg, f'{each.form}, {each.dtype}', device, given, checkpoint, each, build, name)
@@ -129,29 +128,22 @@ def detector_form_entries(cfg: Config,
     if device.type == 'cpu':
         # What an RPN is made to propose is no part of a file.
         plain = build if checkpoint else functools.cache(lambda: random_detector(cfg, device, alike=False))
-        export = functools.cache(lambda file_format: _exported(cfg, plain(), file_format))
-        entries += [_exported_entry(cfg, name, given, checkpoint, export, *each) for each in exported_forms(dtypes)]
+        exports = functools.cache(lambda: Exports(
+            plain(), given.batches(cfg), isinstance(plain(), TwoStageDetector), cfg.model))
+        entries += [_exported_entry(cfg, name, given, checkpoint, exports, *each) for each in exported_forms(dtypes)]
     return [replace(entry, kind=FORMS) for entry in entries]
 
 
-def _exported(cfg: Config, model: nn.Module, file_format: str) -> tempfile.TemporaryDirectory:
-    """A folder with the files of a detector, as long as it is held."""
-    folder = tempfile.TemporaryDirectory()
-    export_model(model, str(Path(folder.name) / file_format), file_format, parts=isinstance(model, TwoStageDetector),
-                 model_cfg=cfg.model)
-    return folder
-
-
 def _exported_entry(cfg: Config, name: str, given: DetectorInput, checkpoint: Optional[str],
-                    export: Callable[[str], tempfile.TemporaryDirectory], file_format: str, runtime: str,
-                    dtype: torch.dtype, layout: str) -> Entry:
+                    exports: Callable[[], Exports], file_format: str, runtime: str, dtype: torch.dtype, layout: str
+                    ) -> Entry:
     device, batches = torch.device('cpu'), given.batches(cfg)
     conditions = Conditions(sizes_of(batches), given.batch_size, dtype, layout, runtime,
                             weights=checkpoint or 'random', images=given.source)
 
     def subject() -> Subject:
-        folder = Path(export(file_format).name) / file_format
-        detector = ExportedDetector(model_of(cfg), folder, conditions.dtype_name)
+        folder = exports().folder(file_format, dtype)
+        detector = ExportedDetector(model_of(cfg), folder, str(run_type(dtype)).removeprefix('torch.'))
         if not checkpoint:
             propose_alike(detector.detector)
         return detector_subject(detector, batches, device)

@@ -2,9 +2,7 @@
 
 import functools
 import math
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 import torch
@@ -17,14 +15,13 @@ from mmfasternet.benchmark.harness.records import LatencyRecord, failures, runs_
 from mmfasternet.benchmark.harness.suite import Entry, Subject
 from mmfasternet.benchmark.paper import TABLE_1_SIZES, TABLE_9
 from mmfasternet.benchmark.reporting.report import Report, Table
-from mmfasternet.benchmark.subjects.exported_forms import exported_forms
+from mmfasternet.benchmark.subjects.exported_forms import Exports, exported_forms, float_types, run_type
 from mmfasternet.benchmark.subjects.published_blocks import CloneSlicingBlock, InPlaceSlicingBlock, with_blocks
 from mmfasternet.compat import tree_leaves
 from mmfasternet.deploy import DeployedBlock, to_deploy
 from mmfasternet.deploy.conversion import fastest_algorithm
 from mmfasternet.deploy.dense import image_channels
 from mmfasternet.deploy.deployed_block import ALGORITHMS
-from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
 from mmfasternet.models import FasterNet, PartialConv
 
@@ -156,7 +153,6 @@ class Backbone:
                  batch_size: int, kind: str, weights: str = 'random', compare: bool = True) -> None:
         self.name, self.build, self.device, self.kind, self.weights = name, build, device, kind, weights
         self.size, self.batch_size, self.compare = (size[0], size[1]), batch_size, compare
-        self._exports: Dict[str, tempfile.TemporaryDirectory] = {}
 
     def entry(self, form: str, algorithm: Optional[str], dtype: torch.dtype = torch.float32, layout: str = 'NCHW',
               block: Optional[Type[DeployedBlock]] = None, compile: bool = False, name: Optional[str] = None) -> Entry:
@@ -184,18 +180,14 @@ class Backbone:
     def exported(self, file_format: str, runtime: str, dtype: torch.dtype, layout: str) -> Entry:
         """The backbone as an exported file, as a line of a suite; see :func:`exported_forms` for the arguments."""
         def build() -> Any:
-            folder = Path(self._files(file_format).name) / file_format
-            return load_runtime(folder / f'backbone{SUFFIXES[file_format]}', dtype)
+            return load_runtime(self._exports.folder(file_format, dtype) / f'backbone{SUFFIXES[file_format]}',
+                                run_type(dtype))
 
         return self._entry(runtime, None, dtype, layout, False, None, torch.float32, build)
 
-    def _files(self, file_format: str) -> tempfile.TemporaryDirectory:
-        """A folder with the backbone in a format, exported once."""
-        if file_format not in self._exports:
-            folder = tempfile.TemporaryDirectory()
-            export_model(self.build(), str(Path(folder.name) / file_format), file_format)
-            self._exports[file_format] = folder
-        return self._exports[file_format]
+    @functools.cached_property
+    def _exports(self) -> Exports:
+        return Exports(self.build(), [self._images()[:1]])
 
     def _entry(self, form: str, algorithm: Optional[str], dtype: torch.dtype, layout: str, compile: bool,
                name: Optional[str], given: torch.dtype, build: Callable[[], Any]) -> Entry:
@@ -245,25 +237,25 @@ def backbone_form_entries(backbone: Backbone, dtypes: Sequence[torch.dtype] = (t
 
     Args:
         backbone: The backbone.
-        dtypes: Types beside float32 and float32 itself.
-            Defaults to float32 and bfloat16.
+        dtypes: Types beside float32 and float32 itself; int8 is for exported
+            files. Defaults to float32 and bfloat16.
         compile: Whether compiled forms are among them. Defaults to True.
     """
     entries = [backbone.entry('split_cat, folded norms', 'conv'), backbone.entry('split_cat, as trained', None),
                backbone.entry('clone and slice', 'conv', block=CloneSlicingBlock),
                backbone.entry('slice in place (wrong)', 'conv', block=InPlaceSlicingBlock)]
-    for dtype in dtypes:
+    for dtype in float_types(dtypes):
         for layout in LAYOUTS:
             if (dtype, layout) != (torch.float32, 'NCHW'):
                 entries.append(backbone.entry('conv', 'conv', dtype, layout))
             entries.append(backbone.entry('matmul', 'matmul', dtype, layout))
         entries.append(backbone.entry('linear', 'linear', dtype, 'NHWC'))
     entries += [backbone.entry(algorithm, algorithm, dtype, 'NHWC', compile=True)
-                for dtype in dtypes if compile for algorithm in ('conv', 'linear')]
+                for dtype in float_types(dtypes) if compile for algorithm in ('conv', 'linear')]
     if backbone.device.type == 'cpu':
         entries += [backbone.exported(*each) for each in exported_forms(dtypes)]
     return [*entries, *(yardstick_entry(f"{YARDSTICK}, {str(dtype).removeprefix('torch.')}", 1,
-                                        backbone.device, dtype, backbone.kind) for dtype in dtypes)]
+                                        backbone.device, dtype, backbone.kind) for dtype in float_types(dtypes))]
 
 
 def algorithm_entries(arch: str, device: torch.device, size: Tuple[int, int], batch_size: int,

@@ -26,8 +26,9 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                        help='image size in pixels (default: 224 224 for a classifier, 800 1280 for a detector)')
     image.add_argument('--images', metavar='DIR', help='the first four images here, for detectors')
     parser.add_argument('--batch', type=int, default=1, help='images in a batch, for backbones (default: 1)')
-    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['float32', 'bfloat16'],
-                        help='types to compute in (default: float32 bfloat16)')
+    parser.add_argument('--dtypes', nargs='+', choices=[*DTYPES, 'int8'],
+                        default=['float32', 'bfloat16'],
+                        help='types to compute in; int8 by ONNX Runtime and OpenVINO (default: float32 bfloat16)')
     parser.add_argument('--no-compile', action='store_true', help='without torch.compile, which takes minutes')
     parser.add_argument('--rounds', type=int, help='rounds of the interleaved run (default: 20 for backbones, 5)')
     add_benchmark_options(parser)

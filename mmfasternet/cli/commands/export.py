@@ -90,7 +90,7 @@ def _export_int8(args: argparse.Namespace, cfg: Any, model: Any) -> None:
         limit is not None and args.format == 'openvino', real_images(cfg, model, args.images), cfg.model)
     for part in report.parts:
         print(f'{part.file}: {part.bytes / 1e6:.2f} MB, {part.bytes / part.float32_bytes:.1%} of the float32 file; '
-              f'layers in float32: {len(part.float32_layers)}; difference to float32: {part.relative:.1%} of the '
-              f'output (norms)')
+              f'{len(part.layers.int8)} layers in int8, {len(part.layers.float32)} in float32; difference to float32 '
+              f'{part.relative:.1%} of the output (norms)')
     for name, (before, after) in report.accuracy.items():
         print(f'{name}: {before:.3f} in float32, {after:.3f} in int8')

@@ -14,7 +14,14 @@ from mmfasternet.deploy.conversion import to_deploy
 from mmfasternet.deploy.export.exporting import bytes_of, float32_copy, new_export, write_parts
 from mmfasternet.deploy.export.manifest import Manifest, Part
 from mmfasternet.deploy.export.networks import Run, roi_heads
-from mmfasternet.deploy.export.quantization import QUANTIZERS, Drop, InputData, quantize_onnx, quantize_openvino
+from mmfasternet.deploy.export.quantization import (
+    QUANTIZERS,
+    Drop,
+    InputData,
+    Layers,
+    quantize_onnx,
+    quantize_openvino,
+)
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
 from mmfasternet.errors import ArgumentError, UserError
 
@@ -45,7 +52,7 @@ class Int8PartReport:
         file: Its file.
         bytes: Size of the file, with the weights beside it if there are any.
         float32_bytes: Size of the float32 file.
-        float32_layers: Its layers that stay in float32.
+        layers: Its layers with weights, by their type.
         relative: Norm of the difference over norm of the output, of the
             output where that is largest.
     """
@@ -53,7 +60,7 @@ class Int8PartReport:
     file: Path
     bytes: int
     float32_bytes: int
-    float32_layers: List[str]
+    layers: Layers
     relative: float
 
 
@@ -129,17 +136,15 @@ def export_int8(model: nn.Module,
                                  parts, images=images)
         files = _Files(entries, float_folder, folder, evaluate)
         inputs = _inputs_of(model, calibration, entries)
-        kept = {part.name: files.quantize(part, inputs[part.name]) for part in entries}
-        reports = [files.report(part, inputs[part.name], images, kept[part.name], Path(out_dir)) for part in entries]
-        if evaluate is not None:
+        layers = {part.name: files.quantize(part, inputs[part.name]) for part in entries}
+        drop = 0. if evaluate is None else files.drop()
+        if search and drop > max_drop:
+            layers = files.search(inputs, max_drop)
             drop = files.drop()
-            if search and drop > max_drop:
-                kept = files.search(inputs, max_drop)
-                reports = [files.report(part, inputs[part.name], images, kept[part.name], Path(out_dir))
-                           for part in entries]
-                drop = files.drop()
-            _check_drop(files, drop, max_drop, search)
-        Manifest.of(file_format, entries, model_cfg, dtype='int8', float32_layers=kept,
+        _check_drop(files, layers, drop, max_drop, search)
+        reports = [files.report(part, inputs[part.name], images, layers[part.name], Path(out_dir)) for part in entries]
+        in_float32 = {name: each.float32 for name, each in layers.items()}
+        Manifest.of(file_format, entries, model_cfg, dtype='int8', float32_layers=in_float32,
                     accuracy=files.accuracy).write(folder)
     return Int8Report(reports, files.accuracy)
 
@@ -161,8 +166,8 @@ class _Files:
             metrics = evaluate(entries, [load_runtime(floats / part.file) for part in entries])
             self.accuracy = {name: [value] for name, value in metrics.items()}
 
-    def quantize(self, part: Part, data: InputData, drop: Optional[Drop] = None, max_drop: float = 0.) -> List[str]:
-        """Write the int8 file of a part, and give the layers that stay in float32; with a drop, search for them."""
+    def quantize(self, part: Part, data: InputData, drop: Optional[Drop] = None, max_drop: float = 0.) -> Layers:
+        """Write the int8 file of a part; with a drop, search for the layers that stay in float32."""
         file, out = self.floats / part.file, self.int8 / part.file
         is_entry = part.name in _ENTRIES
         if file.suffix == SUFFIXES['onnx']:
@@ -176,9 +181,9 @@ class _Files:
             self.accuracy[name] = [self.accuracy[name][0], value]
         return self._drop_to(values)
 
-    def search(self, inputs: Dict[str, InputData], max_drop: float) -> Dict[str, List[str]]:
+    def search(self, inputs: Dict[str, InputData], max_drop: float) -> Dict[str, Layers]:
         """Put layers back to float32, part by part, until no metric drops by more; give the layers by part."""
-        kept = {}
+        layers = {}
         for index, part in enumerate(self.entries):
             folders = [self.int8 if i < index else self.floats for i in range(len(self.entries))]
             before = self._drop_to(self._evaluate(folders)) if index else 0.
@@ -186,8 +191,8 @@ class _Files:
             def drop(run: Run, folders: List[Path] = folders, index: int = index) -> float:
                 return self._drop_to(self._evaluate(folders, index, run))
 
-            kept[part.name] = self.quantize(part, inputs[part.name], drop, max(max_drop - before, 0.))
-        return kept
+            layers[part.name] = self.quantize(part, inputs[part.name], drop, max(max_drop - before, 0.))
+        return layers
 
     def _evaluate(self, folders: Sequence[Path], index: int = -1, run: Optional[Run] = None) -> Dict[str, float]:
         runs = [run if run is not None and i == index else load_runtime(folder / part.file)
@@ -199,7 +204,7 @@ class _Files:
         # A metric is missing where nothing was found.
         return max(round(before - values.get(name, 0.), 6) for name, (before, *_) in self.accuracy.items())
 
-    def report(self, part: Part, data: InputData, images: Sequence[Tensor], kept: List[str], out: Path
+    def report(self, part: Part, data: InputData, images: Sequence[Tensor], layers: Layers, out: Path
                ) -> Int8PartReport:
         """Compare an int8 file with the float32 one; refuse one that gives NaN or infinite values."""
         runs = [load_runtime(folder / part.file) for folder in (self.floats, self.int8)]
@@ -209,7 +214,7 @@ class _Files:
         if not math.isfinite(relative):
             raise UserError(f'the int8 file of the {part.name} gives NaN or infinite values. Nothing was written')
         return Int8PartReport(part.name, out / part.file, bytes_of(self.int8 / part.file),
-                              bytes_of(self.floats / part.file), kept, relative)
+                              bytes_of(self.floats / part.file), layers, relative)
 
 
 def _distance(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
@@ -219,13 +224,17 @@ def _distance(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     return (difference.norm() / wanted.norm().clamp(min=1e-12)).item()
 
 
-def _check_drop(files: _Files, drop: float, max_drop: float, search: bool) -> None:
+def _check_drop(files: _Files, layers: Dict[str, Layers], drop: float, max_drop: float, search: bool) -> None:
+    moved = ', '.join(f'{name} {before:.3f} -> {after:.3f}' for name, (before, *others) in files.accuracy.items()
+                      for after in others)
     if drop > max_drop:
-        moved = ', '.join(f'{name} {before:.3f} -> {after:.3f}' for name, (before, after) in files.accuracy.items())
         hint = '' if search or files.entries[0].file.endswith(SUFFIXES['onnx']) else (
             f'. --accuracy-drop {max_drop:g} has NNCF look for layers to leave in float32')
         raise UserError(f'int8 costs {drop:.3f} of accuracy, more than the {max_drop:g} that are accepted ({moved}). '
                         f'Nothing was written{hint}')
+    if not any(each.int8 for each in layers.values()):
+        raise UserError(f'no layer can be int8 if the accuracy may drop by {max_drop:g} only: the search put all of '
+                        f'them back to float32. Nothing was written')
 
 
 def _inputs_of(model: nn.Module, calibration: Batches, entries: Sequence[Part]) -> Dict[str, InputData]:

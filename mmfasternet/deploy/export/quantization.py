@@ -3,13 +3,14 @@
 import contextlib
 import logging
 import os
+import re
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Callable, Collection, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 from torch import Tensor
 
-from mmfasternet.deploy.export.float_layers import first_layers, nodes_of_onnx, nodes_of_openvino
+from mmfasternet.deploy.export.float_layers import Node, first_layers, nodes_of_onnx, nodes_of_openvino
 from mmfasternet.deploy.export.networks import Run
 from mmfasternet.deploy.export.runtimes import OpenVinoModel
 from mmfasternet.installed import require
@@ -20,6 +21,12 @@ QUANTIZERS = {'onnx': (), 'openvino': ('nncf', )}
 # float32.
 _ONNX_INT8 = ['Conv', 'Gemm', 'MatMul', 'Concat', 'Split', 'Relu', 'MaxPool']
 _RANKED = 8  # inputs that NNCF ranks layers on
+
+
+class Layers(NamedTuple):
+    """The layers with weights of an int8 file, by their type."""
+    int8: List[str]
+    float32: List[str]
 
 
 class InputData:
@@ -46,7 +53,7 @@ class InputData:
 Drop = Callable[[Run], float]
 
 
-def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> List[str]:
+def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> Layers:
     """Write the int8 file of a float32 ONNX file, by ONNX Runtime's static quantisation.
 
     Weights are symmetric, with a scale for each output channel; activations
@@ -60,17 +67,19 @@ def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> Lis
         is_entry: Whether it takes images: its first layer then stays in float32.
 
     Returns:
-        The layers that stay in float32.
+        Its layers.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     model = onnx.load(file)
-    kept = first_layers(nodes_of_onnx(model)) if is_entry else []
+    nodes = nodes_of_onnx(model)
+    kept = first_layers(nodes) if is_entry else []
     with _quiet(''):  # it advises preprocessing that is done
         quantize_static(model, str(out), _Reader(model.graph.input[0].name, data), quant_format=QuantFormat.QDQ,
                         per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                         op_types_to_quantize=_ONNX_INT8, nodes_to_exclude=kept)
-    return kept
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    return _layers(nodes, [name for name, kind in kinds.items() if name in kept or kind not in _ONNX_INT8])
 
 
 class _Reader:
@@ -91,7 +100,7 @@ def quantize_openvino(file: Path,
                       data: InputData,
                       is_entry: bool,
                       drop: Optional[Drop] = None,
-                      max_drop: float = 0.) -> List[str]:
+                      max_drop: float = 0.) -> Layers:
     """Write the int8 file of a float32 OpenVINO file, by NNCF's post-training quantisation.
 
     Weights are symmetric, with a scale for each output channel; activations
@@ -109,7 +118,7 @@ def quantize_openvino(file: Path,
         max_drop: Drop that is small enough. Defaults to 0.
 
     Returns:
-        The layers that stay in float32.
+        Its layers.
     """
     nncf, openvino = _nncf(), require('openvino')
     model = openvino.Core().read_model(str(file))
@@ -120,8 +129,8 @@ def quantize_openvino(file: Path,
         disable_bias_correction=True)  # it gains nothing in the maps, and harms the box head
     common: Dict[str, Any] = dict(
         preset=nncf.QuantizationPreset.MIXED, subset_size=len(data),
-        # An addition in float32 is part of the convolution before it; in int8 it rounds the residual once more.
-        ignored_scope=nncf.IgnoredScope(names=kept, types=['Add'], validate=False))
+        # In float32, a residual's addition is part of the convolution before it, and a norm's output is exact.
+        ignored_scope=nncf.IgnoredScope(names=kept, types=['Add', 'Subtract', 'Multiply', 'Divide'], validate=False))
     with _quiet('nncf'):
         if drop is None:
             quantized = nncf.quantize(model, nncf.Dataset(data), advanced_parameters=advanced, **common)
@@ -131,7 +140,11 @@ def quantize_openvino(file: Path,
                 model, nncf.Dataset(data), nncf.Dataset(ranked), _Validation(drop), max_drop=max_drop,
                 drop_type=nncf.DropType.ABSOLUTE, advanced_quantization_parameters=advanced, **common)
     openvino.save_model(quantized, str(out), compress_to_fp16=False)
-    return kept if drop is None else _float_layers(quantized)
+    out.write_text(re.sub(r'>\s+<', '><', out.read_text(encoding='utf-8')), encoding='utf-8')  # a fifth is indentation
+    # The weights of the others are rounded before they are used.
+    return _layers(nodes_of_openvino(quantized), [
+        op.get_friendly_name() for op in quantized.get_ordered_ops()
+        if op.get_input_size() > 1 and op.input_value(1).get_node().get_type_name() == 'Constant'])
 
 
 class _Validation:
@@ -142,18 +155,12 @@ class _Validation:
 
     def __call__(self, model: Any, inputs: Iterable[np.ndarray]) -> Any:
         outputs = [[np.array(output) for output in model(x).values()] for x in inputs]
-        return -self.drop(OpenVinoModel.of_compiled(model)), outputs
+        return 1 - self.drop(OpenVinoModel.of_compiled(model)), outputs  # NNCF divides by it
 
 
-def _float_layers(model: Any) -> List[str]:
-    """The layers of a quantised OpenVINO model that take what is not quantised."""
-    names = []
-    for op in model.get_ordered_ops():
-        if op.get_type_name() in ('Convolution', 'GroupConvolution', 'ConvolutionBackpropData', 'MatMul'):
-            source = op.input_value(0).get_node().get_type_name()
-            if source not in ('FakeQuantize', 'Reshape', 'Split'):
-                names.append(op.get_friendly_name())
-    return names
+def _layers(nodes: Sequence[Node], in_float32: Collection[str]) -> Layers:
+    names = [node.name for node in nodes if node.is_layer]
+    return Layers([name for name in names if name not in in_float32], [name for name in names if name in in_float32])
 
 
 def _nncf() -> Any:
