@@ -1,6 +1,7 @@
 """Every script and every flag of it, run."""
 
 import csv
+import importlib.util
 import json
 import os
 import pickle
@@ -22,16 +23,20 @@ from mmfasternet.benchmark.harness import suite
 from mmfasternet.benchmark.harness.records import RECORDS, read_records
 from mmfasternet.benchmark.subjects import partial_conv
 from mmfasternet.checkpoints import TARGETS, convert, read_checkpoint
+from mmfasternet.deploy.export.manifest import Manifest
+from mmfasternet.engine.config import load_config
 from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.models import FasterNet
 from tests.checkpoints.hostile import Call
 from tests.conftest import (
     ROOT,
     SHAPES_CONFIG,
+    build,
     data_options,
     environment,
     free_port,
     needs_export,
+    needs_nncf,
     randomize_norms,
 )
 from tests.datasets.test_nuclei import make_folder
@@ -512,6 +517,57 @@ def test_export_of_a_backbone_and_its_options(run_tool, trained, shapes, tmp_pat
     assert result.code == 1 and 'another model' not in result.err and 'holds no dense' in result.err.splitlines()[-1]
 
 
+@pytest.mark.parametrize('file_format', ['onnx', pytest.param('openvino', marks=needs_nncf)])
+@needs_export
+def test_an_int8_detector_is_evaluated_tested_and_timed(run_tool, trained, shapes, tmp_path, file_format):
+    config, folder, data = SHAPES_CONFIG, tmp_path / 'int8', ['--cfg-options', *data_options(shapes)]
+    export = run_tool('export', config, weights(trained), '--format', file_format, '--dtype', 'int8', '--parts',
+                      '--calibration', shapes / 'train', '--calibration-images', 3, '--accuracy-drop', 1,
+                      '--out', folder, *data)
+    assert export.code == 0, export.err
+    found = re.findall(r'coco/(\w+)_mAP: (\d.\d{3}) in float32, (\d.\d{3}) in int8', export.out)
+    assert [kind for kind, *_ in found] == ['bbox', 'segm'] and re.search(r'dense.* in int8, 1 in float32', export.out)
+    manifest = Manifest.read(folder)
+    tested = run_tool('test', config, folder, '--work-dir', tmp_path / 'test', *data)
+    assert tested.code == 0, tested.err
+    for kind, row in (('bbox', 'box'), ('segm', 'mask')):
+        before, after = manifest.accuracy[f'coco/{kind}_mAP']
+        assert f'{after:.3f}' == re.search(rf'{row} +│ +([\d.]+)', tested.out)[1]
+        assert (kind, f'{before:.3f}', f'{after:.3f}') in found
+    timed = run_tool('benchmark_detector', config, '--checkpoint', folder, '--size', 64, 96, '--device', 'cpu',
+                     '--runs', 1)
+    assert timed.code == 0 and f'exported, {file_format}, int8' in timed.out, timed.err
+
+
+@needs_export
+def test_an_int8_classifier_is_evaluated_and_tested(run_tool, tmp_path):
+    config = ROOT / 'configs' / 'fasternet_t0_digits.py'
+    torch.manual_seed(0)
+    model = build(load_config(str(config)).model, 'mmpretrain')
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'weights.pth')
+    options = [config, tmp_path / 'weights.pth', '--dtype', 'int8', '--calibration-images', 2, '--accuracy-drop', 1]
+    export = run_tool('export', *options, '--out', tmp_path / 'int8')
+    assert export.code == 0, export.err
+    after = re.search(r'accuracy/top1: [\d.]+ in float32, ([\d.]+) in int8', export.out)[1]
+    tested = run_tool('test', config, tmp_path / 'int8', '--work-dir', tmp_path / 'test')
+    assert tested.code == 0, tested.err
+    top1 = float(re.search(r'accuracy/top1 +│ +([\d.]+)', tested.out)[1])
+    assert f'{top1 / 100:.3f}' == after
+    none = run_tool('export', *options[:-2], '--no-accuracy', '--out', tmp_path / 'none')
+    assert none.code == 0 and 'top1' not in none.out, none.err
+
+
+@pytest.mark.parametrize('options, text', [
+    (['--no-accuracy'], 'go with --dtype int8'), (['--calibration', '.'], 'go with --dtype int8'),
+    (['--accuracy-drop', '0.1'], 'go with --dtype int8'), (['--dtype', 'int8', '--whole'], 'take --parts'),
+    (['--dtype', 'int8', '--calibration-images', '0'], 'at least 1'),
+    (['--dtype', 'int8', '--no-accuracy', '--accuracy-drop', '0.1'], 'not allowed with'),
+])
+def test_options_of_int8_that_do_not_go_together(run_tool, options, text):
+    result = run_tool('export', SHAPES_CONFIG, 'weights.pth', *options)
+    assert result.code == 2 and text in result.err
+
+
 def test_benchmark_forms(run_tool, trained, shapes, tmp_path):
     classifier = ROOT / 'configs' / 'fasternet_t0_in1k.py'
     result = run_tool('benchmark_forms', classifier, '--size', 32, 64, '--batch', 2, '--threads', 1, '--rounds', 1,
@@ -528,6 +584,16 @@ def test_benchmark_forms(run_tool, trained, shapes, tmp_path):
     assert detector.code == 0 and 'ONNX Runtime' in detector.out and '192x192 pixels' in detector.out, detector.err
     clash = run_tool('benchmark_forms', classifier, SHAPES_CONFIG, '--checkpoint', weights(trained))
     assert clash.code == 2 and '--checkpoint' in clash.err
+
+
+@pytest.mark.parametrize('config, size', [('fasternet_t0_in1k.py', (32, 64)), (SHAPES_CONFIG.name, (64, 96))])
+def test_benchmark_forms_in_int8(run_tool, config, size):
+    result = run_tool('benchmark_forms', ROOT / 'configs' / config, '--size', *size, '--dtypes', 'int8', '--rounds', 1,
+                      '--device', 'cpu')
+    assert result.code == 0, result.err
+    for runtime, layout in [('ONNX Runtime', 'NCHW'), ('OpenVINO', 'NHWC')][:1 + bool(importlib.util.find_spec('nncf'))]:
+        assert re.search(rf'{runtime} +│ +int8 +│ +{layout} +│ +[\d.]+', result.out), result.out
+    assert 'bfloat16' not in result.out
 
 
 def test_benchmark_detector_in_the_inference_form(run_tool, trained):

@@ -340,9 +340,10 @@ def test_deploy_is_a_hook_of_the_config():
     assert 'mmfasternet.DeployHook' not in hook_types(prepared_test(load_config(COCO_CONFIG)))
 
 
-def test_exports_are_for_detectors_and_not_compiled_again(tmp_path):
-    with pytest.raises(UserError, match='a classifier needs a checkpoint'):
-        with_exported(load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py')), str(tmp_path))
+def test_exports_are_not_compiled_again(tmp_path):
+    cfg = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'))
+    assert with_exported(cfg, 'folder').model == ConfigDict(
+        type='mmfasternet.ExportedClassifier', classifier=cfg.model, exported='folder', dtype='float32')
     cfg = load_config(str(SHAPES_CONFIG))
     with pytest.raises(UserError, match='--compile'):
         with_exported(cfg, str(tmp_path), DeployOptions(True, compile=True))

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
+from mmfasternet.cli.config_options import ConfigOptions
 from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
 
 
@@ -40,6 +41,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         'them (default: the first four of its test data, if they are there)')
     parser.add_argument('--tolerance', type=float, default=1e-4,
                         help='largest difference to PyTorch over the largest output that is accepted (default: 1e-4)')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
+                        help='replace values of the config, such as where its data is')
     add_trust_option(parser)
     args = parser.parse_args(argv)
     if args.dtype != 'int8' and (args.calibration or args.accuracy_drop is not None or args.no_accuracy):
@@ -58,7 +61,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         from mmfasternet.engine.config import load_config
         from mmfasternet.engine.device import set_threads
         set_threads()
-        cfg = load_config(args.config)
+        cfg = load_config(args.config, args.cfg_options)
         model = build_model(cfg, args.checkpoint)
         if args.dtype == 'int8':
             _export_int8(args, cfg, model)
