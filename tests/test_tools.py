@@ -591,7 +591,8 @@ def test_benchmark_forms_in_int8(run_tool, config, size):
     result = run_tool('benchmark_forms', ROOT / 'configs' / config, '--size', *size, '--dtypes', 'int8', '--rounds', 1,
                       '--device', 'cpu')
     assert result.code == 0, result.err
-    for runtime, layout in [('ONNX Runtime', 'NCHW'), ('OpenVINO', 'NHWC')][:1 + bool(importlib.util.find_spec('nncf'))]:
+    runtimes = [('ONNX Runtime', 'NCHW'), ('OpenVINO', 'NHWC')]
+    for runtime, layout in runtimes if importlib.util.find_spec('nncf') else runtimes[:1]:
         assert re.search(rf'{runtime} +│ +int8 +│ +{layout} +│ +[\d.]+', result.out), result.out
     assert 'bfloat16' not in result.out
 
