@@ -553,13 +553,16 @@ def test_an_int8_classifier_is_evaluated_and_tested(run_tool, tmp_path):
     assert tested.code == 0, tested.err
     top1 = float(re.search(r'accuracy/top1 +│ +([\d.]+)', tested.out)[1])
     assert f'{top1 / 100:.3f}' == after
+    strict = run_tool('export', *options, '--tolerance', '1e-12', '--out', tmp_path / 'strict')
+    assert strict.code == 1 and 'over the tolerance' in strict.err.splitlines()[-1]
     none = run_tool('export', *options[:-2], '--no-accuracy', '--out', tmp_path / 'none')
     assert none.code == 0 and 'top1' not in none.out, none.err
 
 
 @pytest.mark.parametrize('options, text', [
     (['--no-accuracy'], 'go with --dtype int8'), (['--calibration', '.'], 'go with --dtype int8'),
-    (['--accuracy-drop', '0.1'], 'go with --dtype int8'), (['--dtype', 'int8', '--whole'], 'take --parts'),
+    (['--accuracy-drop', '0.1'], 'go with --dtype int8'), (['--calibration-images', '9'], 'go with --dtype int8'),
+    (['--dtype', 'int8', '--whole'], 'take --parts'),
     (['--dtype', 'int8', '--calibration-images', '0'], 'at least 1'),
     (['--dtype', 'int8', '--no-accuracy', '--accuracy-drop', '0.1'], 'not allowed with'),
 ])

@@ -28,7 +28,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         'it costs in AP or top-1 is told, and must not be over --accuracy-drop (default: float32)')
     parser.add_argument('--calibration', metavar='DIR', help='images that give the scales of int8, as the config '
                         "resizes them, also in folders of DIR (default: the config's training data)")
-    parser.add_argument('--calibration-images', type=int, default=300, metavar='N',
+    parser.add_argument('--calibration-images', type=int, metavar='N',
                         help='how many of them, spread over all (default: 300)')
     accuracy = parser.add_mutually_exclusive_group()
     accuracy.add_argument('--accuracy-drop', type=float, metavar='X',
@@ -40,16 +40,18 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument('--images', metavar='DIR', help='images to check on beside random ones, as the config resizes '
                         'them (default: the first four of its test data, if they are there)')
     parser.add_argument('--tolerance', type=float, default=1e-4,
-                        help='largest difference to PyTorch over the largest output that is accepted (default: 1e-4)')
+                        help='largest difference to PyTorch over the largest output that is accepted, with int8 '
+                        'of the float32 files that it is made from (default: 1e-4)')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
                         help='replace values of the config, such as where its data is')
     add_trust_option(parser)
     args = parser.parse_args(argv)
-    if args.dtype != 'int8' and (args.calibration or args.accuracy_drop is not None or args.no_accuracy):
-        parser.error('--calibration, --accuracy-drop and --no-accuracy go with --dtype int8')
+    of_int8 = (args.calibration, args.calibration_images, args.accuracy_drop, args.no_accuracy or None)
+    if args.dtype != 'int8' and any(given is not None for given in of_int8):
+        parser.error('--calibration, --calibration-images, --accuracy-drop and --no-accuracy go with --dtype int8')
     if args.dtype == 'int8' and args.end_to_end:
         parser.error('--dtype int8 is for networks, and --end-to-end holds more: take --parts')
-    if args.calibration_images < 1:
+    if args.calibration_images is not None and args.calibration_images < 1:
         parser.error('--calibration-images must be at least 1')
     return args
 
@@ -85,12 +87,13 @@ def _export_int8(args: argparse.Namespace, cfg: Any, model: Any) -> None:
     from mmfasternet.deploy.export.int8 import export_int8
     from mmfasternet.engine.building import calibration_batches, real_images
     from mmfasternet.engine.exported_accuracy import accuracy_of
-    limit = args.accuracy_drop
+    searches = args.accuracy_drop is not None and args.format == 'openvino'
     report = export_int8(
         model, args.out or str(Path(cfg.work_dir) / f'{args.format}-int8'),
-        calibration_batches(cfg, args.calibration, args.calibration_images), args.format, args.parts, args.backbone,
-        None if args.no_accuracy else accuracy_of(cfg, model), 0.01 if limit is None else limit,
-        limit is not None and args.format == 'openvino', real_images(cfg, model, args.images), cfg.model)
+        calibration_batches(cfg, args.calibration, args.calibration_images or 300), args.format, parts=args.parts,
+        backbone=args.backbone, evaluate=None if args.no_accuracy else accuracy_of(cfg, model),
+        max_drop=0.01 if args.accuracy_drop is None else args.accuracy_drop, search=searches,
+        images=real_images(cfg, model, args.images), tolerance=args.tolerance, model_cfg=cfg.model)
     for part in report.parts:
         print(f'{part.file}: {part.bytes / 1e6:.2f} MB, {part.bytes / part.float32_bytes:.1%} of the float32 file; '
               f'{len(part.layers.int8)} layers in int8, {len(part.layers.float32)} in float32; difference to float32 '

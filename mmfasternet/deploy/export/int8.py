@@ -87,6 +87,7 @@ def export_int8(model: nn.Module,
                 max_drop: float = 0.01,
                 search: bool = False,
                 images: Sequence[Tensor] = (),
+                tolerance: float = 1e-4,
                 model_cfg: Optional[Dict[str, Any]] = None) -> Int8Report:
     """Write a model as int8 OpenVINO or ONNX files, by quantisation after training.
 
@@ -116,6 +117,9 @@ def export_int8(model: nn.Module,
             to float32. For OpenVINO only. Defaults to False.
         images: Normalised real images ``(1, C, H, W)`` to compare on.
             Defaults to none, the first ones of ``calibration``.
+        tolerance: Largest accepted difference of the float32 files to
+            PyTorch, relative to the largest value of an output. Defaults to
+            1e-4.
         model_cfg: The model's config, for the manifest. Defaults to None.
 
     Raises:
@@ -133,7 +137,7 @@ def export_int8(model: nn.Module,
         float_folder.mkdir()
         model = float32_copy(model)
         _, entries = write_parts(model.backbone if backbone else model, float_folder, Path(out_dir), file_format,
-                                 parts, images=images)
+                                 parts, images=images, tolerance=tolerance)
         files = _Files(entries, float_folder, folder, evaluate)
         inputs = _inputs_of(model, calibration, entries)
         layers = {part.name: files.quantize(part, inputs[part.name]) for part in entries}
