@@ -289,3 +289,23 @@ def image_classification_inferencer(cfg: Any, model: nn.Module, dataset_meta: Di
     model._config, model._dataset_meta, model._metainfo = cfg, dataset_meta, None
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return ImageClassificationInferencer(model)
+
+
+@contextmanager
+def instances_restored() -> Iterator[None]:
+    """Give MMEngine back the loggers, visualizers and scopes that were current, and close the logs of a run within."""
+    from mmengine.logging import MessageHub, MMLogger
+    from mmengine.registry import DefaultScope
+    from mmengine.visualization import Visualizer
+    kinds = (MMLogger, MessageHub, Visualizer, DefaultScope)
+    before = [dict(kind._instance_dict) for kind in kinds]
+    try:
+        yield
+    finally:
+        for name, logger in MMLogger._instance_dict.items():
+            if name not in before[0]:
+                for handler in logger.handlers:
+                    handler.close()
+        for kind, instances in zip(kinds, before):
+            kind._instance_dict.clear()
+            kind._instance_dict.update(instances)

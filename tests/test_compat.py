@@ -4,6 +4,7 @@ import ast
 import copy
 import importlib
 import inspect
+import logging
 import pkgutil
 import re
 import subprocess
@@ -20,10 +21,12 @@ from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.infer import BaseInferencer
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.visualization import Visualizer
 from mmpretrain.apis import ImageClassificationInferencer
 from torch import nn
 
@@ -517,6 +520,18 @@ def test_the_evaluators_of_a_metric():
     expected = metric.compute_metrics(results)
     assert compat.coco_metrics_by(metric, results, COCOeval=evaluator) == expected and asked == ['bbox']
     assert {name: CocoMetric.compute_metrics.__globals__[name] for name in names} == before
+
+
+def test_instances_are_those_of_before(tmp_path):
+    kinds = (MMLogger, MessageHub, Visualizer, DefaultScope)
+    before = [dict(kind._instance_dict) for kind in kinds]
+    with pytest.raises(RuntimeError), compat.instances_restored():
+        logger = MMLogger.get_instance('within', log_file=str(tmp_path / 'log'))
+        Visualizer.get_instance('within', vis_backends=[])
+        assert MMLogger.get_current_instance() is logger
+        raise RuntimeError
+    assert [dict(kind._instance_dict) for kind in kinds] == before
+    assert [handler.stream for handler in logger.handlers if isinstance(handler, logging.FileHandler)] == [None]
 
 
 def test_no_other_private_name_of_a_base_class_is_overridden():

@@ -564,6 +564,8 @@ def test_an_int8_classifier_is_evaluated_and_tested(run_tool, tmp_path):
     (['--accuracy-drop', '0.1'], 'go with --dtype int8'), (['--calibration-images', '9'], 'go with --dtype int8'),
     (['--dtype', 'int8', '--whole'], 'take --parts'),
     (['--dtype', 'int8', '--calibration-images', '0'], 'at least 1'),
+    (['--dtype', 'int8', '--accuracy-drop', 'nan'], 'from 0 to 1'),
+    (['--dtype', 'int8', '--accuracy-drop', '5'], 'from 0 to 1'),
     (['--dtype', 'int8', '--no-accuracy', '--accuracy-drop', '0.1'], 'not allowed with'),
 ])
 def test_options_of_int8_that_do_not_go_together(run_tool, options, text):

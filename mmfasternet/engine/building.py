@@ -20,6 +20,8 @@ from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.engine.build_errors import named_build_errors
 from mmfasternet.engine.checks import check_data, check_weights
 from mmfasternet.engine.config import innermost_dataset, is_kind_of, model_of, scope_of
+from mmfasternet.engine.preparing import prepare
+from mmfasternet.engine.run_options import TestOptions
 
 Batch = Dict[str, Any]
 _NUM_REAL_IMAGES = 4
@@ -99,6 +101,7 @@ class TrainingBatches:
 
     def __init__(self, cfg: Config, at_most: int) -> None:
         self.scope = scope_of(cfg)
+        cfg = prepare(cfg, TestOptions())  # read as training reads it
         check_data(cfg, ('train', ))
         dataset = copy.deepcopy(innermost_dataset(cfg, 'train'))
         dataset.pipeline = _steps(cfg)

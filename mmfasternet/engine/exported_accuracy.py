@@ -9,6 +9,8 @@ from typing import Dict, Sequence
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
+from mmfasternet.compat import instances_restored
+from mmfasternet.config_tree import walk
 from mmfasternet.deploy.export.int8 import Evaluate
 from mmfasternet.deploy.export.manifest import Part
 from mmfasternet.deploy.export.networks import Run, replace_networks
@@ -42,20 +44,29 @@ def accuracy_of(cfg: Config, model: nn.Module) -> Evaluate:
             raise UserError(f"config '{cfg.filename}' has no val_{key}, by which to tell what int8 costs: name one "
                             f'that has, or --no-accuracy')
     cfg.test_cfg = cfg.get('test_cfg') or ConfigDict()
-    cfg.log_level = 'ERROR'
-    cfg.visualizer = ConfigDict(type='Visualizer', name='exported_accuracy', vis_backends=[])  # which writes nothing
+    _write_nothing(cfg)
 
     def evaluate(parts: Sequence[Part], runs: Sequence[Run]) -> Dict[str, float]:
         replaced = copy.deepcopy(model)
         replace_networks(replaced, parts, runs)
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        with tempfile.TemporaryDirectory() as folder, instances_restored(), contextlib.redirect_stdout(io.StringIO()):
             cfg.work_dir = folder
             metrics = test(cfg, TestOptions(), replaced)
         found = {name: value / scale for name, value in metrics.items()
                  for end, scale in _METRICS.items() if name.endswith(end)}
-        if not found:
-            raise UserError(f"the evaluator of '{cfg.filename}' gives {', '.join(metrics) or 'nothing'}, and none of "
+        if metrics and not found:  # there are none where nothing is detected
+            raise UserError(f"the evaluator of '{cfg.filename}' gives {', '.join(metrics)}, and none of "
                             f"{', '.join(_METRICS)}, by which to tell what int8 costs: --no-accuracy does without")
         return found
 
     return evaluate
+
+
+def _write_nothing(cfg: Config) -> None:
+    """Leave out what writes elsewhere than into the work folder."""
+    cfg.log_level = 'ERROR'
+    cfg.visualizer = ConfigDict(type='Visualizer', name='exported_accuracy', vis_backends=[])
+    cfg.default_hooks = {key: hook for key, hook in (cfg.get('default_hooks') or {}).items() if key != 'visualization'}
+    cfg.test_dataloader.persistent_workers = False  # they would outlive the evaluation
+    for _, node in walk([cfg.test_evaluator]):
+        node.pop('outfile_prefix', None)

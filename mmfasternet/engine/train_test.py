@@ -108,14 +108,14 @@ def _make_runner(cfg: Config, options: Options, given: Optional[nn.Module] = Non
         check_checkpoints(cfg, model, trains)
     join_processes(cfg.get('launcher', 'none'))
     with named_build_errors(cfg):
-        runner = _runner_of(cfg, model)
+        runner = _runner_of(cfg, model, given is not None)
     if seeded:
         _set_random_state(state)  # as if the runner, which seeds once more, had built the model
     runner.logger.info(what_was_added(cfg))
     return runner
 
 
-def _runner_of(cfg: Config, model: nn.Module) -> Runner:
+def _runner_of(cfg: Config, model: nn.Module, is_given: bool) -> Runner:
     kind = cfg.get('runner_type') or Runner
     if isinstance(kind, str):
         with RUNNERS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
@@ -123,6 +123,8 @@ def _runner_of(cfg: Config, model: nn.Module) -> Runner:
     if kind is None:
         raise UserError(f"runner_type '{cfg.runner_type}' is not registered: import its module by custom_imports")
     if kind.from_cfg.__func__ is not Runner.from_cfg.__func__:
+        if is_given:
+            raise UserError(f"runner_type '{cfg.runner_type}' builds a model of its own: it can't evaluate this one")
         return RUNNERS.build(cfg)  # which knows other things of a config, and builds a model of its own
     # What from_cfg() does, but for the model: its arguments have the names of the config's entries.
     names = [name for name in inspect.signature(kind.__init__).parameters if name in cfg and name != 'model']

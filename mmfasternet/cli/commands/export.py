@@ -49,6 +49,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     of_int8 = (args.calibration, args.calibration_images, args.accuracy_drop, args.no_accuracy or None)
     if args.dtype != 'int8' and any(given is not None for given in of_int8):
         parser.error('--calibration, --calibration-images, --accuracy-drop and --no-accuracy go with --dtype int8')
+    if args.accuracy_drop is not None and not 0 <= args.accuracy_drop <= 1:
+        parser.error('--accuracy-drop must be from 0 to 1: 0.01 is one point of AP, or one percent of top-1')
     if args.dtype == 'int8' and args.end_to_end:
         parser.error('--dtype int8 is for networks, and --end-to-end holds more: take --parts')
     if args.calibration_images is not None and args.calibration_images < 1:

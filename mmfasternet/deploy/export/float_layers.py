@@ -33,11 +33,17 @@ def first_layers(nodes: Iterable[Node]) -> List[str]:
 
 def nodes_of_onnx(model: Any) -> List[Node]:
     """The nodes of an ONNX model."""
-    return [Node(node.name, node.op_type in _ONNX_LAYERS, node.input, node.output) for node in model.graph.node]
+    constants = {weight.name for weight in model.graph.initializer}
+    return [Node(node.name, node.op_type in _ONNX_LAYERS and node.input[1] in constants, node.input, node.output)
+            for node in model.graph.node]
 
 
 def nodes_of_openvino(model: Any) -> List[Node]:
     """The nodes of an OpenVINO model."""
-    return [Node(op.get_friendly_name(), op.get_type_name() in _OPENVINO_LAYERS,
-                 [value.get_node().get_friendly_name() for value in op.input_values()], [op.get_friendly_name()])
-            for op in model.get_ordered_ops()]
+    nodes = []
+    for op in model.get_ordered_ops():
+        sources = [value.get_node() for value in op.input_values()]
+        is_layer = op.get_type_name() in _OPENVINO_LAYERS and sources[1].get_type_name() == 'Constant'
+        name = op.get_friendly_name()
+        nodes.append(Node(name, is_layer, [source.get_friendly_name() for source in sources], [name]))
+    return nodes

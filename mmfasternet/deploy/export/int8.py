@@ -142,7 +142,7 @@ def export_int8(model: nn.Module,
         inputs = _inputs_of(model, calibration, entries)
         layers = {part.name: files.quantize(part, inputs[part.name]) for part in entries}
         drop = 0. if evaluate is None else files.drop()
-        if search and drop > max_drop:
+        if search and not drop <= max_drop:
             layers = files.search(inputs, max_drop)
             drop = files.drop()
         _check_drop(files, layers, drop, max_drop, search)
@@ -169,6 +169,9 @@ class _Files:
         if evaluate is not None:  # before all the work
             metrics = evaluate(entries, [load_runtime(floats / part.file) for part in entries])
             self.accuracy = {name: [value] for name, value in metrics.items()}
+            if not metrics:
+                raise UserError('nothing is detected in the validation data in float32, so there is no accuracy to '
+                                'compare: --no-accuracy does without')
 
     def quantize(self, part: Part, data: InputData, drop: Optional[Drop] = None, max_drop: float = 0.) -> Layers:
         """Write the int8 file of a part; with a drop, search for the layers that stay in float32."""
@@ -181,8 +184,7 @@ class _Files:
     def drop(self) -> float:
         """The largest drop of a metric, with all files in int8."""
         values = self._evaluate([self.int8] * len(self.entries))
-        for name, value in values.items():
-            self.accuracy[name] = [self.accuracy[name][0], value]
+        self.accuracy = {name: [before, values.get(name, 0.)] for name, (before, *_) in self.accuracy.items()}
         return self._drop_to(values)
 
     def search(self, inputs: Dict[str, InputData], max_drop: float) -> Dict[str, Layers]:
@@ -205,7 +207,7 @@ class _Files:
         return self.evaluate(self.entries, runs)
 
     def _drop_to(self, values: Dict[str, float]) -> float:
-        # A metric is missing where nothing was found.
+        # A metric is missing where nothing was detected.
         return max(round(before - values.get(name, 0.), 6) for name, (before, *_) in self.accuracy.items())
 
     def report(self, part: Part, data: InputData, images: Sequence[Tensor], layers: Layers, out: Path
@@ -214,11 +216,11 @@ class _Files:
         runs = [load_runtime(folder / part.file) for folder in (self.floats, self.int8)]
         inputs = list(images if images and part.name in _ENTRIES else itertools.islice(data.inputs, _COMPARED))
         outputs = [[run(x) for x in inputs] for run in runs]
-        relative = max(_distance(expected, actual) for expected, actual in zip(*(zip(*each) for each in outputs)))
-        if not math.isfinite(relative):
+        distances = [_distance(expected, actual) for expected, actual in zip(*(zip(*each) for each in outputs))]
+        if not all(map(math.isfinite, distances)):
             raise UserError(f'the int8 file of the {part.name} gives NaN or infinite values. Nothing was written')
         return Int8PartReport(part.name, out / part.file, bytes_of(self.int8 / part.file),
-                              bytes_of(self.floats / part.file), layers, relative)
+                              bytes_of(self.floats / part.file), layers, max(distances))
 
 
 def _distance(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
@@ -231,7 +233,7 @@ def _distance(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
 def _check_drop(files: _Files, layers: Dict[str, Layers], drop: float, max_drop: float, search: bool) -> None:
     moved = ', '.join(f'{name} {before:.3f} -> {after:.3f}' for name, (before, *others) in files.accuracy.items()
                       for after in others)
-    if drop > max_drop:
+    if not drop <= max_drop:
         hint = '' if search or files.entries[0].file.endswith(SUFFIXES['onnx']) else (
             f'. --accuracy-drop {max_drop:g} has NNCF look for layers to leave in float32')
         raise UserError(f'int8 costs {drop:.3f} of accuracy, more than the {max_drop:g} that are accepted ({moved}). '

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmfasternet.deploy.export.float_layers import Node, first_layers, nodes_of_onnx, nodes_of_openvino
 from mmfasternet.deploy.export.networks import Run
-from mmfasternet.deploy.export.runtimes import OpenVinoModel
+from mmfasternet.deploy.export.runtimes import OpenVinoModel, openvino_core
 from mmfasternet.installed import require
 
 #: What an int8 file is made with, beside the packages of its format.
@@ -77,22 +77,33 @@ def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> Lay
     with _quiet(''):  # it advises preprocessing that is done
         quantize_static(model, str(out), _Reader(model.graph.input[0].name, data), quant_format=QuantFormat.QDQ,
                         per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                        op_types_to_quantize=_ONNX_INT8, nodes_to_exclude=kept)
+                        op_types_to_quantize=_ONNX_INT8, nodes_to_exclude=kept,
+                        # else it holds all outputs of all inputs until the end
+                        extra_options=dict(CalibStridedMinMax=1))
     kinds = {node.name: node.op_type for node in model.graph.node}
     return _layers(nodes, [name for name, kind in kinds.items() if name in kept or kind not in _ONNX_INT8])
 
 
 class _Reader:
-    """Hands inputs to ONNX Runtime's calibration."""
+    """Hands inputs to ONNX Runtime's calibration, which asks for some of them at a time."""
 
     def __init__(self, name: str, data: InputData) -> None:
-        self.name = name
-        self.inputs = iter(data)
+        self.name, self.count = name, len(data)
+        self.inputs, self.left = iter(data), 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Let the next ones be had, which are always those after the last."""
+        self.left = end_index - start_index
 
     def get_next(self) -> Optional[Dict[str, np.ndarray]]:
         """The next input by its name; None at the end."""
-        x = next(self.inputs, None)
-        return None if x is None else {self.name: x}
+        if not self.left:
+            return None
+        self.left -= 1
+        return {self.name: next(self.inputs)}
 
 
 def quantize_openvino(file: Path,
@@ -121,8 +132,9 @@ def quantize_openvino(file: Path,
         Its layers.
     """
     nncf, openvino = _nncf(), require('openvino')
-    model = openvino.Core().read_model(str(file))
-    kept = first_layers(nodes_of_openvino(model)) if is_entry else []
+    model = openvino_core().read_model(str(file))
+    nodes = nodes_of_openvino(model)
+    kept = first_layers(nodes) if is_entry else []
     advanced = nncf.AdvancedQuantizationParameters(
         # By default a range is the mean of the images' ranges, which clips what is rare: objects, here.
         activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
@@ -131,7 +143,7 @@ def quantize_openvino(file: Path,
         preset=nncf.QuantizationPreset.MIXED, subset_size=len(data),
         # In float32, a residual's addition is part of the convolution before it, and a norm's output is exact.
         ignored_scope=nncf.IgnoredScope(names=kept, types=['Add', 'Subtract', 'Multiply', 'Divide'], validate=False))
-    with _quiet('nncf'):
+    with _quiet('nncf'), _one_core():
         if drop is None:
             quantized = nncf.quantize(model, nncf.Dataset(data), advanced_parameters=advanced, **common)
         else:
@@ -142,7 +154,7 @@ def quantize_openvino(file: Path,
     openvino.save_model(quantized, str(out), compress_to_fp16=False)
     out.write_text(re.sub(r'>\s+<', '><', out.read_text(encoding='utf-8')), encoding='utf-8')  # a fifth is indentation
     # The weights of the others are rounded before they are used.
-    return _layers(nodes_of_openvino(quantized), [
+    return _layers(nodes, [
         op.get_friendly_name() for op in quantized.get_ordered_ops()
         if op.get_input_size() > 1 and op.input_value(1).get_node().get_type_name() == 'Constant'])
 
@@ -167,6 +179,20 @@ def _nncf() -> Any:
     """NNCF, which does not send reports on its use from here."""
     with _environment('NNCF_CI', '1'):  # read once, as it is imported
         return require('nncf')
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """Within it, OpenVINO's cores are one: NNCF makes several, which go in an order that they don't bear."""
+    openvino, core = require('openvino'), openvino_core()
+    before = openvino.Core, openvino.compile_model
+    openvino.Core = lambda: core
+    openvino.compile_model = lambda model, device_name='CPU', config=None: core.compile_model(
+        model, device_name, config or {})
+    try:
+        yield
+    finally:
+        openvino.Core, openvino.compile_model = before
 
 
 @contextlib.contextmanager

@@ -39,6 +39,9 @@ class OnnxRuntimeModel:
             raise UserError(f"ONNX Runtime can't run '{path}': {str(error).strip().splitlines()[0]}") from None
         self._inputs = [value.name for value in self._session.get_inputs()]
 
+    def __deepcopy__(self, memo: Any) -> 'OnnxRuntimeModel':
+        return self  # a session can't be copied, and has no state
+
     def __call__(self, *inputs: Tensor) -> List[Tensor]:
         """Give the outputs in the order of the file, on the device of the inputs."""
         device = inputs[0].device
@@ -65,7 +68,7 @@ class OpenVinoModel:
         openvino = require('openvino')
         if not self.knows(dtype):
             raise UserError(f"OpenVINO can't compute in {dtype} on this processor: run it without --dtype")
-        core = _openvino_core()
+        core = openvino_core()
         try:
             model = core.read_model(str(path))
             steps = openvino.preprocess.PrePostProcessor(model)
@@ -93,8 +96,11 @@ class OpenVinoModel:
     @staticmethod
     def knows(dtype: torch.dtype) -> bool:
         """Whether OpenVINO computes in a type on this processor."""
-        capabilities = _openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        capabilities = openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         return {torch.float32: 'FP32', torch.bfloat16: 'BF16', torch.float16: 'FP16'}[dtype] in capabilities
+
+    def __deepcopy__(self, memo: Any) -> 'OpenVinoModel':
+        return self  # a compiled model can't be copied, and has no state
 
     def __call__(self, *inputs: Tensor) -> List[Tensor]:
         """Give the outputs in the order of the file, float32, on the device of the inputs."""
@@ -106,8 +112,8 @@ class OpenVinoModel:
 
 
 @functools.cache
-def _openvino_core() -> Any:
-    """One for the life of the process.
+def openvino_core() -> Any:
+    """OpenVINO's core, one for the life of the process.
 
     The CPU plugin of each core (2026.4) sets an alternate signal stack, and
     brings back the one before it as it goes. Of two cores that go in the order
