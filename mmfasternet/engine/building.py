@@ -22,6 +22,7 @@ from mmfasternet.engine.checks import check_data, check_weights
 from mmfasternet.engine.config import innermost_dataset, is_kind_of, model_of, scope_of
 from mmfasternet.engine.preparing import prepare
 from mmfasternet.engine.run_options import TestOptions
+from mmfasternet.errors import UserError
 
 Batch = Dict[str, Any]
 _NUM_REAL_IMAGES = 4
@@ -104,6 +105,9 @@ class TrainingBatches:
         cfg = prepare(cfg, TestOptions())  # read as training reads it
         check_data(cfg, ('train', ))
         dataset = copy.deepcopy(innermost_dataset(cfg, 'train'))
+        if 'pipeline' not in dataset:
+            raise UserError(f"the training data of '{cfg.filename}' are several data sets ({dataset.get('type')}): "
+                            f'name a folder of images by --calibration')
         dataset.pipeline = _steps(cfg)
         with DefaultScope.overwrite_default_scope(self.scope), named_build_errors(cfg):
             self._dataset = DATASETS.build(dataset)

@@ -270,7 +270,7 @@ def is_kind_of(config: Dict[str, Any], kind: Any, registry: Registry, scope: Opt
 
 
 def innermost_dataset(cfg: Config, split: str = 'test') -> ConfigDict:
-    """The data set of the test data, or of another split, without what it is wrapped in; of several the first.
+    """The data set of the test data, or of another split, without what it is wrapped in.
 
     Raises:
         UserError: If the config has no such data.
@@ -279,8 +279,8 @@ def innermost_dataset(cfg: Config, split: str = 'test') -> ConfigDict:
         what = 'pipeline is' if split == 'test' else 'images are'
         raise UserError(f"config '{cfg.filename}' has no {split}_dataloader, whose {what} needed")
     dataset = cfg[f'{split}_dataloader'].dataset
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset.dataset if 'dataset' in dataset else dataset.datasets[0]
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
     return dataset
 
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from mmfasternet.compat import instances_restored
 from mmfasternet.config_tree import walk
+from mmfasternet.deploy.export.exported_networks import Run, replace_networks
 from mmfasternet.deploy.export.int8 import Evaluate
 from mmfasternet.deploy.export.manifest import Part
-from mmfasternet.deploy.export.networks import Run, replace_networks
 from mmfasternet.engine.run_options import TestOptions
 from mmfasternet.engine.train_test import test
 from mmfasternet.errors import UserError

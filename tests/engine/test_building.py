@@ -1,3 +1,6 @@
+import copy
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -10,11 +13,12 @@ from mmfasternet.benchmark.subjects import training_steps
 from mmfasternet.compat import det_inferencer
 from mmfasternet.deploy.export import exporting
 from mmfasternet.deploy.export.exported_detector import ExportedDetector
-from mmfasternet.engine.building import build_model, load_batches, real_images
+from mmfasternet.engine.building import build_model, calibration_batches, load_batches, real_images
 from mmfasternet.engine.config import load_config, model_of
 from mmfasternet.engine.deploying import padded_size
 from mmfasternet.engine.speedups import SpeedUps
-from tests.conftest import ROOT, SHAPES_CONFIG, needs_export
+from mmfasternet.errors import UserError
+from tests.conftest import ROOT, SHAPES_CONFIG, data_options, needs_export
 
 ON_GPU = torch.cuda.is_available()  # where MMEngine's runner is then
 BGR = 10, 100, 200
@@ -124,3 +128,38 @@ def test_annotations_are_not_loaded_by_whatever_name(folder, kind):
     batch, = load_batches(cfg, [str(folder / 'a.png')])
     assert torch.equal(batch['inputs'][0], expected['inputs'][0])
     assert 'gt_instances' not in batch['data_samples'][0] or not len(batch['data_samples'][0].gt_instances)
+
+
+def test_batches_of_training_data_are_spread_over_them_and_read_as_in_training(shapes):
+    cfg = load_config(str(SHAPES_CONFIG), dict(option.split('=', 1) for option in data_options(shapes)))
+    few, more = calibration_batches(cfg, None, 2), calibration_batches(cfg, None, 10 ** 6)
+    names = [[Path(batch['data_samples'][0].img_path).name for batch in batches] for batches in (few, more)]
+    assert len(few) == 2 and names[0] == [names[1][0], names[1][len(more) // 2]]
+    assert len(set(names[1])) == len(more) == len(list((shapes / 'train').iterdir()))
+    assert [len(list(few)), len(list(few))] == [2, 2]  # as often as one likes
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.train_dataloader.dataset])
+    with pytest.raises(UserError, match='several data sets .ConcatDataset.: name a folder of images by --calibration'):
+        calibration_batches(cfg, None, 2)
+
+
+def test_images_for_a_config_whose_data_set_holds_arrays(shapes):
+    cfg = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'))
+    batches = calibration_batches(cfg, str(shapes / 'train'), 3)
+    assert len(batches) == 3 and [batch['inputs'][0].shape for batch in batches] == [(3, 64, 64)] * 3
+
+
+@needs_export
+def test_a_copy_of_a_model_with_files_runs_the_same_files(tmp_path, shapes):
+    """As MMEngine's EMAHook copies it."""
+    cfg = load_config(str(SHAPES_CONFIG), dict(option.split('=', 1) for option in data_options(shapes)))
+    model = build_model(cfg)
+    for file_format in ('onnx', 'openvino'):
+        exporting.export_model(model, str(tmp_path / file_format), file_format, parts=True, model_cfg=cfg.model)
+        exported = ExportedDetector(cfg.model, tmp_path / file_format)
+        copied = copy.deepcopy(exported)
+        assert copied.detector.backbone is not exported.detector.backbone
+        assert copied.detector.backbone.run is not None
+        batch = next(iter(calibration_batches(cfg, None, 1)))
+        with torch.no_grad():
+            assert torch.equal(copied.test_step(batch)[0].pred_instances.scores,
+                               exported.test_step(batch)[0].pred_instances.scores)

@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+from mmengine.logging import MMLogger
 
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.manifest import Manifest
@@ -36,12 +37,17 @@ def test_files_of_float32_have_the_checkpoints_accuracy(cfg, detector, trained, 
     export_model(detector, str(tmp_path / 'out'), file_format, parts)
     entries = Manifest.read(tmp_path / 'out').parts
     runs = [load_runtime(tmp_path / 'out' / part.file) for part in entries]
-    evaluate = accuracy_of(cfg, detector)
+    writing = copy.deepcopy(cfg)
+    writing.custom_hooks = [dict(type='EMAHook')]  # which copies the model
+    writing.val_evaluator.outfile_prefix = str(tmp_path / 'results')
+    loggers = dict(MMLogger._instance_dict)
+    evaluate = accuracy_of(writing, detector)
     for _ in range(2):  # what the first one made is gone
         found = evaluate(entries, runs)
         assert found.keys() == {'coco/bbox_mAP', 'coco/segm_mAP'}
         for name, value in found.items():
             assert abs(value - expected[name]) <= 0.001
+    assert not list(tmp_path.glob('results*')) and MMLogger._instance_dict == loggers
     assert cfg.to_dict() == before and 'Average Precision' not in capsys.readouterr().out
     assert all((detector.state_dict()[name] == value).all() for name, value in weights.items())
 

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Union
 from torch import nn
 
 from mmfasternet.deploy.export.exported_model import ExportedModel
-from mmfasternet.deploy.export.networks import roi_heads
+from mmfasternet.deploy.export.exported_networks import roi_heads
 from mmfasternet.registry import MODELS
 
 

@@ -8,8 +8,8 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from mmfasternet.deploy.export.exported_networks import replace_networks
 from mmfasternet.deploy.export.manifest import Manifest, fingerprint
-from mmfasternet.deploy.export.networks import replace_networks
 from mmfasternet.deploy.export.runtimes import load_runtime
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.registry import MODELS

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmfasternet.deploy.conversion import to_deploy
+from mmfasternet.deploy.export.exported_networks import Run, roi_heads
 from mmfasternet.deploy.export.exporting import bytes_of, float32_copy, new_export, write_parts
 from mmfasternet.deploy.export.manifest import Manifest, Part
-from mmfasternet.deploy.export.networks import Run, roi_heads
 from mmfasternet.deploy.export.quantization import (
     QUANTIZERS,
     Drop,

@@ -10,8 +10,8 @@ from typing import Any, Callable, Collection, Dict, Iterable, Iterator, List, Na
 import numpy as np
 from torch import Tensor
 
+from mmfasternet.deploy.export.exported_networks import Run
 from mmfasternet.deploy.export.float_layers import Node, first_layers, nodes_of_onnx, nodes_of_openvino
-from mmfasternet.deploy.export.networks import Run
 from mmfasternet.deploy.export.runtimes import OpenVinoModel, openvino_core
 from mmfasternet.installed import require
 

@@ -4,6 +4,7 @@ import onnx
 import pytest
 import torch
 
+from mmfasternet.deploy.export import int8
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.int8 import export_int8
 from mmfasternet.deploy.export.manifest import Manifest
@@ -105,6 +106,31 @@ def test_accuracy_that_is_lost(backbone, images, tmp_path):
     with pytest.raises(UserError, match=r'^int8 costs 0.020 of accuracy, more than the 0.01 that are accepted '
                        r'\(AP 0.500 -> 0.480\). Nothing was written$'):
         export_int8(backbone, str(tmp_path / 'out'), images, 'onnx', evaluate=accuracies(0.5, 0.48))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('after, text', [({}, '0.500 -> 0.000'), (dict(AP=float('nan')), '0.500 -> nan')])
+def test_nothing_is_detected_any_more(backbone, images, tmp_path, after, text):
+    values = iter((dict(AP=0.5), after))
+    with pytest.raises(UserError, match=f'of accuracy, more than the 0.01 that are accepted .AP {text}.'):
+        export_int8(backbone, str(tmp_path / 'out'), images, 'onnx', evaluate=lambda parts, runs: next(values))
+
+
+def test_nothing_is_detected_from_the_start(backbone, images, tmp_path):
+    with pytest.raises(UserError, match='^nothing is detected in the validation data in float32, .*--no-accuracy'):
+        export_int8(backbone, str(tmp_path / 'out'), images, 'onnx', evaluate=lambda parts, runs: {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_nan_in_the_last_output(backbone, images, tmp_path, monkeypatch):
+    def load(file):
+        run = load_runtime(file)
+        is_int8 = file.parent.name == 'out'
+        return lambda x: [*run(x)[:-1], run(x)[-1] * float('nan')] if is_int8 else run(x)
+
+    monkeypatch.setattr(int8, 'load_runtime', load)
+    with pytest.raises(UserError, match='^the int8 file of the backbone gives NaN or infinite values. Nothing was'):
+        export_int8(backbone, str(tmp_path / 'out'), images, 'onnx')
     assert not list(tmp_path.iterdir())
 
 
