@@ -6,7 +6,7 @@ import torch
 from mmfasternet.benchmark.harness.records import LatencyRecord, read_records
 from mmfasternet.benchmark.harness.suite import Entry, Subject, run_suite
 from mmfasternet.benchmark.paper import TABLE_9
-from mmfasternet.benchmark.subjects import partial_conv
+from mmfasternet.benchmark.subjects import exported_forms, partial_conv
 from mmfasternet.benchmark.subjects.forms import form_report
 from mmfasternet.benchmark.subjects.partial_conv import (
     FORMS,
@@ -84,11 +84,11 @@ def test_report_of_forms_is_written(records, tmp_path):
 
 
 def test_a_form_that_fails_is_named_and_the_others_go_on(backbone, monkeypatch, tmp_path):
-    def fails(model, folder, file_format):
+    def fails(model, folder, file_format, *others, **options):
         raise UserError(f'{file_format} is not installed')
 
-    monkeypatch.setattr(backbone, '_exports', {})  # of other tests
-    monkeypatch.setattr(partial_conv, 'export_model', fails)
+    monkeypatch.setattr(backbone, '_exports', exported_forms.Exports(backbone.build(), []))  # not those of other tests
+    monkeypatch.setattr(exported_forms, 'export_model', fails)
     original = partial_conv.to_deploy
 
     def to_deploy(model, algorithm, **options):
