@@ -206,6 +206,8 @@ def test_each_python_has_one_pin_of_each_library(python):
         names |= {(path.name, pin.name) for pin in pins}
         of_this_python += [(path.name, pin.name) for pin in pins
                            if pin.marker is None or pin.marker.evaluate(dict(python_version=python))]
+    if int(python.partition('.')[2]) >= 12:
+        names.remove(('deploy.txt', 'nncf'))  # which refuses the numpy of these
     assert sorted(of_this_python) == sorted(names)
 
 
