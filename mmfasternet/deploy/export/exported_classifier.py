@@ -1,9 +1,7 @@
 """A classifier whose network is an exported file."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Union
-
-from torch import nn
+from typing import Any, Dict, Union
 
 from mmfasternet.deploy.export.exported_model import ExportedModel
 from mmfasternet.registry import MODELS
@@ -25,8 +23,3 @@ class ExportedClassifier(ExportedModel):
                  dtype: str = 'float32',
                  data_preprocessor: Any = None) -> None:
         super().__init__(classifier, exported, dtype, data_preprocessor)
-
-    @staticmethod
-    def part_names(model: nn.Module) -> List[str]:
-        """The one file of a classifier."""
-        return ['classifier']

@@ -1,12 +1,11 @@
 """A detector whose networks are exported files."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, Union
 
 from torch import nn
 
 from mmfasternet.deploy.export.exported_model import ExportedModel
-from mmfasternet.deploy.export.exported_networks import roi_heads
 from mmfasternet.registry import MODELS
 
 
@@ -32,8 +31,3 @@ class ExportedDetector(ExportedModel):
     def detector(self) -> nn.Module:
         """The detector, with files in the place of its networks."""
         return self.model
-
-    @staticmethod
-    def part_names(model: nn.Module) -> List[str]:
-        """The dense part, and the heads of RoIs."""
-        return ['dense', *roi_heads(model)]

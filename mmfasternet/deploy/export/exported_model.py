@@ -2,13 +2,13 @@
 
 import copy
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, Union
 
 import torch
 from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmfasternet.deploy.export.exported_networks import replace_networks
+from mmfasternet.deploy.export.exported_networks import part_names, replace_networks
 from mmfasternet.deploy.export.manifest import Manifest, fingerprint
 from mmfasternet.deploy.export.runtimes import load_runtime
 from mmfasternet.errors import ArgumentError, UserError
@@ -50,7 +50,7 @@ class ExportedModel(BaseModel):
             model.setdefault('data_preprocessor', data_preprocessor)
         self.model = MODELS.build(model)
         self.data_preprocessor = self.model.data_preprocessor
-        found, names = {part.name: part for part in manifest.parts}, self.part_names(self.model)
+        found, names = {part.name: part for part in manifest.parts}, part_names(self.model)
         lacking = next((name for name in names if name not in found), None)
         if lacking:
             raise UserError(f"'{exported}' holds no {lacking}: export the model again, a two-stage detector with "
@@ -62,11 +62,6 @@ class ExportedModel(BaseModel):
             raise UserError(f'{type(self.model).__name__} has weights that no exported part holds ({leftover}): it has '
                             f'to be run from its checkpoint')
         self.eval()
-
-    @staticmethod
-    def part_names(model: nn.Module) -> List[str]:
-        """The parts that a folder must hold for a model."""
-        raise NotImplementedError
 
     def test_step(self, data: Union[dict, tuple, list]) -> list:
         """Predict, as the model's own ``test_step`` does."""

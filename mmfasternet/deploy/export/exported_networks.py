@@ -3,6 +3,7 @@
 from typing import Callable, Dict, List, Sequence, Tuple, Union
 
 from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.detectors.base import BaseDetector
 from torch import Tensor, nn
 
 from mmfasternet.deploy.conversion import feed_mmcv_contiguous
@@ -24,6 +25,11 @@ def roi_heads(model: nn.Module) -> Dict[str, nn.Module]:
             for index, head in enumerate(each_module(heads)):
                 named[f'{kind}_head' + (f'_{index}' if isinstance(heads, nn.ModuleList) else '')] = head
     return named
+
+
+def part_names(model: nn.Module) -> List[str]:
+    """The parts that compute all networks of a model: of a detector the dense part, and its heads of RoIs."""
+    return ['dense', *roi_heads(model)] if isinstance(model, BaseDetector) else ['classifier']
 
 
 def replace_networks(model: nn.Module, parts: Sequence[Part], runs: Sequence[Run]) -> None:
