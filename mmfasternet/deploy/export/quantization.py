@@ -74,7 +74,7 @@ def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> Lay
     model = onnx.load(file)
     nodes = nodes_of_onnx(model)
     kept = first_layers(nodes) if is_entry else []
-    with _quiet(''):  # it advises preprocessing that is done
+    with _quiet(''):  # it advises a preprocessing that is for other exporters' files
         quantize_static(model, str(out), _Reader(model.graph.input[0].name, data), quant_format=QuantFormat.QDQ,
                         per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                         op_types_to_quantize=_ONNX_INT8, nodes_to_exclude=kept,
