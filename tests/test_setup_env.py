@@ -1,12 +1,17 @@
 """What of the set-up can be tested without making an environment: the tests run in the one it made."""
 
 import importlib.util
+import io
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from packaging.requirements import Requirement
@@ -14,12 +19,16 @@ from packaging.requirements import Requirement
 from tests.conftest import ROOT
 
 
-@pytest.fixture
-def setup_env():
-    spec = importlib.util.spec_from_file_location('setup_env', ROOT / 'tools' / 'setup_env.py')
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def setup_env():
+    return tool('setup_env')
 
 
 @pytest.fixture
@@ -79,7 +88,29 @@ def test_mmcv_is_compiled_once_with_its_operators(setup_env, steps, tmp_path, st
     assert 'bdist_wheel' in command and kwargs['cwd'].name == 'mmcv-0'
     assert kwargs['env']['MMCV_WITH_OPS'] == '1' and '-O3' in kwargs['env']['CFLAGS']
     assert len(list((tmp_path / 'cache').rglob('*.whl'))) == 1
-    assert [p.name for p in (tmp_path / 'cache' / 'wheels').iterdir()] == [f'{name.replace("==", "-")}-py3-torch2-cpu']
+    key = f'{name.replace("==", "-")}-py3-torch2-cpu'
+    assert [p.name for p in (tmp_path / 'cache' / 'wheels').iterdir()] == [key]
+    assert [p.name for p in (tmp_path / 'cache' / 'builds').iterdir()] == [f'{key}.lock']  # and no objects are left
+
+
+def test_an_interrupted_build_goes_on_with_its_objects(setup_env, steps, tmp_path, monkeypatch):
+    record, objects = setup_env.run, []
+
+    def run(command, what, **kwargs):
+        if what.startswith('compiling'):
+            objects.append([path.name for path in kwargs['cwd'].glob('*.o')])
+            if len(objects) == 1:
+                (kwargs['cwd'] / 'first.o').touch()
+                raise KeyboardInterrupt
+        return record(command, what, **kwargs)
+
+    monkeypatch.setattr(setup_env, 'run', run)
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.set_up('onedl', None, tmp_path / 'venv')
+    assert not (tmp_path / 'venv' / '.mmfasternet').exists() and not list((tmp_path / 'cache').rglob('*.whl'))
+    setup_env.set_up('onedl', None, tmp_path / 'venv')
+    assert objects == [[], ['first.o']] and len(list((tmp_path / 'cache').rglob('*.whl'))) == 1
+    assert sum(what.startswith('downloading') for what, *_ in steps) == 1
 
 
 def test_an_environment_of_another_python_is_cleared(setup_env, steps, tmp_path):
@@ -129,6 +160,123 @@ def test_a_gpu_without_nvcc_is_named(setup_env, steps, tmp_path, monkeypatch):
 def test_a_failing_step_shows_the_end_of_its_output(setup_env):
     with pytest.raises(setup_env.SetupError, match='(?s)doing this failed.*exit status 3.*last words'):
         setup_env.run([sys.executable, '-c', 'print("last words"); exit(3)'], 'doing this')
+
+
+@pytest.fixture
+def display(setup_env, monkeypatch):
+    """What a set-up shows in a log, every time that a step has news."""
+    display = setup_env.Display(io.StringIO(), interval=0)
+    monkeypatch.setattr(setup_env, 'DISPLAY', display)
+    return display
+
+
+def test_a_log_has_a_line_for_each_step_and_for_how_far_it_is(setup_env, display):
+    script = 'import time; print("one", flush=True); time.sleep(1.2); print("two")'
+    output = setup_env.run([sys.executable, '-c', script], 'doing this', how_far=lambda lines, _: f'{len(lines)} lines')
+    assert output == 'one\ntwo'
+    shown = display.out.getvalue().splitlines()
+    assert '  doing this 1 lines' in shown and re.fullmatch(r'doing this: \d+ s', shown[-1])
+    assert not display.steps
+
+
+def test_a_log_is_not_flooded(setup_env):
+    display = setup_env.Display(io.StringIO(), interval=60)
+    for number in range(100):
+        display.update('doing this', f'{number}')
+    assert display.out.getvalue() == ''
+
+
+def test_a_terminal_has_one_line_that_changes(setup_env, monkeypatch):
+    out = io.StringIO()
+    out.isatty = lambda: True
+    monkeypatch.setattr(setup_env.shutil, 'get_terminal_size', lambda: SimpleNamespace(columns=40))
+    display = setup_env.Display(out)
+    display.update('installing', '1 of 2 packages')
+    display.update('compiling', '37 of 96 files, about 20 s left')
+    display.end('installing', 'installing: 3 s')
+    start = '\r\x1b[K'
+    assert out.getvalue().split(start) == ['', 'installing 1 of 2 packages', 'installing 1 of 2 packages; compiling 3',
+                                           'installing: 3 s\n']
+
+
+def test_how_far_ninja_is(setup_env):
+    how_far = setup_env.NinjaHowFar()
+    assert how_far(['running build_ext\n'], 3.) == '3 s'
+    lines = ['[1/4] c++ -c a.cpp\n', 'a.cpp:3: warning\n']
+    assert how_far(lines, 10.) == '1 of 4 files, 10 s, about 30 s left'
+    assert how_far(lines, 15.) == '1 of 4 files, 15 s, about 25 s left'  # counts down
+    assert how_far(lines, 60.) == '1 of 4 files, 60 s'  # and does not grow
+    assert how_far([*lines, '[3/4] c++\n'], 61.) == '3 of 4 files, 61 s, about 20 s left'
+    assert how_far([*lines, '[4/4] c++\n'], 80.) == '4 of 4 files, 80 s'
+
+
+def test_how_far_pip_is(setup_env, tmp_path):
+    (tmp_path / 'old-1.dist-info').mkdir()
+    how_far = setup_env.pip_how_far(tmp_path)
+    lines = ['Collecting a\n', '  Using cached a.whl\n', 'Collecting b\n']
+    assert how_far(lines, 4.2) == '2 packages found, 4 s'
+    lines.append('Installing collected packages: c, b, a\n')
+    assert how_far(lines, 5.) == '0 of 3 packages, 5 s'
+    (tmp_path / 'c-1.dist-info').mkdir()
+    assert how_far(lines, 6.) == '1 of 3 packages, 6 s'
+
+
+def test_a_step_that_is_interrupted_ends_with_all_that_it_started(setup_env, display, tmp_path, monkeypatch):
+    child = f'import time; open({str(tmp_path / "started")!r}, "w"); time.sleep(600)'
+    parent = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {child!r}])'
+
+    def interrupt(lines, seconds):
+        if (tmp_path / 'started').exists():
+            processes.extend(psutil.Process().children(recursive=True))
+            raise KeyboardInterrupt
+        return ''
+
+    processes = []
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.run([sys.executable, '-c', parent], 'doing this', how_far=interrupt)
+    assert len(processes) == 2 and not psutil.wait_procs(processes, 10)[1]
+    assert not setup_env.RUNNING
+
+
+def test_sigterm_is_an_interruption(tmp_path):
+    """Of a set-up that waits for a step, which is a compiler in the place of torch's installation."""
+    process = subprocess.Popen([sys.executable, ROOT / 'tools' / 'setup_env.py', '--venv', tmp_path / 'venv'],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().startswith('setting up')
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1] == 'interrupted: the same command goes on from here\n'
+    assert process.returncode == 1 and not (tmp_path / 'venv' / '.mmfasternet').exists()
+
+
+def sources(root, *names):
+    for name in names:
+        path = root / 'csrc' / 'pytorch' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        yield str(path)
+
+
+def test_files_are_joined_in_units_each_file_once(tmp_path):
+    build_mmcv = tool('build_mmcv')
+    names = ['nms.cpp', 'pybind.cpp', 'cpu/nms.cpp', 'cpu/psamask.cpp', 'cpu/roi_align.cpp', 'cpu/bezier_align.cpp',
+             'cpu/voxelization.cpp']
+    files = build_mmcv.join(sources(tmp_path, *names), tmp_path / 'units')
+    included = [re.findall(r'#include ".*?/csrc/pytorch/(.*?)"', Path(file).read_text()) for file in files]
+    assert included == [['nms.cpp', 'pybind.cpp'], ['cpu/nms.cpp', 'cpu/voxelization.cpp', 'cpu/psamask.cpp'],
+                        ['cpu/bezier_align.cpp'], ['cpu/roi_align.cpp']]
+    assert len(set(files)) == 4
+
+
+def test_units_that_have_not_changed_are_not_written_again(tmp_path):
+    build_mmcv = tool('build_mmcv')
+    paths = list(sources(tmp_path, 'nms.cpp', 'pybind.cpp'))
+    first, = build_mmcv.join(paths, tmp_path / 'units')
+    before = Path(first).stat().st_mtime_ns
+    assert build_mmcv.join(paths, tmp_path / 'units') == [first] and Path(first).stat().st_mtime_ns == before
+    Path(first).write_text('')
+    build_mmcv.join(paths, tmp_path / 'units')
+    assert 'pybind.cpp' in Path(first).read_text()
 
 
 def test_the_operators_of_this_environment_run(setup_env):
@@ -192,7 +340,7 @@ def test_a_torch_that_cannot_be_had_is_one_line_and_leaves_nothing(setup_env, st
                                        '(versions: 2.6.0)\nERROR: No matching distribution found for torch==2.99.0')
 
     monkeypatch.setattr(setup_env, 'run', run)
-    with pytest.raises(setup_env.SetupError, match=r'^TORCH=2.99.0 cannot be had for Python 3.\d+ .*[^\n]$'):
+    with pytest.raises(setup_env.SetupError, match=r'^TORCH=2.99.0 is not available for Python 3.\d+ .*[^\n]$'):
         setup_env.set_up('onedl', '2.99.0', venv)
     assert venv.exists() == there
 
@@ -235,7 +383,7 @@ def headers_standard():
 
 @pytest.mark.skipif(not shutil.which('c++'), reason='needs a C++ compiler')
 @pytest.mark.parametrize('options', [dict(cxx=['-std=c++14', '-DFIRST']), dict(cxx=['-DFIRST'], nvcc=['-std=c++14'])])
-def test_mmcv_is_compiled_by_the_standard_of_torchs_headers(setup_env, tmp_path, options):
+def test_mmcv_is_compiled_by_the_standard_of_torchs_headers(tmp_path, options):
     (tmp_path / 'setup.py').write_text(f"""
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
@@ -255,7 +403,7 @@ setup(name='mmcv-0', ext_modules=[CppExtension('ops', ['ops.cpp'], include_dirs=
 #endif
 static_assert(__cplusplus == {headers_standard()}L, "the standard is another");
 """)
-    result = subprocess.run([sys.executable, '-c', setup_env.BUILD_OPS, 'build_ext'], cwd=tmp_path, capture_output=True,
-                            text=True)
+    result = subprocess.run([sys.executable, ROOT / 'tools' / 'build_mmcv.py', 'build_ext'], cwd=tmp_path,
+                            capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert 'c++14' not in result.stdout.split('flags')[-1] and len(list((tmp_path / 'build').rglob('ops*.so'))) == 1
