@@ -11,7 +11,7 @@ DIGITS := configs/fasternet_t0_digits.py
 DIGITS_WEIGHTS = "$$(cat work_dirs/demo/digits/last_checkpoint)"
 DEMO_WEIGHTS = "$$(cat work_dirs/demo/last_checkpoint)"
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint docs
 
 setup:
 	@$(PYTHON) tools/setup_env.py --stack $(STACK) $(if $(TORCH),--torch "$(TORCH)") --venv "$(VENV)"
@@ -35,3 +35,7 @@ test: setup
 lint: setup
 	"$(BIN)/ruff" check .
 	"$(BIN)/mypy"
+
+# Warnings are errors.
+docs: setup
+	"$(BIN)/sphinx-build" -W --keep-going -b html docs docs/_build/html

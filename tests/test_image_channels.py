@@ -28,7 +28,7 @@ EMBEDDING = 40 * 4 * 4  # weights of T0's first convolution for each channel of 
 
 @pytest.fixture
 def grey(shapes, tmp_path):
-    """The shapes' config for grey images, as the README says."""
+    """The shapes' config for grey images, as docs/own_data.md says."""
     options = dict(option.split('=', 1) for option in data_options(shapes))
     cfg = load_config(str(SHAPES_CONFIG), options, str(tmp_path / 'work'))
     cfg.model.backbone.in_channels = 1

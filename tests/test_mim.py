@@ -66,6 +66,6 @@ def test_openmim_trains_and_tests(mim, shapes):
 
 @pytest.mark.skipif(not ONEDL_MIM or ONEDL_MIM.version != '0.5.1', reason='onedl-mim 0.5.1 is not installed')
 def test_onedl_mim_looks_elsewhere(mim):
-    """As the README says; where this fails, its lines on mim can be shorter."""
+    """As docs/getting_started.md says; where this fails, its lines on mim can be shorter."""
     found = mim.run('search', 'mmfasternet', '--local')
     assert found.returncode and 'site-packages/../model-index.yml' in found.stderr and 'is not found' in found.stderr

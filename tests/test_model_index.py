@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
 MODELS = [model for path in INDEX['Import'] for model in yaml.safe_load((ROOT / path).read_text())['Models']]
-README = (ROOT / 'README.md').read_text()
+PAGES = ''.join((ROOT / 'docs' / f'{name}.md').read_text() for name in ('training', 'pretraining', 'other_detectors'))
 
 
 def files(place):
@@ -31,10 +31,10 @@ def test_every_model_of_ours_is_listed_once():
 
 
 @pytest.mark.parametrize('model', MODELS, ids=lambda model: model['Name'])
-def test_figures_agree_with_configs_and_readme(model):
+def test_figures_agree_with_configs_and_pages(model):
     cfg = Config.fromfile(ROOT / model['Config'])
     assert model['Metadata']['Epochs'] == cfg.train_cfg.max_epochs
-    row = next((line for line in README.splitlines() if line.startswith(f"| `{model['Name']}.py`")), '')
+    row = next((line for line in PAGES.splitlines() if line.startswith(f"| `{model['Name']}.py`")), '')
     figures = [figure for result in model.get('Results', []) for figure in result['Metrics'].values()]
     assert all(f'| {figure}' in row for figure in figures)
     if 'Weights' not in model:

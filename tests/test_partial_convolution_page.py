@@ -21,10 +21,10 @@ from mmfasternet.deploy import to_deploy
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.folding import folded_before
 from mmfasternet.models import PartialConv
-from tests.conftest import ROOT, build, needs_export, randomize_norms
-from tests.test_readme import PAGES, python_blocks
+from tests.conftest import build, needs_export, randomize_norms
+from tests.test_pages import OTHERS_TEST, PAGES, python_blocks
 
-PAGE = PAGES[ROOT / 'docs' / 'partial_convolution.md']
+PAGE = PAGES[OTHERS_TEST]
 BLOCKS = python_blocks(PAGE)
 MODULE = '\n'.join(block for block in BLOCKS if 'register_module' in block)
 DETECTOR, CLASSIFIER = (block for block in BLOCKS if '_base_' in block)

@@ -365,7 +365,7 @@ def test_each_python_has_one_pin_of_each_library(python):
     (['TORCH=2.14.1'], '.venv-torch2.14.1', '--stack onedl --torch 2.14.1'),
     (['STACK=openmmlab', 'TORCH=2.6.0'], '.venv-openmmlab-torch2.6.0', '--stack openmmlab --torch 2.6.0'),
 ])
-@pytest.mark.parametrize('target', ['setup', 'test', 'demo', 'lint'])
+@pytest.mark.parametrize('target', ['setup', 'test', 'demo', 'lint', 'docs'])
 def test_make_has_an_environment_for_each_torch(target, variables, folder, options):
     lines = subprocess.run(['make', '-n', '--no-print-directory', target, *variables], cwd=ROOT, capture_output=True,
                            text=True, check=True).stdout

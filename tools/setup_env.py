@@ -29,7 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STACKS = {'onedl': 'onedl-mmcv', 'openmmlab': 'mmcv'}  # the stack's name -> what its mmcv is called
-LIBRARIES = ('runtime', 'deploy', 'tests')  # files in requirements/, beside the stack's and torch's
+LIBRARIES = ('runtime', 'deploy', 'docs', 'tests')  # files in requirements/, beside the stack's and torch's
 OLDEST_TORCH = (2, 6)  # whose safe loading takes a stand-in by the name of what a file asks for
 PIP = ('-m', 'pip', '--disable-pip-version-check')
 

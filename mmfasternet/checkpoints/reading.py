@@ -49,8 +49,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
             Defaults to ``'cpu'``.
 
     Returns:
-        Its content. That of ``.safetensors`` has the form of MMEngine's:
-        ``state_dict`` and ``meta``, as has that of weights which are named.
+        Its content. That of ``.safetensors``, and that of named weights, has
+        ``state_dict`` and ``meta``, as MMEngine's files have.
 
     Raises:
         CheckpointError: If it can't be had, is broken, or holds anything but

@@ -101,7 +101,7 @@ def check_coco_content(ann_file: str,
             continue
         if not isinstance(rows, list) or (not rows and key != 'annotations'):
             raise DataError(f"annotation file '{ann_file}' is not in COCO's format: it has no list '{key}'. Needed are "
-                            f'images, annotations and categories; see the README on data of your own')
+                            f'images, annotations and categories; see docs/own_data.md')
         if key == 'images' and not content.get('annotations'):
             fields = dict(fields, height=_ANY_SIZE, width=_ANY_SIZE)
         _check_rows(ann_file, key, rows, fields)

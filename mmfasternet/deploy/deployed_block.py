@@ -17,19 +17,18 @@ ALGORITHMS = ('matmul', 'linear', 'conv', 'gemm')
 
 
 class DeployedBlock(nn.Module):
-    r"""A FasterNet block with its norm and layer scale folded, for inference only.
+    """A FasterNet block with its norm and layer scale folded, for inference only.
 
     All algorithms give the numbers of the block they are made from, in eval mode,
     up to rounding:
 
     - ``'matmul'``: the pointwise convolutions are matrix products that
-      accumulate in place. The expansion :math:`W_1 = (W_a, W_b)` is split into
-      its two blocks of columns, so that the convolved and the untouched
-      channels never stand in one tensor:
-      :math:`h = W_b x_b + W_a \, \mathrm{conv}(x_a)`. In the channels-last
-      memory format nothing is copied but the convolution's input, and the
-      block's where it does not own it. The fastest one in eager PyTorch on a
-      CPU.
+      accumulate in place. The expansion ``W1 = (Wa, Wb)`` is split into its
+      two blocks of columns, so that the convolved and the untouched channels
+      never stand in one tensor: ``h = Wb xb + Wa conv(xa)``. In the
+      channels-last memory format nothing is copied but the convolution's
+      input, and the block's where it does not own it. The fastest one in eager
+      PyTorch on a CPU.
     - ``'linear'``: concatenation, and linear layers on channels-last maps;
       nothing is written in place. For ``torch.compile``.
     - ``'conv'``: concatenation and convolutions, which ONNX Runtime and

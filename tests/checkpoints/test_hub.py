@@ -258,9 +258,9 @@ with torch.no_grad():
     assert len(hub.fetched()) == 1
 
 
-def test_timms_names_are_those_in_the_readme():
+def test_timms_names_are_those_on_the_page():
     names = {timm.get_pretrained_cfg(f'fasternet_{arch}').hf_hub_id for arch in FasterNet.arch_settings}
-    pattern = re.search(r'`(timm/fasternet_)\{(.*?)\}(\.in1k)`', (ROOT / 'README.md').read_text())
+    pattern = re.search(r'`(timm/fasternet_)\{(.*?)\}(\.in1k)`', (ROOT / 'docs' / 'checkpoints.md').read_text())
     assert names == {pattern[1] + arch.strip() + pattern[3] for arch in pattern[2].split(',')} and len(names) == 6
 
 

@@ -16,9 +16,9 @@ from mmfasternet.cli.command import COMMANDS, main
 from mmfasternet.config_files import config_names, config_path, configs_folder
 from mmfasternet.version import __version__
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options
-from tests.test_readme import README
+from tests.test_pages import TEXT
 
-SCRIPTS = dict(re.findall(r'^\| `mmfasternet ([\w -]+)` \| `python tools/(\w+)\.py` \|$', README, re.M))
+SCRIPTS = dict(re.findall(r'^\| `mmfasternet ([\w -]+)` \| `python tools/(\w+)\.py` \|$', TEXT, re.M))
 ENTRY = configparser.ConfigParser()
 ENTRY.read(ROOT / 'setup.cfg')
 
@@ -55,7 +55,7 @@ def flags(text):
     return set(re.findall(r'--[a-z][\w-]*', text))
 
 
-def test_the_readme_has_every_command_and_every_script():
+def test_the_pages_have_every_command_and_every_script():
     assert list(SCRIPTS) == [name for name in COMMANDS if name != 'configs']
     assert sorted(SCRIPTS.values()) == sorted(path.stem for path in (ROOT / 'tools').glob('*.py')
                                               if path.stem not in ('setup_env', 'build_mmcv'))

@@ -39,9 +39,9 @@ class PatchConv(nn.Module):
 
 
 class FasterNetBlock(nn.Module):
-    r"""Partial convolution and two pointwise convolutions behind a shortcut (Fig. 4).
+    """Partial convolution and two pointwise convolutions behind a shortcut (Fig. 4).
 
-    .. math:: y = x + W_2\, \sigma(\mathrm{norm}(W_1\, \mathrm{PConv}(x)))
+    ``y = x + W2 act(norm(W1 PConv(x)))``
 
     Norm and activation stand in the middle only, to keep the features diverse
     and the latency low (section 3.4).

@@ -12,12 +12,12 @@ MODES = ('split_cat', 'slicing')
 
 
 class PartialConv(nn.Module):
-    r"""Convolve the first channels of a feature map, pass the rest on untouched.
+    """Convolve the first channels of a feature map, pass the rest on untouched.
 
-    With :math:`c_p` of :math:`c` channels convolved by a :math:`k \times k`
-    kernel on an :math:`h \times w` map, it takes :math:`h w k^2 c_p^2`
-    multiply-adds (eq. 4) and about :math:`2 h w c_p` memory accesses (eq. 5):
-    1/16 and 1/4 of a regular convolution's at the usual ratio of 1/4.
+    With ``cp`` of ``c`` channels convolved by a ``k x k`` kernel on an ``h x w``
+    map, it takes ``h w k² cp²`` multiply-adds (eq. 4) and about ``2 h w cp``
+    memory accesses (eq. 5): 1/16 and 1/4 of a regular convolution's at the
+    usual ratio of 1/4.
 
     Source: `Run, Don't Walk <https://arxiv.org/abs/2303.03667>`_, section 3.2
     and listing 1 of its appendix. The listing's slicing form overwrites its
@@ -25,11 +25,11 @@ class PartialConv(nn.Module):
     here ever changes the input, and both give the same numbers.
 
     Args:
-        channels: Number of input and of output channels :math:`c`.
+        channels: Number of input and of output channels ``c``.
         partial_ratio: Share of the channels that is convolved,
-            :math:`c_p / c`, in (0, 1]; the product is rounded down.
+            ``cp / c``, in (0, 1]; the product is rounded down.
             Defaults to 1/4 where ``n_div`` is not given either.
-        kernel_size: Odd kernel size :math:`k`; the padding keeps the spatial
+        kernel_size: Odd kernel size ``k``; the padding keeps the spatial
             size. Defaults to 3.
         mode: ``'split_cat'`` concatenates the two parts and is
             differentiable; ``'slicing'`` writes them into one new tensor and

@@ -1,6 +1,7 @@
-"""The README's commands, typed as they stand there, in a folder with toys in the place of data and weights.
+"""The commands of all pages, typed as they stand there, in a folder with toys in the place of data and weights.
 
-What is put in for its placeholders, and what makes the trainings short, is in the tables below.
+What is put in for their placeholders, and what makes the trainings short, is in the tables below. A command that stands
+on several pages runs once.
 """
 
 import json
@@ -23,9 +24,9 @@ from tests.conftest import ROOT, build, free_port
 from tests.datasets.test_nuclei import make_folder
 from tests.datasets.test_video_files import make_video
 from tests.official import official_classifier, official_detector
-from tests.test_readme import CONFIGS, README
+from tests.test_pages import OWN_DATA, PAGES, README, TEXT
 
-#: What a reader would put in for the README's words, the longer ones first.
+#: What a reader would put in for the pages' words, the longer ones first.
 WORDS = {
     'work_dirs/CONFIG': 'work_dirs/mask_rcnn_fasternet_t0_shapes',
     'in1k.py CHECKPOINT': 'in1k.py fasternet_t0.pth',
@@ -75,9 +76,20 @@ def typed(text):
     return [line for line in lines if re.search(r'\btools/\w+\.(py|sh)\s|(^|-m )mmfasternet [a-z]', line)]
 
 
-BLOCKS = [typed(block) for block in re.findall(r'```bash\n(.*?)```', README, re.S)]
-TABLE = [command for command in re.findall(r'`([^`\n]+)`', README) if 'CONFIG' in command and typed(command)]
-SESSIONS = [block for block in [*BLOCKS, TABLE] if block]
+def sessions():
+    """Blocks of commands that are in no block before; the README's last, since it repeats the pages. Then those inline."""
+    found, inline = [], []
+    for text in [*list(PAGES.values())[1:], README]:
+        blocks = [typed(block) for block in re.findall(r'```bash\n(.*?)```', text, re.S)]
+        inline += [command for command in re.findall(r'`([^`\n]+)`', text)
+                   if re.search(r'\bCONFIG\b', command) and typed(command)]
+        for block in blocks:
+            known = {command for session in found for command in session}
+            found.append([command for command in block if command not in known])
+    return [session for session in [*found, list(dict.fromkeys(inline))] if session]
+
+
+SESSIONS = sessions()
 
 
 def measured(command):
@@ -100,10 +112,10 @@ def filled_in(command):
 @pytest.fixture(scope='module')
 def place(shapes, trained, tmp_path_factory):
     """The folder: our scripts and configs, toy data, and the published weights where downloads are kept."""
-    place = tmp_path_factory.mktemp('readme')
+    place = tmp_path_factory.mktemp('pages')
     (place / 'tools').symlink_to(ROOT / 'tools')
     shutil.copytree(ROOT / 'configs', place / 'configs')
-    (place / 'configs' / 'my_data.py').write_text(CONFIGS[0])
+    (place / 'configs' / 'my_data.py').write_text(OWN_DATA)
     shutil.copytree(shapes, place / 'data' / 'shapes')
     shutil.copy(trained / 'epoch_2.pth', place / 'shapes.pth')
     for number in range(12):
@@ -117,7 +129,7 @@ def place(shapes, trained, tmp_path_factory):
     cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py')
     classifier = cfg.model.backbone.init_cfg.checkpoint
     torch.save(official_classifier(FasterNet('s', out_norm=False)), hub / os.path.basename(classifier))
-    detector, = re.findall(r'https://\S+mask_rcnn\S+\.pth', README)
+    detector, = re.findall(r'https://\S+mask_rcnn\S+\.pth', TEXT)
     cfg.model.backbone.init_cfg = None
     torch.save(dict(state_dict=official_detector(build(cfg.model))), hub / os.path.basename(detector))
 

@@ -1,6 +1,7 @@
-"""The README's examples do what it says; links, files and commands of the pages in docs/ are there as well."""
+"""The examples of the README and of the pages in docs/ do what these say; links, files and commands are there."""
 
 import functools
+import importlib
 import math
 import re
 import subprocess
@@ -20,15 +21,20 @@ from mmfasternet.models import FasterNet
 from tests.conftest import ROOT
 from tests.datasets.test_bad_data import KINDS
 
-PAGES = {path: path.read_text() for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))}
+DOCS = ROOT / 'docs'
+PAGES = {path: path.read_text() for path in (ROOT / 'README.md', *sorted(DOCS.rglob('*.md')))
+         if '_build' not in path.parts}
 README, TEXT = PAGES[ROOT / 'README.md'], '\n'.join(PAGES.values())
+OTHERS_TEST = DOCS / 'partial_convolution.md'  # test_partial_convolution_page.py
 
 
 def python_blocks(text):
     return re.findall(r'```python\n(.*?)```', text, re.S)
 
 
-EXAMPLES = [block for block in python_blocks(README) if '_base_' in block]
+EXAMPLES = sorted({block for page, text in PAGES.items() if page != OTHERS_TEST
+                   for block in python_blocks(text) if '_base_' in block})
+OWN_DATA, = (block for block in EXAMPLES if 'data/my_data' in block)
 CONFIGS = [block for block in EXAMPLES if 'in1k' not in block]  # of detectors
 
 
@@ -64,7 +70,7 @@ def test_own_classes_example_is_trained(tmp_path, run_tool, monkeypatch):
 
 
 def test_masks_example_gives_a_file(tmp_path, monkeypatch):
-    text, = (block for block in python_blocks(README) if 'from_masks' in block)
+    text, = (block for block in python_blocks(TEXT) if 'from_masks' in block)
     monkeypatch.chdir(tmp_path)
     root = tmp_path / 'data' / 'my_data'
     mask = np.zeros((20, 30), np.uint8)
@@ -79,14 +85,20 @@ def test_masks_example_gives_a_file(tmp_path, monkeypatch):
 
 
 def test_own_data_example_reaches_every_place(tmp_path):
-    assert len(CONFIGS[0].split('\n\n')[1].splitlines()) + 1 == 10  # as the README counts them
-    cfg = Config.fromfile(written(tmp_path, CONFIGS[0]))
+    assert len(OWN_DATA.split('\n\n')[1].splitlines()) + 1 == 10  # as the pages count them
+    cfg = Config.fromfile(written(tmp_path, OWN_DATA))
     for split in ('train', 'val', 'test'):
         dataset = cfg[f'{split}_dataloader'].dataset
         assert dataset.metainfo.classes == ('cat', 'dog') and dataset.data_root == 'data/my_data/'
         assert dataset.data_prefix.img == 'images/'
     assert cfg.test_evaluator.ann_file == 'data/my_data/val.json'
     assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 2
+
+
+def table_row(first_cell):
+    """The one row of all pages that begins with it."""
+    row, = (line for line in TEXT.splitlines() if line.startswith(f'| {first_cell} |'))
+    return row
 
 
 def test_tables_agree_with_the_code():
@@ -96,14 +108,14 @@ def test_tables_agree_with_the_code():
         blocks = ', '.join(map(str, settings['depths']))
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         row = f"| `{arch}` | {channels} | {blocks} | {settings['act_cfg']['type']} | {millions:.1f} M |"
-        assert row in README
+        assert row in TEXT
         assert row.split('|')[2].strip() in FasterNet.__doc__
 
 
 @pytest.mark.parametrize('arch', list(FasterNet.arch_settings))
 def test_the_table_of_the_imagenet_recipe_agrees_with_the_configs(arch):
     cfg = Config.fromfile(ROOT / 'configs' / f'fasternet_{arch}_in1k.py')
-    row = next(line for line in README.splitlines() if line.startswith(f'| `fasternet_{arch}_in1k.py`'))
+    row = table_row(f'`fasternet_{arch}_in1k.py`')
     batch_size, lr, weight_decay, drop_path, magnitude, mixup, clipping = [
         None if cell.strip() == '-' else float(cell) for cell in row.split('|')[2:9]]
     assert batch_size == cfg.auto_scale_lr.base_batch_size and lr == cfg.optim_wrapper.optimizer.lr
@@ -149,8 +161,9 @@ def test_commands_have_their_flags(name, flags):
 
 
 def test_make_targets_exist():
-    targets = set(re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.M))
-    assert {'demo', 'test', 'setup', 'lint'} <= set(re.findall(r'(?:`|^)make (\w+)', README, re.M)) <= targets
+    targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.M))
+    named = set(re.findall(r'(?:`|^)make ([a-z][\w-]*)', TEXT, re.M))
+    assert {'demo', 'test', 'test-slow', 'setup', 'lint', 'docs'} <= named <= targets
 
 
 @pytest.mark.parametrize('page, link', [(page, link) for page, text in PAGES.items()
@@ -160,7 +173,7 @@ def test_links_lead_somewhere(page, link):
     path, _, heading = link.partition('#')
     target = page.parent / path if path else page
     assert target.exists()
-    if heading:
+    if heading and target.suffix == '.md':
         headings = re.findall(r'^#+ (.*)$', target.read_text(), re.M)
         assert heading in {re.sub(r'[^\w -]', '', line.lower()).replace(' ', '-') for line in headings}
 
@@ -170,9 +183,56 @@ def test_the_table_of_gpus_follows_its_formulas(gpus, batch, lr):
     cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_fasternet_s_1x_coco.py')
     assert batch == gpus * cfg.train_dataloader.batch_size
     assert lr == pytest.approx(cfg.optim_wrapper.optimizer.lr * batch / cfg.auto_scale_lr.base_batch_size)
-    row = next(line for line in README.splitlines() if line.startswith(f'| {gpus} | ') and f'| {batch} |' in line)
+    row = next(line for line in TEXT.splitlines() if line.startswith(f'| {gpus} | ') and f'| {batch} |' in line)
     assert f'{lr:.1e}'.replace('.0e', 'e').replace('e-0', 'e-') in row and f'{math.ceil(117266 / batch):,}' in row
 
 
 def test_the_number_of_bad_data_is_that_of_the_tests():
-    assert f'try {len(KINDS)} kinds of bad' in README.replace('\n', ' ')
+    assert f'try {len(KINDS)} kinds of bad' in TEXT.replace('\n', ' ')
+
+
+def test_the_readme_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 200 and max(map(len, lines)) <= 128
+
+
+def test_the_readme_leads_to_every_page():
+    pages = {str(page.relative_to(ROOT)) for page in PAGES if page.parent == DOCS}
+    # The first is made of the README, the second is its likeness on a package index.
+    assert pages - set(re.findall(r'\]\(([^)#]+)', README)) == {'docs/index.md', 'docs/package_index.md'}
+
+
+def test_what_the_readme_has_from_a_page_is_the_same():
+    """Its ten lines for data of one's own, and the figures of its table of models."""
+    assert OWN_DATA in README and OWN_DATA in PAGES[DOCS / 'own_data.md']
+    for arch in FasterNet.arch_settings:
+        *_, parameters, multiply_adds, top_1 = table_row(f'`fasternet_{arch}_in1k.py`').split(' | ')
+        detector = table_row(f'`mask_rcnn_fasternet_{arch}_1x_coco.py`').split(' | ')[3:]
+        figures = [arch.upper(), parameters, multiply_adds, top_1.rstrip(' |'), *detector]
+        assert f"| {' | '.join(figures)}" in README
+
+
+@pytest.mark.parametrize('package', ['mmfasternet', 'mmfasternet.models', 'mmfasternet.deploy',
+                                     'mmfasternet.checkpoints', 'mmfasternet.datasets.from_masks'])
+def test_the_reference_has_all_public_names(package):
+    text, module = PAGES[DOCS / 'api.md'], importlib.import_module(package)
+    if f'.. automodule:: {package}\n' not in text:
+        for name in {*module.__all__} - {'__version__'}:
+            assert re.search(rf'^\.\. auto(class|function):: mmfasternet(\.models)?\.{name}$', text, re.M), name
+
+
+def test_the_reference_has_all_registered_parts():
+    sources = '\n'.join(path.read_text() for path in (ROOT / 'mmfasternet').rglob('*.py') if '.mim' not in path.parts)
+    parts = re.findall(r'^@\w+\.register_module\(.*\)\nclass (\w+)', sources, re.M)
+    assert len(parts) > 25
+    named = set(re.findall(r'\.(\w+)$', PAGES[DOCS / 'api.md'], re.M))
+    assert {*parts} - named == {'ExportedClassifier', 'ExportedDetector'}  # which are among the public names
+
+
+@pytest.mark.slow
+def test_the_pages_are_built_without_a_warning(tmp_path):
+    result = subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', '-d',
+                             tmp_path / 'doctrees', DOCS, tmp_path / 'html'], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    for page in set(PAGES) - {ROOT / 'README.md', DOCS / 'package_index.md'}:
+        assert (tmp_path / 'html' / page.relative_to(DOCS)).with_suffix('.html').is_file()
