@@ -35,7 +35,7 @@ html_css_files = ['wide.css']
 
 
 def leave_the_pages(app, doctree):
-    """Links to the repository, which work on GitHub: its reports become downloads, as its other files; folders, text."""
+    """Links out of docs/, which work on GitHub: reports become downloads, as other files do, and folders text."""
     place = Path(app.env.doc2path(app.env.docname)).parent
     for node in list(doctree.findall(addnodes.pending_xref)):
         target = place / node['reftarget']
