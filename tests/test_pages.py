@@ -202,6 +202,13 @@ def test_the_readme_leads_to_every_page():
     assert pages - set(re.findall(r'\]\(([^)#]+)', README)) == {'docs/index.md', 'docs/package_index.md'}
 
 
+def test_the_readmes_backbone_gives_four_maps():
+    text, = (block for block in python_blocks(README) if 'FasterNet(' in block)
+    found = {}
+    exec(text, found)
+    assert [224 // x.shape[3] for x in found['maps']] == [4, 8, 16, 32]
+
+
 def test_what_the_readme_has_from_a_page_is_the_same():
     """Its ten lines for data of one's own, and the figures of its table of models."""
     assert OWN_DATA in README and OWN_DATA in PAGES[DOCS / 'own_data.md']
