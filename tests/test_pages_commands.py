@@ -40,7 +40,7 @@ WORDS = {
     '--size H W': '--size 64 96',
     'mmfasternet|official|timm|backbone': 'official',
     '--dtype int8': '--dtype int8 --calibration-images 8',
-    'benchmark_forms.py CONFIG': 'benchmark_forms.py CONFIG --size 64 96 --rounds 1 --no-compile',
+    'benchmark_forms.py CONFIG': 'benchmark_forms.py configs/fasternet_t0_in1k.py --size 64 64 --rounds 1 --no-compile',
     'CONFIG...': 'configs/mask_rcnn_fasternet_t0_shapes.py',
     'CONFIG': 'configs/mask_rcnn_fasternet_t0_shapes.py',
     'CHECKPOINT': 'shapes.pth',
