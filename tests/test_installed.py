@@ -49,7 +49,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     imported -= NEVER_BROUGHT
     declarations = declared()
     tests = declarations.pop('tests')
-    assert tests == {'build', 'hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist', 'twine'}
+    assert tests == {'build', 'hypothesis', 'ipykernel', 'nbclient', 'nbformat', 'pytest', 'pytest-timeout',
+                     'pytest-xdist', 'twine'}
     assert {DISTRIBUTIONS.get(name, name) for name in imported} | IMPORTED_BY_OTHERS == set().union(
         *declarations.values())
 

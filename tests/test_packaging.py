@@ -22,7 +22,8 @@ MADE_BY_SETUPTOOLS = ('PKG-INFO', 'mmfasternet.egg-info/')
 #: What lies about in a folder that is worked in.
 STRAY = ['.venv/lib/a.py', 'work_dirs/a/b.log', 'shared/a.md', 'data/a.json', 'outputs/a.json', 'notes.txt',
          'build/lib/mmfasternet/a.py', 'mmfasternet/__pycache__/a.cpython-311.pyc', 'tests/__pycache__/a.pyc',
-         'configs/__pycache__/a.pyc', 'tests/a.pth', 'benchmarks/a/report.html', '.pytest_cache/a']
+         'configs/__pycache__/a.pyc', 'tests/a.pth', 'benchmarks/a/report.html', '.pytest_cache/a',
+         'docs/.ipynb_checkpoints/a.ipynb']
 
 
 def run(*command, **kwargs):
