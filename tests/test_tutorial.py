@@ -15,7 +15,7 @@ PATH = ROOT / 'docs' / 'tutorial.ipynb'
 NOTEBOOK = nbformat.read(PATH, as_version=4)
 CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == 'code']
 #: In the place of the values of the first cell: what takes seconds. Scores are low after a step.
-SHORT = 'work, num_train, num_val, epochs, threshold = Path('FOLDER'), 8, 4, 1, 0.05'
+SHORT = "work, num_train, num_val, image_size, epochs, threshold = Path('FOLDER'), 8, 4, 96, 1, 0.05"
 
 
 def test_it_is_a_valid_notebook_without_outputs():
@@ -82,3 +82,18 @@ def test_it_runs_from_any_folder(tmp_path, monkeypatch):
     assert len(CODE) == len([cell for cell in notebook.cells if cell.get('execution_count')]) - 1
     for name in ('show-data', 'show-curves', 'show-predictions'):
         assert [output for output in cells[name].outputs if 'image/png' in output.get('data', {})], name
+    out = {name: printed(cell) for name, cell in cells.items() if cell.cell_type == 'code'}
+    assert "'type': 'mmfasternet.FasterNet'" in out['write-config']
+    assert re.search(r'^Epoch\(train\)  \[1\]\[1/1\].* loss: \d', out['run-training'], re.M)
+    assert re.search(r'^1 iterations in \d+ s: epoch_1.pth$', out['run-training'], re.M)
+    as_trained, deployed = (ast.literal_eval(value) for value in re.findall(
+        r'^(?:as trained|deployed): +(\{.*\})$', out['run-deployed'], re.M))
+    assert ast.literal_eval(out['run-evaluation']) == as_trained
+    assert deployed == pytest.approx(as_trained, abs=1e-3) and as_trained.keys() == {
+        'bbox_mAP', 'bbox_mAP_50', 'segm_mAP', 'segm_mAP_50'}
+    before, after = map(int, re.search(r'deployed: (\d+) (\d+)$', out['run-deployed'], re.M).groups())
+    assert before == after > 0
+    assert float(re.search('largest difference of a score: (.*)', out['run-deployed'])[1]) < 1e-4
+    assert float(re.search('largest difference to PyTorch: (.*?) of', out['run-export'])[1]) <= 1e-4
+    found, exported = (ast.literal_eval(value) for value in re.findall(r'(\[.*\])', out['run-onnx']))
+    assert found and [score for _, score in exported] == pytest.approx([score for _, score in found], abs=1e-3)
