@@ -1,4 +1,4 @@
-"""Which objects a checkpoint may hold beside tensors, and who may decide otherwise."""
+"""Which objects a checkpoint may hold besides tensors, and how the user can allow others."""
 
 import threading
 from collections import OrderedDict
@@ -19,10 +19,10 @@ LOCK = threading.RLock()
 
 
 class _OneCycle:
-    """Stands in for the scheduler's class, of which checkpoints name two methods only."""
+    """Stands in for the scheduler's class: checkpoints name only two of its methods."""
 
 
-# Methods that these keep as attributes, which pickle names through getattr.
+# Methods that checkpoints keep as attributes, which pickle names through getattr.
 _METHODS = {
     HistoryBuffer: {name: getattr(HistoryBuffer, name) for name in ('min', 'max', 'mean', 'current')},
     _OneCycle: compat.one_cycle_methods(),
@@ -30,7 +30,7 @@ _METHODS = {
 
 
 def _method(owner: Any, name: Any) -> Any:
-    """Stand in for ``getattr``, whose one honest use in checkpoints is to name these methods."""
+    """Stand in for ``getattr``, whose only legitimate use in checkpoints is to name these methods."""
     # The arguments may be anything that the file could build: they are not compared and not shown.
     methods = next((methods for known, methods in _METHODS.items() if owner is known), {})
     if type(name) is not str or name not in methods:
@@ -60,7 +60,7 @@ _trusting: ContextVar[bool] = ContextVar('trusting', default=False)
 
 @contextmanager
 def trust_checkpoints(trust: bool = True) -> Iterator[None]:
-    """Within it, a checkpoint that safe loading refuses is unpickled: code in it runs with the user's rights."""
+    """Within it, a checkpoint that safe loading refuses is unpickled: code in it runs with the user's permissions."""
     token = _trusting.set(trust)
     try:
         yield
@@ -69,13 +69,13 @@ def trust_checkpoints(trust: bool = True) -> Iterator[None]:
 
 
 def is_trusting() -> bool:
-    """Whether :func:`trust_checkpoints` holds."""
+    """Whether :func:`trust_checkpoints` is active."""
     return _trusting.get()
 
 
 @contextmanager
 def only_allowed_globals() -> Iterator[None]:
-    """Within it, PyTorch's safe loading takes what is :data:`ALLOWED`, and nothing that others registered."""
+    """Within it, PyTorch's safe loading allows :data:`ALLOWED`, and nothing that others registered."""
     with LOCK:
         before = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()

@@ -1,4 +1,4 @@
-"""Whether the content of a checkpoint that was read fits a model."""
+"""Checks whether the content of a checkpoint fits a model."""
 
 from typing import Any, Dict, Mapping, Optional
 
@@ -25,7 +25,8 @@ def check_fits(model: nn.Module, content: Content, path: str) -> None:
         path: Path or URL of the checkpoint, for the message.
 
     Raises:
-        CheckpointError: If not; the message names the file and the keys.
+        CheckpointError: If it does not; the message names the file and the
+            keys.
     """
     weights, own, backbone = _as_mmengine_finds(content), model.state_dict(), getattr(model, 'backbone', None)
     if isinstance(backbone, FasterNet):
@@ -38,9 +39,10 @@ def check_fits(model: nn.Module, content: Content, path: str) -> None:
 
 
 def check_start(model: nn.Module, content: Content, path: str) -> None:
-    """Check that a checkpoint to start a training from holds the model's backbone, if that is a FasterNet.
+    """Check that a checkpoint to start a training from holds the model's backbone, if it is a FasterNet.
 
-    Its output norms may be missing, and neck and heads be of another model.
+    Its output norms may be missing, and neck and heads may belong to another
+    model.
 
     Args:
         model: The model.
@@ -48,8 +50,8 @@ def check_start(model: nn.Module, content: Content, path: str) -> None:
         path: Path or URL of the checkpoint, for the message.
 
     Raises:
-        CheckpointError: If not, or if it holds no weight of the model at all;
-            the message names the file and the keys.
+        CheckpointError: If it does not, or holds no weight of the model at
+            all; the message names the file and the keys.
     """
     weights, own, backbone = _as_mmengine_finds(content), model.state_dict(), getattr(model, 'backbone', None)
     problem = ''
@@ -65,29 +67,31 @@ def check_pretrained(backbone: FasterNet, content: Content, path: str,
     """Check that a checkpoint holds the weights of a backbone; only its output norms may be missing.
 
     Args:
-        backbone: The backbone. It may lack the last stages of the file's.
+        backbone: The backbone. It may lack the last stages of the file's
+            backbone.
         content: What :func:`~mmfasternet.checkpoints.read_checkpoint` or
             :func:`~mmfasternet.checkpoints.load_for_mmengine` gives, for a
             classifier, a detector or a backbone in any layout.
         path: Path or URL of the checkpoint, for the message.
-        prefix: What the keys of the backbone begin with, for one that is not
-            behind ``backbone.``. Defaults to None: it is found by its keys.
+        prefix: Prefix of the backbone's keys, if it is not ``backbone.``.
+            Defaults to None: it is found by its keys.
 
     Returns:
-        The weights by the backbone's own names, those that it has.
+        The weights that the backbone has, by its own names.
 
     Raises:
-        CheckpointError: If not; the message names the file and the keys.
+        CheckpointError: If it does not; the message names the file and the
+            keys.
     """
     weights = weights_of(dict(content), path)
     prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix or ''
     inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
     if not inside and any(key.startswith(PREFIX) for key in weights):
-        raise CheckpointError(f"checkpoint '{path}' has no weights behind '{prefix}'. Check the prefix")
+        raise CheckpointError(f"checkpoint '{path}' has no weights with the prefix '{prefix}'. Check the prefix")
     weights = inside or weights  # the authors' and timm's classifiers need no prefix
     kind = recognize(weights)
     try:
-        # Ours are compared with the backbone itself, which may have more than the variants.
+        # Our layout is compared with the backbone itself, which may differ from the variants.
         weights = convert(weights, 'backbone', strict=kind is None or kind.layout != 'mmfasternet')
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint '{path}' {error}. {_REMEDY}") from None

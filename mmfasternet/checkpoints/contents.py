@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and where: weights, and the names of the classes."""
+"""What a checkpoint holds, and where: weights and class names."""
 
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
@@ -12,7 +12,7 @@ from mmfasternet.models.weights.layouts import recognize
 _PLACES = ('state_dict', 'model')
 # DistributedDataParallel and averaged models, compiled models, Lightning's modules with the network as ``model``.
 _WRAPPERS = ('module.', COMPILED_PREFIX, 'model.')
-# What averaged models hold beside the weights, of MMEngine and of PyTorch.
+# What averaged models of MMEngine and PyTorch hold besides the weights.
 _COUNTERS = {'steps', 'n_averaged'}
 
 
@@ -20,28 +20,28 @@ def state_dict_of(content: Dict[str, Any], path: str) -> Dict[str, Tensor]:
     """The weights in a checkpoint, without wrappers' prefixes.
 
     Args:
-        content: The checkpoint's content: the weights themselves, or under
-            ``state_dict`` or ``model``, or the one dict of tensors in it.
+        content: The checkpoint's content: the weights themselves, or a dict with them under ``state_dict`` or
+            ``model``, or as its only dict of tensors.
         path: Its file, for the error.
 
     Returns:
-        The weights; none where nothing looks like some. What a wrapper of a
-        FasterNet holds beside it, such as the network of a loss, is not among them.
+        The weights; empty if nothing looks like weights. What a wrapper holds besides a FasterNet, such as the network
+        of a loss, is left out.
 
     Raises:
-        CheckpointError: If two keys are the same without the prefix, or
-            nothing says which of several dicts of tensors are the weights.
+        CheckpointError: If two keys are the same without the prefix, or it is unclear which of several dicts of tensors
+            holds the weights.
     """
     weights = taken_weights(content)[1]
     sets = [] if weights else [str(name) for name, value in content.items() if _inner(value)]
     if sets:
-        raise CheckpointError(f"checkpoint '{path}' holds several sets of weights: {listed(sets, 5)}. Name one of "
-                              f"them behind the file, as in '{path}#{sets[0]}'")
+        raise CheckpointError(f"checkpoint '{path}' holds several sets of weights: {listed(sets, 5)}. Choose one after "
+                              f"the path, as in '{path}#{sets[0]}'")
     return _without_wrappers(weights, path)
 
 
 def taken_weights(content: Mapping[str, Any]) -> Tuple[str, Dict[str, Any]]:
-    """Where the weights are that are taken, ``''`` for the content itself; and they, as they are there."""
+    """The key of the weights that are used, ``''`` for the content itself, and the weights, unchanged."""
     place = next((place for place in _PLACES if isinstance(content.get(place), dict)), '')
     weights = content[place] if place else dict(content)
     if not _are_weights(weights):
@@ -59,19 +59,19 @@ def _without_wrappers(weights: Dict[str, Any], path: str) -> Dict[str, Tensor]:
 
 
 def weights_of(content: Dict[str, Any], path: str) -> Dict[str, Tensor]:
-    """:func:`state_dict_of`, but without weights there is an error."""
+    """:func:`state_dict_of`, with an error if there are no weights."""
     weights = state_dict_of(content, path)
     if not weights:
-        raise CheckpointError(f"checkpoint '{path}' has no weights in it, but {listed(list(map(str, content)), 5)}")
+        raise CheckpointError(f"checkpoint '{path}' has no weights in it, only {listed(list(map(str, content)), 5)}")
     return weights
 
 
 def weight_names(content: Mapping[str, Any], path: str) -> Tuple[str, List[str]]:
-    """The name of the weights that are taken, and those of further weights of the same network, such as their average.
+    """The name of the weights that are used, and the names of other weights of the same network, such as their average.
 
-    A name is the key that they are under, as MMEngine's ``ema_state_dict``,
-    timm's ``state_dict_ema`` and ``model_ema``, or what their own keys begin
-    with, as ``ema_model`` in a module of Lightning.
+    A name is the key of the weights, such as MMEngine's ``ema_state_dict``,
+    timm's ``state_dict_ema`` and ``model_ema``, or the prefix of their own
+    keys, such as ``ema_model`` in a Lightning module.
     """
     name, raw = taken_weights(content)
     taken = _without_wrappers(raw, path)
@@ -88,31 +88,31 @@ def weight_names(content: Mapping[str, Any], path: str) -> Tuple[str, List[str]]
 
 
 def only_weights(content: Mapping[str, Any], name: str, path: str) -> Dict[str, Any]:
-    """A checkpoint's content with the weights of a name alone, as :func:`weight_names` gives it.
+    """A checkpoint's content with only the weights of one name, as :func:`weight_names` gives it.
 
     Returns:
         ``state_dict`` and ``meta``.
 
     Raises:
-        CheckpointError: If it has none of this name; the message lists what it has.
+        CheckpointError: If there are none with this name; the message lists the known names.
     """
     group = _inner(content.get(name)) or _behind(taken_weights(content)[1], name)
     weights = _without_wrappers(group, path)
     if not weights:
         known = list(filter(None, dict.fromkeys([*weight_names(content, path)[1], taken_weights(content)[0]])))
-        raise CheckpointError(f"checkpoint '{path}' has no weights called '{name}' in it, but "
+        raise CheckpointError(f"checkpoint '{path}' has no weights named '{name}', only "
                               f"{listed(known) or 'weights without a name'}")
     return dict(state_dict=weights, meta=content.get('meta') or {})
 
 
 def averages_first(content: Mapping[str, Any]) -> bool:
-    """Whether MMEngine's ``EMAHook`` wrote it: as it saves, it exchanges the averaged weights and the plain ones."""
+    """Whether MMEngine's ``EMAHook`` wrote it: it swaps the averaged and the plain weights when it saves."""
     average = content.get('ema_state_dict')
     return isinstance(average, dict) and 'steps' in average and isinstance(content.get('state_dict'), dict)
 
 
 def _inner(value: Any) -> Dict[str, Any]:
-    """The weights in an entry of a checkpoint, also of RT-DETR's ``ema``, which has them under ``module``."""
+    """The weights in an entry of a checkpoint, including RT-DETR's ``ema``, which keeps them under ``module``."""
     places: List[Any] = [value, *(value.get(key) for key in ('module', *_PLACES))] if isinstance(value, dict) else []
     return next((place for place in places if isinstance(place, dict) and _are_weights(place)), {})
 
@@ -137,7 +137,7 @@ def _unwrapped(weights: Dict[str, Tensor], wrapper: str, path: str) -> Optional[
 
 
 def dataset_meta_of(content: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
-    """Names (``classes``) and colours (``palette``) of the classes, as MMDetection 3.x or 2.x keep them, or None."""
+    """Names (``classes``) and colours (``palette``) of the classes, as MMDetection 3.x or 2.x store them, or None."""
     meta = content.get('meta')
     if not isinstance(meta, dict):
         return None

@@ -1,4 +1,4 @@
-"""Local copies of files that are named by a URL, by a name on the Hub or by one of MMEngine's schemes."""
+"""Local copies of files given by a URL, a name on the Hub or one of MMEngine's schemes."""
 
 import hashlib
 import os
@@ -20,22 +20,22 @@ _SECONDS = 60  # without an answer
 
 
 def is_local(path: str) -> bool:
-    """Whether it is the path of a file, and no address or name of one elsewhere."""
+    """Whether it is the path of a local file, not a URL or a name elsewhere."""
     return '://' not in path and not is_hub_name(path)
 
 
 def local_path(path: str) -> Path:
-    """The file of a path or URL on this machine; it is fetched first where it must.
+    """The local file of a path or URL; downloaded first if necessary.
 
     Args:
-        path: A path; an address by ``http://``, ``https://`` or ``file://``;
-            a name on the Hub, as
+        path: A path; a URL with ``http://``, ``https://`` or ``file://``; a
+            name on the Hub, as
             :func:`~mmfasternet.checkpoints.hub.fetch_from_hub` takes it; a
-            name by ``torchvision://``, ``open-mmlab://`` or ``mmcls://``, for
-            which MMEngine knows the address.
+            name with ``torchvision://``, ``open-mmlab://`` or ``mmcls://``,
+            for which MMEngine knows the URL.
 
     Raises:
-        CheckpointError: If it names nothing, or can't be fetched.
+        CheckpointError: If the name is unknown, or it can't be downloaded.
     """
     if is_hub_name(path):
         return fetch_from_hub(path)
@@ -51,29 +51,29 @@ def local_path(path: str) -> Path:
     registries.update(dict.fromkeys(('open-mmlab', 'openmmlab'), mmengine_checkpoint.get_external_models))
     registries['mmcls'] = mmengine_checkpoint.get_mmcls_models
     if scheme not in registries:
-        raise CheckpointError(f"checkpoint '{path}': {scheme}:// is not read here. Fetch it and name the file")
+        raise CheckpointError(f"checkpoint '{path}': {scheme}:// is not supported. Download it and give the path of "
+                              'the file')
     known = registries[scheme]()
     if name not in known:
-        raise CheckpointError(f"checkpoint '{path}': MMEngine knows no '{name}'. Check the name, or name a file")
+        raise CheckpointError(f"checkpoint '{path}': MMEngine does not know '{name}'. Check the name, or give a file")
     if '://' in known[name]:
         return download(known[name])
     return Path(mmengine_home()) / known[name]
 
 
 def download(url: str) -> Path:
-    """The local copy of a file, fetched unless it is there: once, however many processes ask for it.
+    """The local copy of a file, downloaded if missing: once, however many processes request it.
 
     Args:
-        url: Its address, http or https.
+        url: Its URL, http or https.
 
     Returns:
         Path of the file in ``torch.hub``'s folder for checkpoints
-        (``TORCH_HOME`` moves it). Of two addresses with the same file name,
-        the second gets a folder of its own.
+        (``TORCH_HOME`` moves it). If two URLs have the same file name, the second gets its own folder.
 
     Raises:
-        CheckpointError: If it can't be fetched to its end; the message names the
-            file, its address and the place to put it.
+        CheckpointError: If it can't be downloaded completely; the message names the file, its URL and the folder to put
+            it in.
     """
     root = Path(torch.hub.get_dir()) / 'checkpoints'
     try:
@@ -81,30 +81,30 @@ def download(url: str) -> Path:
     except ValueError:
         name = ''
     if name in ('', '.', '..'):
-        raise CheckpointError(f"checkpoint '{url}' names no file")
+        raise CheckpointError(f"checkpoint '{url}': the URL does not name a file")
     path = _place(root, name, url)
     if path.is_file():
         return path
     try:
         root.mkdir(parents=True, exist_ok=True)
         with require('filelock').FileLock(root / f'.{name}.lock'):
-            path = _place(root, name, url)  # another address may have come first
+            path = _place(root, name, url)  # another URL may have come first
             if not path.is_file():
                 path.parent.mkdir(exist_ok=True)
                 _fetch(url, path)
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, OSError) and error.errno in WRITING | OF_PLACES:
             raise CheckpointError(f"checkpoint '{url}': "
-                                  + cannot_write(path.parent, error, 'Name another place by TORCH_HOME')) from None
+                                  + cannot_write(path.parent, error, 'Set TORCH_HOME to another folder')) from None
         raise CheckpointError(f'{name} could not be downloaded from {url} ({getattr(error, "reason", error)}). '
-                              f'Fetch it elsewhere and put it into {path.parent}/, or name another file (in a config '
-                              f'model.backbone.init_cfg.checkpoint=PATH, or model.backbone.init_cfg=None to train from '
-                              f'scratch)') from None
+                              f'Download it elsewhere and put it into {path.parent}/, or give another file (in a '
+                              'config model.backbone.init_cfg.checkpoint=PATH, or model.backbone.init_cfg=None to '
+                              'train from scratch)') from None
     return path
 
 
 def _place(root: Path, name: str, url: str) -> Path:
-    """Where the file of an address is kept; a file without the address that it is from was put there by hand."""
+    """Where the file of a URL is stored; a file without a recorded URL was put there by hand."""
     address = _address_of(root / name)
     if address.is_file() and address.read_text() != url:
         return root / hashlib.sha256(url.encode()).hexdigest()[:8] / name
@@ -127,4 +127,4 @@ def _fetch(url: str, path: Path) -> None:
                 received = file.tell()
         if length and received != length:
             raise OSError(f'the connection ended after {received} of {length} bytes')
-        _address_of(path).write_text(url)  # before the file has its name: it would be anybody's
+        _address_of(path).write_text(url)  # before the file gets its name: without its URL it would match any URL

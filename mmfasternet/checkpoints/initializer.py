@@ -1,4 +1,4 @@
-"""Weights of a checkpoint in a backbone, as an initialisation."""
+"""Initialisation of a backbone with the weights of a checkpoint."""
 
 from typing import Any, Optional
 
@@ -12,7 +12,7 @@ from mmfasternet.registry import WEIGHT_INITIALIZERS
 
 @WEIGHT_INITIALIZERS.register_module()
 class PretrainedFasterNet:
-    """Initialises a backbone by :func:`load_pretrained_backbone`; what ``init_cfg`` of type ``'Pretrained'`` becomes.
+    """Initialises a backbone with :func:`load_pretrained_backbone`; ``init_cfg`` of type ``'Pretrained'`` becomes this.
 
     Args:
         checkpoint: Path or URL.
@@ -33,17 +33,17 @@ def load_pretrained_backbone(backbone: FasterNet, checkpoint: str, prefix: Optio
     """Load ImageNet weights into a backbone; only its output norms may be missing from them.
 
     Args:
-        backbone: The backbone. Where it lacks the last stages, their weights
-            are not loaded.
+        backbone: The backbone. If it lacks the last stages, their weights are
+            not loaded.
         checkpoint: Path or URL of a classifier, a detector or a backbone of
             FasterNet, in any layout.
-        prefix: What the keys of the backbone begin with, for one that is not
-            behind ``backbone.``. Defaults to None: it is found by its keys.
+        prefix: Prefix of the backbone's keys, if it is not ``backbone.``.
+            Defaults to None: it is found by its keys.
         map_location: Where the file's tensors go before they are copied, as
             ``torch.load`` takes it. Defaults to ``'cpu'``.
 
     Raises:
-        CheckpointError: If the file can't be had or does not fit; the message
+        CheckpointError: If the file can't be read or does not fit; the message
             names the file and lists what does not match.
     """
     weights = check_pretrained(backbone, read_once(checkpoint, map_location), checkpoint, prefix)

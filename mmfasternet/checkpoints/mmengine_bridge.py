@@ -1,4 +1,4 @@
-"""Published weights of any layout, as MMEngine loads them."""
+"""Lets MMEngine load published weights of any layout."""
 
 import os
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ _FORCE, _FORCE_NOT = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ON
 
 
 class _SafeLoading:
-    """What is changed in the process while anyone is within :func:`safe_loading`, and was before."""
+    """What :func:`safe_loading` changes in the process, and what was there before."""
 
     users = 0
     variables: Dict[str, Optional[str]]
@@ -38,7 +38,7 @@ class _SafeLoading:
             cls.globals = torch.serialization.get_safe_globals()
             torch.serialization.add_safe_globals(list(ALLOWED))
             cls.schemes = compat.checkpoint_schemes()
-            # All of them: MMEngine's maintained release unpickles whatever safe loading refuses, and lists getattr.
+            # All of them: MMEngine's maintained release unpickles whatever safe loading refuses, and allows getattr.
             CheckpointLoader.register_scheme(list(cls.schemes), load_from_mmfasternet, force=True)
 
     @classmethod
@@ -60,11 +60,11 @@ class _SafeLoading:
 
 @contextmanager
 def safe_loading() -> Iterator[None]:
-    """Within it, MMEngine and what is built on it read checkpoints by :func:`load_for_mmengine`.
+    """Within it, MMEngine and libraries built on it read checkpoints with :func:`load_for_mmengine`.
 
-    Any other ``torch.load`` of the process is a safe one, too, unless
-    :func:`~mmfasternet.checkpoints.trust_checkpoints` held when it began.
-    Several threads may be within it.
+    Any other ``torch.load`` of the process is safe, too, unless
+    :func:`~mmfasternet.checkpoints.trust_checkpoints` was active when it
+    began. Several threads may be within it.
     """
     _SafeLoading.enter()
     try:
@@ -74,22 +74,23 @@ def safe_loading() -> Iterator[None]:
 
 
 def read_ahead(path: str, converted: bool = True) -> Dict[str, Any]:
-    """Read a checkpoint, and keep it for whoever loads it next within :func:`safe_loading`.
+    """Read a checkpoint, and keep it for the next load within :func:`safe_loading`.
 
-    That is one call of :func:`load_for_mmengine`, by MMEngine too, or of
-    :func:`~mmfasternet.checkpoints.load_pretrained_backbone`. It gets the very
-    tensors, and may change or keep them: they are forgotten here then, and so
-    they are when the outermost :func:`safe_loading` ends. Outside of it,
-    nothing is kept. Asked for again before that, it is not read again.
+    The next load is one call of :func:`load_for_mmengine`, also by MMEngine,
+    or of :func:`~mmfasternet.checkpoints.load_pretrained_backbone`. It gets
+    the same tensors, and may change or keep them: they are dropped here then,
+    and also when the outermost :func:`safe_loading` ends. Outside of it,
+    nothing is kept. If it is requested again before that, it is not read
+    again.
 
     Args:
-        path: Path or URL, spelt as whoever loads it will.
-        converted: Give it as :func:`load_for_mmengine` does, and not as it is
-            in the file. Backbones need no more than the latter, from
-            classifiers with heads of their own too. Defaults to True.
+        path: Path or URL, spelt as in the later load.
+        converted: Return it as :func:`load_for_mmengine` does, and not as it
+            is in the file. The unconverted content is enough for backbones,
+            also from classifiers with other heads. Defaults to True.
 
     Raises:
-        CheckpointError: If it can't be read, or its keys don't make a
+        CheckpointError: If it can't be read, or its keys are not a complete
             FasterNet and ``converted`` is set.
     """
     with LOCK:
@@ -103,17 +104,18 @@ def read_ahead(path: str, converted: bool = True) -> Dict[str, Any]:
 
 
 def read_once(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
-    """:func:`read_checkpoint`, or what :func:`read_ahead` kept, which is forgotten then."""
+    """:func:`read_checkpoint`, or what :func:`read_ahead` kept, which is then dropped."""
     with LOCK:
         content = _SafeLoading.kept.pop(path, None)
-    # What was kept is on the CPU, whatever map_location says. That serves MMEngine's Runner.load_checkpoint and resume:
-    # load_state_dict of models, of their EMA and of optimizers copies to where the parameters are. (An optimizer's step
-    # counts stay on the CPU unless it is fused or capturable, as in a training that was not interrupted.)
+    # What was kept is on the CPU, whatever map_location says. That is fine for MMEngine's Runner.load_checkpoint and
+    # resume: load_state_dict of models, of their EMA and of optimizers copies to where the parameters are. (An
+    # optimizer's step counts stay on the CPU unless it is fused or capturable, as in a training that was not
+    # interrupted.)
     return read_checkpoint(path, map_location) if content is None else content
 
 
 def load_from_mmfasternet(path: str, map_location: Any = None) -> Dict[str, Any]:
-    """:func:`load_for_mmengine` by a name that makes a word in MMEngine's log."""
+    """:func:`load_for_mmengine` under a name that reads well in MMEngine's log."""
     return load_for_mmengine(path, map_location)
 
 
@@ -129,18 +131,19 @@ def load_for_mmengine(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
 
     Returns:
         The content. FasterNet's weights are under ``state_dict``, the
-        backbone's behind ``backbone.``; class names are where MMDetection 3.x
-        looks for them. Other networks' checkpoints are left as they are.
+        backbone's with the prefix ``backbone.``; class names are where
+        MMDetection 3.x looks for them. Checkpoints of other networks are
+        unchanged.
 
     Raises:
-        CheckpointError: If it can't be read, or its keys don't make a
+        CheckpointError: If it can't be read, or its keys are not a complete
             FasterNet.
     """
     return _for_mmengine(read_once(path, map_location), path)
 
 
 def _for_mmengine(content: Dict[str, Any], path: str) -> Dict[str, Any]:
-    if path.startswith('mmcls://'):  # these serve as backbones
+    if path.startswith('mmcls://'):  # these are used as backbones
         content = compat.mmcls_backbone(content)
     weights = state_dict_of(content, path)
     kind = recognize(weights)

@@ -1,8 +1,8 @@
-"""Arrays and numbers of numpy in a checkpoint, rebuilt without numpy's own unpickling.
+"""NumPy arrays and numbers in a checkpoint, rebuilt without numpy's own unpickling.
 
 numpy's constructors and ``__setstate__`` trust their arguments: a file could
-have them take its bytes for pointers, or read past a buffer's end. The classes
-here stand in for numpy's under their names, and take plain numbers only.
+make them use its bytes as pointers, or read past the end of a buffer. The
+classes here replace numpy's under the same names, and take plain numbers only.
 """
 
 import re
@@ -23,7 +23,7 @@ class DType:
         self.value = np.dtype(code)
 
     def __setstate__(self, state: Tuple[Any, ...]) -> None:
-        """Take the byte order; sub-arrays, fields and sizes of its own would be more than a number."""
+        """Set the byte order; sub-arrays, fields and custom sizes are refused, since they are more than a number."""
         order, details, sizes = state[1], state[2:5], state[5:7]
         if order not in ('<', '>', '|', '=') or any(part is not None for part in details) or sizes != (-1, -1):
             raise UnpicklingError('attribute numpy.dtype.__setstate__')
@@ -31,13 +31,13 @@ class DType:
 
 
 class Array(np.ndarray):
-    """Stands in for ``numpy.ndarray``; is pickled as one."""
+    """Stands in for ``numpy.ndarray``, and is pickled as one."""
 
     def __new__(cls) -> 'Array':
         return super().__new__(cls, (0, ))
 
     def __setstate__(self, state: Tuple[Any, ...]) -> None:
-        """Take shape and bytes, which numpy compares, and a type of plain numbers."""
+        """Set shape and bytes, which numpy checks against each other, and a type of plain numbers."""
         _, shape, dtype, fortran_order, data = state
         if type(dtype) is not DType or type(data) is not bytes:
             raise UnpicklingError('attribute numpy.ndarray.__setstate__')

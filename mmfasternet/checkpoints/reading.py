@@ -37,30 +37,30 @@ _NOT_A_CHECKPOINT = {
 
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
-    """Read a checkpoint as it is; nothing in it is run unless :func:`trust_checkpoints` says so.
+    """Read a checkpoint as it is; no code in it runs unless :func:`trust_checkpoints` allows it.
 
-    Where it holds further weights of the same network, such as their average,
-    the log says which are taken: those that MMEngine's loader takes, too.
+    If it also holds other weights of the same network, such as their average,
+    the log says which are used: the same ones that MMEngine's loader uses.
 
     Args:
-        path: Path or URL, of a file that PyTorch wrote or of ``.safetensors``.
-            Behind ``#``, the name of other weights in it to take.
+        path: Path or URL of a PyTorch file or a ``.safetensors`` file.
+            ``#NAME`` after it selects other weights in it.
         map_location: Where the tensors go, as ``torch.load`` takes it.
             Defaults to ``'cpu'``.
 
     Returns:
-        Its content. That of ``.safetensors``, and that of named weights, has
-        ``state_dict`` and ``meta``, as MMEngine's files have.
+        Its content. That of ``.safetensors``, and of weights selected by name,
+        has ``state_dict`` and ``meta``, as MMEngine's files have.
 
     Raises:
-        CheckpointError: If it can't be had, is broken, or holds anything but
+        CheckpointError: If it can't be read, is broken, or holds anything but
             plain data; the message names the file.
     """
     address, name = _split(path)
     file = local_path(address)
     content = _read_file(file, map_location)
     if not isinstance(content, dict):
-        raise CheckpointError(f"checkpoint '{file}' holds a {type(content).__name__}, no state dict")
+        raise CheckpointError(f"checkpoint '{file}' holds a {type(content).__name__}, not a state dict")
     if name:
         content = only_weights(content, name, address)
     else:
@@ -72,7 +72,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Dict[str, Any]:
 
 
 def _split(path: str) -> Tuple[str, str]:
-    """The file's address, and the name of weights in it, empty if there is none."""
+    """The file's path or URL, and the name of weights in it, empty if there is none."""
     address, _, name = path.rpartition('#')
     named = address and name and '/' not in name and not Path(path).exists()
     return (address, name) if named else (path, '')
@@ -82,9 +82,9 @@ def _tell_of_others(content: Dict[str, Any], path: str) -> None:
     taken, others = weight_names(content, path)
     if not others:
         return
-    averaged = ', the averaged ones, unless a training is resumed, which takes both' if averages_first(content) else ''
-    _log_once(f"checkpoint '{path}' holds further weights of its network: {listed(others)}. Taken are '{taken}'"
-              f"{averaged}. '{path}#{others[0]}' takes the others", logging.INFO)
+    averaged = ' (the averaged ones; a resumed training uses both)' if averages_first(content) else ''
+    _log_once(f"checkpoint '{path}' holds other weights of the same network as well: {listed(others)}. Using "
+              f"'{taken}'{averaged}. To use the others: '{path}#{others[0]}'", logging.INFO)
 
 
 def _is_finite(value: Any) -> bool:
@@ -100,7 +100,7 @@ def _log_once(message: str, level: int) -> None:
 
 def _read_file(path: Path, map_location: Any) -> Any:
     if path.is_dir():
-        raise CheckpointError(f"checkpoint '{path}' is a folder. Name the file in it")
+        raise CheckpointError(f"checkpoint '{path}' is a folder. Give a file in it")
     if not path.is_file():
         raise CheckpointError(f"checkpoint '{path}' does not exist. Check the path; training writes its "
                               f'checkpoints to the work folder, work_dirs/CONFIG by default')
@@ -109,21 +109,21 @@ def _read_file(path: Path, map_location: Any) -> Any:
             start = file.read(64)
         for known, what in _NOT_A_CHECKPOINT.items():
             if start.lstrip().lower().startswith(known):
-                raise CheckpointError(f"checkpoint '{path}' is {what}, no checkpoint. Remove it and fetch it "
-                                      f'again')
+                raise CheckpointError(f"checkpoint '{path}' is {what}, not a checkpoint. Remove it and download it "
+                                      'again')
         if path.suffix == '.safetensors' or start[8:9] == b'{':
             return _read_safetensors(path, map_location)
         return _read_pickle(path, map_location)
     except UserError:
         raise
     except Exception as error:  # a file may hold anything, and be broken anywhere
-        if isinstance(error, OSError) and error.errno is not None:  # what the system says is not of its content
+        if isinstance(error, OSError) and error.errno is not None:  # a system error is not about its content
             raise CheckpointError(f"checkpoint '{path}' can't be read: {error.strerror}") from None
         text = str(error).strip()
         says = isinstance(error, (RuntimeError, OSError, ValueError)) and text
-        reason = text.splitlines()[0] if says else 'it is no file that PyTorch wrote, or a part of one'
-        raise CheckpointError(f"checkpoint '{path}' is broken: {reason}. Remove it, and fetch or write it "
-                              f'again') from None
+        reason = text.splitlines()[0] if says else 'it is not a PyTorch file, or an incomplete one'
+        raise CheckpointError(f"checkpoint '{path}' is broken: {reason}. Remove it, and download or write it "
+                              'again') from None
 
 
 def _read_safetensors(path: Path, map_location: Any) -> Dict[str, Any]:
@@ -149,11 +149,11 @@ def _read_pickle(path: Path, map_location: Any) -> Any:
         if not problem and isinstance(error, RuntimeError):
             raise
         if not problem:
-            raise CheckpointError(f"checkpoint '{path}' is no checkpoint of PyTorch's. Name another file") from None
+            raise CheckpointError(f"checkpoint '{path}' is not a PyTorch checkpoint. Give another file") from None
         if not is_trusting():
-            raise CheckpointError(f"checkpoint '{path}' {problem}, and was not loaded. Use a file from a source that "
-                                  f'you trust, or, if you do trust this one with all that you may do here, '
-                                  f'--trust-checkpoint (in Python: mmfasternet.checkpoints.trust_checkpoints)'
+            raise CheckpointError(f"checkpoint '{path}' {problem}, and was not loaded. Use a file from a source you "
+                                  'trust or, if you trust this one to run code with your permissions, '
+                                  '--trust-checkpoint (in Python: mmfasternet.checkpoints.trust_checkpoints)'
                                   ) from None
     try:
         return torch.load(path, map_location=map_location, weights_only=False)
@@ -163,21 +163,21 @@ def _read_pickle(path: Path, map_location: Any) -> Any:
 
 
 def _refusal(path: Path, text: str) -> str:
-    """What PyTorch's refusal comes from; empty if the file is just no checkpoint."""
+    """The cause of PyTorch's refusal; empty if the file is not a checkpoint at all."""
     named = _REFUSED.search(text)
     if named:
-        return f'asks for {named[1]}, more than plain data'
+        return f'asks for {named[1]}, which is more than plain data'
     unsafe_format = _REFUSED_FORMAT.search(text)
     if unsafe_format:
         return f"is of PyTorch's {unsafe_format[1]} format, which can't be read safely"
     if 'Unsupported operand' in text and zipfile.is_zipfile(path):
         names = listed(_named_in(path)) or 'nothing by name'
-        return f"is pickled by another protocol than PyTorch's, which can't be read safely (it asks for {names})"
+        return f"is pickled with another protocol than PyTorch's, which can't be read safely (it asks for {names})"
     return ''
 
 
 def _named_in(path: Path) -> List[str]:
-    """What a file's pickle asks for beside PyTorch's own, by a look at its instructions; none of them is followed."""
+    """What a file's pickle requests besides PyTorch's own objects, read from its opcodes without executing any."""
     with zipfile.ZipFile(path) as archive:
         data = archive.read(next(name for name in archive.namelist() if name.endswith('data.pkl')))
     names: Set[str] = set()

@@ -19,12 +19,12 @@ from mmfasternet.models.weights.layouts import WeightsKind, convert, recognize
 
 
 def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tuple[WeightsKind, WeightsKind]:
-    """Write the weights of a checkpoint by the names of another layout.
+    """Write the weights of a checkpoint in another layout.
 
-    Weights and class names are kept; the state of a training is dropped.
-    What becomes ours, and detectors in the official layout, have MMEngine's
-    form (``state_dict`` and ``meta``); official and timm's classifiers and
-    bare backbones are plain state dicts.
+    Weights and class names are kept; the training state is dropped. Our
+    layout, and detectors in the official layout, have MMEngine's form
+    (``state_dict`` and ``meta``); classifiers in the official and timm layouts
+    and bare backbones are plain state dicts.
 
     Args:
         source: Path or URL.
@@ -34,11 +34,11 @@ def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tup
             Defaults to ``'mmfasternet'``.
 
     Returns:
-        What the source holds and what was written.
+        The kinds of the source and of the written weights.
 
     Raises:
-        CheckpointError: If the source can't be read or is no FasterNet, or
-            has weights without a place in the other layout.
+        CheckpointError: If the source can't be read or is not a FasterNet, or
+            has weights that the other layout has no name for.
         UserError: If the target can't be written.
     """
     _check_target(target)
@@ -65,16 +65,16 @@ def convert_checkpoint(source: str, target: str, to: str = 'mmfasternet') -> Tup
 
 
 def publish_checkpoint(source: str, target: str) -> Tuple[Path, List[str]]:
-    """Write a checkpoint without the state of its training, named by its content.
+    """Write a checkpoint without its training state, named by its content.
 
     Args:
         source: Path or URL.
         target: The file's name; the first eight digits of the file's SHA-256
-            are put before its suffix, as in ``name-1a2b3c4d.pth``.
+            are inserted before its suffix, as in ``name-1a2b3c4d.pth``.
 
     Returns:
-        The file written, ``meta`` and ``state_dict`` of the source, or its
-        weights alone; and what was dropped, as the source calls it.
+        The written file, with ``meta`` and ``state_dict`` of the source or its
+        weights alone; and the names of what was dropped.
 
     Raises:
         CheckpointError: If the source can't be read.
@@ -96,11 +96,11 @@ def _classes(content: Dict[str, Any]) -> Tuple[str, ...]:
 def _check_target(target: str) -> None:
     check_file(target)
     if Path(target).exists():
-        raise UserError(f"'{target}' exists already and is left as it is. Remove it or name another file")
+        raise UserError(f"'{target}' already exists and was not changed. Remove it or choose another file")
 
 
 def _write(path: Path, content: Dict[str, Any], classes: Tuple[str, ...], named: bool = False) -> Path:
-    """Write a checkpoint atomically; with ``named``, the name gets the hash."""
+    """Write a checkpoint atomically; with ``named``, the hash is added to the name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         data, target = _serialized(path, content, classes), path
@@ -109,9 +109,9 @@ def _write(path: Path, content: Dict[str, Any], classes: Tuple[str, ...], named:
             _check_target(str(target))
         with atomic_path(target) as unfinished, trust_checkpoints(False):
             unfinished.write_bytes(data)
-            read_checkpoint(str(unfinished))  # what was trusted to get here may not be plain data
+            read_checkpoint(str(unfinished))  # what was trusted on reading may not be plain data
     except CheckpointError as error:
-        raise CheckpointError(f"'{path}' is not written, since it could not be read again: {error}") from None
+        raise CheckpointError(f"'{path}' was not written, because it could not be read back: {error}") from None
     except OSError as error:
         raise UserError(cannot_write(path, error)) from None
     except (RuntimeError, ValueError) as error:
@@ -121,7 +121,7 @@ def _write(path: Path, content: Dict[str, Any], classes: Tuple[str, ...], named:
 
 def _serialized(path: Path, content: Dict[str, Any], classes: Tuple[str, ...]) -> bytes:
     if path.suffix == '.safetensors':
-        # One entry: safetensors writes several in any order, and the same content gets another hash.
+        # One entry: safetensors writes several in any order, so that the same content would get another hash.
         metadata = {CLASSES_ENTRY: json.dumps(classes)} if classes else dict(format='pt')
         return require('safetensors.torch').save(_apart(state_dict_of(content, str(path))), metadata)
     buffer = io.BytesIO()  # into a file, its path would become part of the content
@@ -130,11 +130,11 @@ def _serialized(path: Path, content: Dict[str, Any], classes: Tuple[str, ...]) -
 
 
 def _apart(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Contiguous tensors with a storage each, as safetensors needs them."""
+    """Contiguous tensors, each with its own storage, as safetensors requires."""
     taken, apart = set(), {}
     for key, value in weights.items():
         if not isinstance(value, Tensor):
-            raise ValueError(f'{key} is a {type(value).__name__}, and .safetensors holds tensors only')
+            raise ValueError(f'{key} is a {type(value).__name__}, but .safetensors holds tensors only')
         storage = value.untyped_storage().data_ptr()
         apart[key] = value.clone() if storage in taken else value.contiguous()
         taken.add(storage)

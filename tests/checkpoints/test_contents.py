@@ -88,7 +88,7 @@ def test_of_two_sets_of_weights_the_log_says_which_are_taken_and_how_to_take_the
     lines = []
     monkeypatch.setattr(reading, 'print_log', lambda message, **kwargs: lines.append(message))
     assert bias(read_checkpoint(path)) == bias(load_for_mmengine(path)) == [taken]
-    assert len(lines) == 1 and f"'{path}#{name}' takes the others" in lines[0]
+    assert len(lines) == 1 and f"To use the others: '{path}#{name}'" in lines[0]
     assert ('averaged' in lines[0]) == (name == 'ema_state_dict')
     assert bias(read_checkpoint(f'{path}#{name}')) == [3. - taken]
     assert len(lines) == 1
@@ -112,7 +112,7 @@ def test_what_publishing_drops_is_said(tmp_path):
 
 def test_an_unknown_name_lists_those_that_are_there(tmp_path):
     torch.save(mmengines(), tmp_path / 'two.pth')
-    with pytest.raises(CheckpointError, match=r"two\.pth' has no weights called 'ema' in it, but ema_state_dict, "
+    with pytest.raises(CheckpointError, match=r"two\.pth' has no weights named 'ema', only ema_state_dict, "
                        'state_dict$'):
         read_checkpoint(str(tmp_path / 'two.pth#ema'))
 

@@ -114,9 +114,11 @@ def test_other_schemes(tmp_path, monkeypatch):
         model = torch.nn.Linear(1, 1)
         load_checkpoint(model, f'FILE://{tmp_path}/a%20b.pth')
         assert model.weight.item() == 0
-    for path, problem in (('s3://bucket/a.pth', 's3:// is not read here'), ('torchvision://nonet', "knows no 'nonet'"),
-                          ('http://[::1/x.pth', 'names no file'), ('https://example.org/..', 'names no file'),
-                          ('https://example.org', 'names no file')):
+    for path, problem in (('s3://bucket/a.pth', 's3:// is not supported'),
+                          ('torchvision://nonet', "does not know 'nonet'"),
+                          ('http://[::1/x.pth', 'does not name a file'),
+                          ('https://example.org/..', 'does not name a file'),
+                          ('https://example.org', 'does not name a file')):
         with pytest.raises(CheckpointError, match=re.escape(problem)):
             read_checkpoint(path)
     asked = []
@@ -143,5 +145,5 @@ def test_a_folder_that_cannot_be_written_is_not_taken_for_the_network(web_server
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(f'{address}/weights.pth')
     assert str(caught.value) == (f"checkpoint '{address}/weights.pth': '{tmp_path}/hub/checkpoints' can't be written: "
-                                 f"'{tmp_path}/hub' is no folder. Name another place by TORCH_HOME")
+                                 f"'{tmp_path}/hub' is not a folder. Set TORCH_HOME to another folder")
     assert not requests

@@ -169,10 +169,10 @@ def test_what_cannot_be_had_is_one_line(hub):
         'hf-hub:org/some': ('org/some has no model.safetensors or pytorch_model.bin', files),
         'hf://org/some/weights.pth': ('org/some has no weights.pth', files),
         'hf-hub:org/some@v9': ("org/some has no revision 'v9'", files),
-        'hf-hub:org/gated': ('org/gated is gated. Ask for access on', 'HF_TOKEN'),
+        'hf-hub:org/gated': ('org/gated is gated. Request access on', 'HF_TOKEN'),
         'hf-hub:org/closed': ('refuses model.safetensors or pytorch_model.bin of org/closed (403)', 'TOKEN'),
-        'hf-hub:org/down': ("can't be fetched: model.safetensors or pytorch_model.bin of org/down", '503'),
-        'hf-hub:org/some/more': ('names no repository of the Hub', 'Write hf-hub:ORG/REPO'),
+        'hf-hub:org/down': ("can't be downloaded: model.safetensors or pytorch_model.bin of org/down", '503'),
+        'hf-hub:org/some/more': ('does not name a repository on the Hub', 'Write hf-hub:ORG/REPO'),
     }
     for (path, parts), error in zip(cases.items(), hub.read(*cases), strict=True):
         assert isinstance(error, str) and error.startswith(f"checkpoint '{path}' ") and '\n' not in error
@@ -198,22 +198,22 @@ def test_without_a_network(hub):
     hub.server.server_close()
     cached, absent = hub.read('hf-hub:org/a', 'hf://org/b/c.pth')
     assert cached == 1
-    assert absent.startswith(f"checkpoint 'hf://org/b/c.pth' can't be fetched: c.pth of org/b from {hub.endpoint} (")
-    assert 'refused' in absent and absent.endswith('Fetch it elsewhere and name the file')
+    assert absent.startswith(f"checkpoint 'hf://org/b/c.pth' can't be downloaded: c.pth of org/b from {hub.endpoint} (")
+    assert 'refused' in absent and absent.endswith('Download it elsewhere and give the path of the file')
 
 
 def test_a_cache_that_cannot_be_written_is_not_taken_for_the_hub(hub):
     hub.files = {'org/a': {'main': {'pytorch_model.bin': pickled(1)}}}
     hub.home.touch()
     said, = hub.read('hf://org/a/pytorch_model.bin')
-    assert re.match(rf"checkpoint 'hf://org/a/pytorch_model\.bin' can't be fetched: '{hub.home}/\S+' can't be read or "
-                    rf"written: '{hub.home}' is no folder\. HF_HOME names another place$", said), said
+    assert re.match(rf"checkpoint 'hf://org/a/pytorch_model\.bin' can't be downloaded: '{hub.home}/\S+' can't be read "
+                    rf"or written: '{hub.home}' is not a folder\. Set HF_HOME to another folder$", said), said
 
 
 def test_code_in_a_pickle_is_refused(hub, tmp_path):
     hub.files = {'org/evil': {'main': {'pytorch_model.bin': hostile_file(tmp_path, 'in meta').read_bytes()}}}
     error, = hub.read('hf-hub:org/evil')
-    assert 'pytorch_model.bin' in error and 'system, more than plain data, and was not loaded' in error
+    assert 'pytorch_model.bin' in error and 'system, which is more than plain data, and was not loaded' in error
     assert not (tmp_path / 'ran').exists()
     assert len(hub.fetched()) == 1
 
@@ -267,19 +267,20 @@ def test_timms_names_are_those_on_the_page():
 @pytest.mark.parametrize('path', ['hf-hub:', 'hf-hub:@v1', 'hf://org', 'hf://org/repo', 'hf://org/repo/',
                                   'hf://datasets/org/repo/a.pth', 'hf://org/repo@v1'])
 def test_a_name_of_nothing(path):
-    with pytest.raises(CheckpointError, match='names no file of a model on the Hub. Write hf-hub:ORG/REPO, or hf://'):
+    with pytest.raises(CheckpointError, match='does not name a model file on the Hub. Write hf-hub:ORG/REPO, or hf://'):
         read_checkpoint(path)
 
 
 def test_it_needs_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    with pytest.raises(UserError, match=r'^huggingface_hub is not installed: pip install "mmfasternet\[hub\]" brings'):
+    line = r'^huggingface_hub is not installed: pip install "mmfasternet\[hub\]" installs it$'
+    with pytest.raises(UserError, match=line):
         read_checkpoint('hf-hub:org/repo')
 
 
 def test_a_client_that_is_too_old_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub.errors', None)
-    with pytest.raises(UserError, match=r'^huggingface_hub [\d.]+ is installed, too old .*"huggingface_hub>=0\.26"'):
+    with pytest.raises(UserError, match=r'^huggingface_hub [\d.]+ is too old for .*"huggingface_hub>=0\.26"'):
         read_checkpoint('hf-hub:org/repo')
 
 

@@ -121,7 +121,7 @@ def test_another_pickle_protocol_is_named_with_what_it_asks_for(tmp_path):
 def test_what_a_failed_download_leaves_is_named(tmp_path, content, what):
     for name in ('page.pth', 'page.safetensors'):
         (tmp_path / name).write_bytes(content)
-        assert_refused(tmp_path / name, what, 'Remove it and fetch it again')
+        assert_refused(tmp_path / name, what, 'Remove it and download it again')
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):

@@ -56,7 +56,7 @@ def test_class_names_survive(tmp_path, trained):
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, official, monkeypatch):
     source = str(tmp_path / 'official.pth')
     before = (tmp_path / 'official.pth').read_bytes()
-    with pytest.raises(UserError, match=r'official\.pth. exists already'):
+    with pytest.raises(UserError, match=r'official\.pth. already exists'):
         convert_checkpoint(source, source)
     assert (tmp_path / 'official.pth').read_bytes() == before
     with pytest.raises(CheckpointError, match=r'cut\.pth. lacks head\.bias'):
@@ -98,7 +98,7 @@ def test_publishing_leaves_the_training_out_and_names_the_content(tmp_path, trai
     assert set(content['state_dict']) == set(before['state_dict'])
     assert all(torch.equal(value, before['state_dict'][key]) for key, value in content['state_dict'].items())
     assert content['meta']['dataset_meta']['classes'] == before['meta']['dataset_meta']['classes']
-    with pytest.raises(UserError, match=f'{path.name}. exists already'):  # the same content has the same name
+    with pytest.raises(UserError, match=f'{path.name}. already exists'):  # the same content has the same name
         publish_checkpoint(str(source), str(tmp_path / f'name{suffix}'))
     assert [*tmp_path.iterdir()] == [path]
 
@@ -121,7 +121,7 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path):
     torch.save(dict(state_dict=FasterNet('t0').state_dict(), meta=meta), tmp_path / 'a.pth')
     with trust_checkpoints():
         for write in (publish_checkpoint, convert_checkpoint):
-            with pytest.raises(CheckpointError, match=r"b\.pth' is not written.*argparse\.Namespace"):
+            with pytest.raises(CheckpointError, match=r"b\.pth' was not written.*argparse\.Namespace"):
                 write(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))
     assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
 
