@@ -10,17 +10,17 @@ from mmfasternet.errors import DataError
 
 
 def image_ids(content: Dict[str, Any], images: Sequence[str]) -> List[int]:
-    """The ids of image files, in their order.
+    """The ids of image files, in the given order.
 
-    An image is the entry whose ``file_name``, with its folders, is the end of
-    the image's path; where there is none, the only one of its bare name.
+    An image matches the entry whose ``file_name``, with its folders, is the end of the image's path; else the only
+    entry with its bare file name.
 
     Args:
-        content: COCO annotation file, as it was read.
+        content: Content of a COCO annotation file.
         images: Their paths.
 
     Raises:
-        DataError: If an image is not in the file, or several entries may be meant.
+        DataError: If an image is not in the file, or several entries match.
     """
     by_name: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
     for entry in content['images']:
@@ -34,8 +34,8 @@ def image_ids(content: Dict[str, Any], images: Sequence[str]) -> List[int]:
         entries = ends or named
         if len(entries) > 1:
             known = ', '.join(f"'{entry['file_name']}' with id {entry['id']}" for entry in entries[:3])
-            raise DataError(f"image '{image}' may be any of {len(entries)} in the annotation file: {known}. Predict "
-                            f'without it, or keep the images in the folders that it names')
+            raise DataError(f"image '{image}' matches {len(entries)} entries in the annotation file: {known}. Predict "
+                            'without the file, or keep the images in the folders that it names')
         found += [entry['id'] for entry in entries]
         absent += [Path(image).name] if not entries else []
     _refuse('image', absent)
@@ -43,10 +43,10 @@ def image_ids(content: Dict[str, Any], images: Sequence[str]) -> List[int]:
 
 
 def category_ids(content: Dict[str, Any], classes: Sequence[str]) -> List[int]:
-    """The ids of classes, in their order.
+    """The ids of classes, in the given order.
 
     Raises:
-        DataError: If a class is not in the file, or a name is there twice.
+        DataError: If a class is not in the file, or its name occurs twice.
     """
     ids: Dict[str, List[int]] = defaultdict(list)
     for category in content['categories']:
@@ -55,7 +55,7 @@ def category_ids(content: Dict[str, Any], classes: Sequence[str]) -> List[int]:
     for name in classes:
         if len(ids[name]) > 1:
             raise DataError(f"category '{name}' is in the annotation file with the ids "
-                            f"{', '.join(map(str, ids[name]))}. Give each category a name of its own")
+                            f"{', '.join(map(str, ids[name]))}. Give each category a unique name")
     return [ids[name][0] for name in classes]
 
 
@@ -71,11 +71,11 @@ def read_ids(path: str) -> Dict[str, Any]:
         if not isinstance(entries, list) or not all(
                 isinstance(entry, dict) and 'id' in entry and isinstance(entry.get(name), str) for entry in entries):
             raise DataError(f"annotation file '{path}' can't be used for its ids: its '{key}' must be a list of "
-                            f"entries with 'id' and '{name}', as COCO's format has it")
+                            f"entries with 'id' and '{name}', as in COCO format")
     return content
 
 
 def _refuse(kind: str, absent: Sequence[str]) -> None:
     if absent:
-        raise DataError(f"the annotation file has no {kind} '{absent[0]}' ({len(absent)} in all). Predict "
-                        f'without it, or name the one that belongs to these images and this model')
+        raise DataError(f"the annotation file has no {kind} '{absent[0]}' ({len(absent)} in all). Predict without it, "
+                        'or give the one that belongs to these images and this model')

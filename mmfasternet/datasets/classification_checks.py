@@ -1,4 +1,4 @@
-"""Whether the images and labels of a classifier's data are there, and are those of its head."""
+"""Checks that the images and labels of a classifier's data exist and match its head."""
 
 import json
 import logging
@@ -18,10 +18,10 @@ _SHOWN = 3
 
 
 class ClassificationChecks:
-    """Checks MMPretrain's data sets of a config, one after another.
+    """Checks the MMPretrain datasets of a config, one after another.
 
     Args:
-        model: The model's config; its head's ``num_classes`` is what labels are counted against.
+        model: The model's config; labels are compared with its head's ``num_classes``.
         reads_files: Whether this process reads annotation files and lists folders.
     """
 
@@ -34,23 +34,23 @@ class ClassificationChecks:
 
     def check(self, dataset: Dict[str, Any], kind: Any, ann_file: str, folder: str, split: str,
               tree: str = '') -> Tuple[str, ...]:
-        """Check a data set.
+        """Check a dataset.
 
         Args:
             dataset: Its config.
             kind: Its class.
-            ann_file: Path of its annotation file; empty where it has none, or not on a local disk.
-            folder: Its image folder; empty where it is not on a local disk.
+            ann_file: Path of its annotation file; empty if it has none, or it is not on a local disk.
+            folder: Its image folder; empty if it is not on a local disk.
             split: Such as ``'train'``.
-            tree: A sentence on its folders, for the error. Defaults to ``''``.
+            tree: A sentence on its expected folders, for the error. Defaults to ``''``.
 
         Returns:
-            Its classes, to be compared with the head's; empty where only labels tell, or it is no data set of
-            MMPretrain's.
+            Its classes, to be compared with the head's; empty if only labels tell them, or it is not an MMPretrain
+            dataset.
 
         Raises:
             DataError: If folders of classes or images are missing, there are no images, a line or entry can't be read,
-                a label is out of range, or splits have folders of other classes.
+                a label is out of range, or splits have folders of different classes.
         """
         if not _is_mmpretrains(kind):
             return ()
@@ -69,8 +69,8 @@ class ClassificationChecks:
         if self.reads_files:
             self._check_list(ann_file, folder if needs_files(dataset) else None, named, split)
             if usual and not named and self.num_classes not in (None, len(usual)):
-                _warn(f"the {split} data names its classes as {kind.__name__} does, {', '.join(usual[:_SHOWN])}, ...: "
-                      f'set {split}_dataloader.dataset.metainfo.classes to the names of yours')
+                _warn(f"the {split} data uses the class names of {kind.__name__}, {', '.join(usual[:_SHOWN])}, ...: "
+                      f'set {split}_dataloader.dataset.metainfo.classes to your class names')
         return named
 
     def _check_folders(self, folder: str, named: Tuple[str, ...], usual: Tuple[str, ...], extensions: Tuple[str, ...],
@@ -79,33 +79,33 @@ class ClassificationChecks:
         classes = named or usual or found
         option = f'{split}_dataloader.dataset.metainfo.classes'
         if not found or len(found) != len(classes):
-            raise DataError(f"image folder '{folder}' holds {len(found)} folders of classes, and "
-                            f"{len(classes) or 'some'} are expected. {tree + '. ' if tree else ''}Put the images of "
-                            f'each class into a folder of their own, and name the classes by {option}')
+            raise DataError(f"image folder '{folder}' holds {len(found)} class folders, but {len(classes) or 'some'} "
+                            f"are expected. {tree + '. ' if tree else ''}Put the images of each class into their own "
+                            f'folder, and name the classes with {option}')
         if named != found and sorted(named) == list(found):
-            raise DataError(f"{option} is {', '.join(named)}, and the labels of image folder '{folder}' go by the "
-                            f"alphabet: {', '.join(found)}. Name the classes in this order")
+            raise DataError(f"{option} is {', '.join(named)}, but the labels of image folder '{folder}' are in "
+                            f"alphabetical order: {', '.join(found)}. Name the classes in this order")
         self._compare_folders(folder, found)
         if self.reads_files:
             empty = [name for name in found if not _holds_images(Path(folder) / name, extensions)]
             if len(empty) == len(found):
-                raise DataError(f"image folder '{folder}' holds no image in its {len(found)} folders of classes. "
-                                f"Images end with {', '.join(sorted(extensions))}")
+                raise DataError(f"image folder '{folder}' holds no image in its {len(found)} class folders. File names "
+                                f"of images end with {', '.join(sorted(extensions))}")
             if empty:
                 _warn(f"image folder '{folder}' holds no image of {len(empty)} of its {len(found)} classes: "
                       f'{_some(empty)}')
         return classes
 
     def _compare_folders(self, folder: str, found: Tuple[str, ...]) -> None:
-        """Labels are the numbers of a split's own folders: a missing one moves those behind it."""
+        """Labels are the indices of a split's own folders: a missing folder shifts those after it."""
         other, expected = self._folders = self._folders or (folder, found)
         lacking = [name for name in expected if name not in found]
         beyond = [name for name in found if name not in expected]
         if lacking or beyond:
-            what = [f"lacks {_some(lacking)}"] * bool(lacking) + [f"has {_some(beyond)} beyond them"] * bool(beyond)
-            raise DataError(f"image folders '{other}' and '{folder}' hold folders of different classes, by which "
-                            f"labels are counted: the second {' and '.join(what)}. Give both the same folders, "
-                            f'empty ones where there are no images')
+            what = [f"lacks {_some(lacking)}"] * bool(lacking) + [f"has {_some(beyond)} in addition"] * bool(beyond)
+            raise DataError(f"image folders '{other}' and '{folder}' hold different class folders, whose order gives "
+                            f"the labels: the second {' and '.join(what)}. Give both the same folders, empty ones for "
+                            'classes without images')
 
     def _check_list(self, ann_file: str, folder: Optional[str], named: Tuple[str, ...], split: str) -> None:
         """Check a file of lines ``PATH LABEL``."""
@@ -114,7 +114,7 @@ class ClassificationChecks:
         if lines[-1] == '':
             lines.pop()
         if not lines:
-            raise DataError(f"annotation file '{ann_file}' is empty: each line of it is an image and its label")
+            raise DataError(f"annotation file '{ann_file}' is empty: each line must hold an image and its label")
         labels, paths = set(), []
         for number, line in enumerate(lines, 1):
             path, _, label = line.strip().rpartition(' ')
@@ -124,8 +124,8 @@ class ClassificationChecks:
             except ValueError:
                 path = ''
             if not path:
-                raise DataError(f"{where} is '{line[:80]}', and must be a path and a number behind a space, such as "
-                                f"'ant/1.jpg 0'")
+                raise DataError(f"{where} is '{line[:80]}', but must be a path and a number separated by a space, such "
+                                "as 'ant/1.jpg 0'")
             self._check_label(value, f'the label in {where}', named)
             labels.add(value)
             paths.append(path)
@@ -137,7 +137,7 @@ class ClassificationChecks:
         try:
             content = json.loads(_read(ann_file))
         except ValueError as error:
-            raise DataError(f"annotation file '{ann_file}' is no json ({error})") from None
+            raise DataError(f"annotation file '{ann_file}' is not valid JSON ({error})") from None
         if not isinstance(content, dict) or not isinstance(content.get('metainfo'), dict) or not isinstance(
                 content.get('data_list'), list) or not content['data_list']:
             raise DataError(f"annotation file '{ann_file}' must be a dict with metainfo, a dict, and data_list, a list "
@@ -147,12 +147,12 @@ class ClassificationChecks:
         for index, entry in enumerate(content['data_list']):
             where = f"annotation file '{ann_file}', data_list[{index}]"
             if not isinstance(entry, dict) or not isinstance(entry.get('img_path'), str):
-                raise DataError(f'{where} has no img_path, a text')
+                raise DataError(f'{where} has no img_path, which must be a string')
             paths.append(entry['img_path'])
             labels = entry.get('gt_label')
             for label in labels if isinstance(labels, list) else [labels]:
                 if not isinstance(label, int) or isinstance(label, bool):
-                    raise DataError(f"{where}.gt_label is {labels!r}, and must be a number or a list of numbers")
+                    raise DataError(f"{where}.gt_label is {labels!r}, but must be a number or a list of numbers")
                 self._check_label(label, f'{where}.gt_label', named)
         _check_images(paths, folder, ann_file)
         return named
@@ -163,11 +163,11 @@ class ClassificationChecks:
             limits.append((self.num_classes, f'model.head.num_classes is {self.num_classes}'))
         for limit, why in limits:
             if not 0 <= label < limit:
-                raise DataError(f'{where} is {label}, and {why}: labels are 0 to {limit - 1}')
+                raise DataError(f'{where} is {label}, but {why}: labels are 0 to {limit - 1}')
 
     def _warn_of_few(self, labels: Set[int], ann_file: str, split: str) -> None:
         if split == 'train' and self.num_classes and len(labels) < self.num_classes:
-            _warn(f"annotation file '{ann_file}' has images of {len(labels)} classes, and model.head.num_classes is "
+            _warn(f"annotation file '{ann_file}' has images of {len(labels)} classes, but model.head.num_classes is "
                   f'{self.num_classes}')
 
 
@@ -175,18 +175,18 @@ def names_of(classes: Any) -> Tuple[str, ...]:
     """Names of classes as a config has them, in a list or in a file with a name on each line.
 
     Raises:
-        DataError: If they are a text that names no file.
+        DataError: If they are a string that is not the path of a file.
     """
     if isinstance(classes, str):
         if not Path(classes).is_file():
-            raise DataError(f"metainfo.classes is the text '{classes}': it must be a tuple of names, such as "
+            raise DataError(f"metainfo.classes is the string '{classes}': it must be a tuple of names, such as "
                             f"('{classes}', ) with its comma, or a file with a name on each line")
         classes = list_from_file(classes)
     return tuple(classes)
 
 
 def is_folder_tree(kind: Any) -> bool:
-    """Whether a class is MMPretrain's data set of a folder of images for each class, or of a list of images."""
+    """Whether a class is an MMPretrain dataset with a folder of images for each class, or with a list of images."""
     return any(base.__name__ == 'CustomDataset' for base in getattr(kind, '__mro__', ()))
 
 
@@ -200,7 +200,7 @@ def _reads_openmmlabs_format(kind: Any) -> bool:
 
 
 def _listed_by_split(dataset: Dict[str, Any], kind: Any) -> str:
-    """The list of images that ImageNet's data sets take where it is there."""
+    """The list of images that ImageNet datasets use if it exists."""
     path = Path(dataset.get('data_root') or '') / 'meta' / f"{dataset.get('split')}.txt"
     return str(path) if dataset.get('split') and path.is_file() else ''
 
@@ -211,8 +211,8 @@ def _read(ann_file: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"annotation file '{ann_file}' can't be read: {error}") from None
     if text.startswith('\ufeff'):
-        raise DataError(f"annotation file '{ann_file}' begins with a byte order mark, which MMPretrain takes for text. "
-                        f'Save it as UTF-8 without one')
+        raise DataError(f"annotation file '{ann_file}' begins with a byte order mark, which MMPretrain reads as text. "
+                        'Save it as UTF-8 without one')
     return text
 
 
@@ -229,7 +229,7 @@ def _check_images(paths: Iterable[str], folder: Optional[str], ann_file: str) ->
     if folder is not None and missing:
         raise DataError(f"annotation file '{ann_file}' names {len(missing)} images that do not exist, such as "
                         f"'{os.path.join(folder, missing[0])}'. Put them there, or set data_prefix to the folder that "
-                        f'the paths start from')
+                        'the paths are relative to')
 
 
 def _holds_images(folder: Path, extensions: Tuple[str, ...]) -> bool:

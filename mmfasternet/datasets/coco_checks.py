@@ -1,4 +1,4 @@
-"""Whether the COCO files that a config names can be trained on and evaluated, and belong together."""
+"""Checks that the COCO files of a config can be used for training and evaluation, and match each other."""
 
 import logging
 import os
@@ -30,22 +30,22 @@ _Images = Dict[Any, str]  # file names by id
 
 
 def is_coco_dataset(kind: Any) -> bool:
-    """Whether a class reads COCO's format: LVIS and the panoptic sets do it in ways of their own."""
+    """Whether a class reads COCO format: LVIS and panoptic datasets have their own readers."""
     return isinstance(kind, type) and issubclass(kind, MMDetCocoDataset) and all(
         getattr(kind, name) is getattr(MMDetCocoDataset, name) for name in ('load_data_list', 'parse_data_info'))
 
 
 def is_coco_metric(kind: Any) -> bool:
-    """Whether a class evaluates by a file of COCO's format, MMDetection's or ours, or one that is derived of them."""
+    """Whether a class evaluates with a file in COCO format: MMDetection's or ours, or a subclass of them."""
     return isinstance(kind, type) and issubclass(kind, MMDetCocoMetric) and next(
         base for base in kind.__mro__ if '__init__' in vars(base)) in (MMDetCocoMetric, CocoMetric)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A data set that was checked: its file, the images that it loads, and how many objects it trains on.
+    """A checked dataset: its file, the images that it loads, and how many objects it trains on.
 
-    ``is_cut`` says whether it takes only some images, by ``indices``.
+    ``is_cut`` tells whether it loads only some images, by ``indices``.
     """
     ann_file: str
     images: _Images
@@ -54,7 +54,7 @@ class Checked:
 
 
 class CocoChecks:
-    """Checks the COCO files of a config's splits; the one that was read last stays in memory for who needs it next."""
+    """Checks the COCO files of a config's splits; the last file read stays in memory for its next use."""
 
     def __init__(self) -> None:
         self._path = ''
@@ -63,7 +63,7 @@ class CocoChecks:
 
     def check_dataset(self, kind: Any, dataset: Dict[str, Any], ann_file: str, folder: str, classes: Sequence[str],
                       split: str, alone: bool = True) -> 'Checked':
-        """Check a data set's file and its images.
+        """Check a dataset's file and its images.
 
         Args:
             kind: Its class.
@@ -72,8 +72,8 @@ class CocoChecks:
             folder: Folder of its images.
             classes: Its classes' names.
             split: ``'train'``, ``'val'`` or ``'test'``.
-            alone: Whether it is the only one of its split; another one in a
-                training may have no objects. Defaults to True.
+            alone: Whether it is the only dataset of its split; of several
+                training datasets, some may have no objects. Defaults to True.
 
         Raises:
             DataError: If it can't be used, or all of its objects or images
@@ -98,20 +98,20 @@ class CocoChecks:
 
     def check_evaluator(self, kind: type, evaluator: Dict[str, Any], datasets: Sequence['Checked'],
                         classes: Sequence[str], split: str, key: str, limits: Mapping[str, int] = {}) -> None:
-        """Check an evaluator's file, and that it is of the images that are evaluated.
+        """Check an evaluator's file, and that it describes the evaluated images.
 
         Args:
             kind: Its class.
             evaluator: Its config.
-            datasets: The data sets of the split that it evaluates.
+            datasets: The datasets of the split that it evaluates.
             classes: Their classes' names.
             split: ``'val'`` or ``'test'``.
             key: The evaluator's key in the config.
-            limits: How many detections on an image the model gives at most,
-                by the config's key. Defaults to none.
+            limits: Maximum number of detections per image, by the config's
+                key. Defaults to none.
 
         Raises:
-            DataError: If it can't be used, or images differ.
+            DataError: If the file can't be used, or the images differ.
         """
         ann_file, format_only = evaluator['ann_file'], evaluator.get('format_only', False)
         metrics = evaluator.get('metric', 'bbox')
@@ -124,8 +124,8 @@ class CocoChecks:
             return
         objects = evaluated_objects(content, classes, with_masks)
         if not objects.usable:
-            print_log(f"annotation file '{ann_file}' of the {split} evaluator has no object of the classes that counts "
-                      f"({objects.dropped() or 'none is there'}): AP can't be computed from it, and will be -1",
+            print_log(f"annotation file '{ann_file}' of the {split} evaluator has no object of these classes to "
+                      f"evaluate ({objects.dropped() or 'there are none'}): AP can't be computed, and will be -1",
                       'current', logging.WARNING)
             return
         if not {'bbox', 'segm'}.isdisjoint([metrics] if isinstance(metrics, str) else metrics):
@@ -135,12 +135,12 @@ class CocoChecks:
     def _check_strictly(kind: type, ann_file: str, content: Content) -> None:
         problem = only_tolerantly_readable(ann_file, content)
         if problem:
-            raise DataError(f"annotation file '{ann_file}' {problem}, which {kind.__name__} does not evaluate. Take "
-                            f'mmfasternet.CocoMetric, or mend the file')
+            raise DataError(f"annotation file '{ann_file}' {problem}, which {kind.__name__} does not evaluate. Use "
+                            'mmfasternet.CocoMetric, or fix the file')
         if any(row['id'] == 0 for row in content.get('annotations') or []):
-            print_log(f"annotation file '{ann_file}' has an annotation of the id 0, which {kind.__name__} takes for no "
-                      f'match: AP is a little lower. Count from 1, or take mmfasternet.CocoMetric', 'current',
-                      logging.WARNING)
+            print_log(f"annotation file '{ann_file}' has an annotation with id 0, which {kind.__name__} treats as no "
+                      'match: AP is a little lower. Number annotations from 1, or use mmfasternet.CocoMetric',
+                      'current', logging.WARNING)
 
     def _checked(self, ann_file: str, classes: Sequence[str], needs_annotations: bool, with_masks: bool) -> Content:
         path = os.path.realpath(ann_file)
@@ -155,7 +155,7 @@ class CocoChecks:
 
 
 def _annotation_loading(dataset: Dict[str, Any]) -> Dict[str, Any]:
-    """The transform that loads masks; one without a key where there is none."""
+    """The transform that loads masks; an empty dict if there is none."""
     return next((node for _, node in walk(dataset.get('pipeline') or []) if node.get('with_mask')), {})
 
 
@@ -169,7 +169,7 @@ def _check_training(ann_file: str, objects: Objects, images: List[Dict[str, Any]
     if not objects.usable and (alone or not objects.images):
         reasons = f': {objects.dropped()}' if objects.total else ''
         raise DataError(f"annotation file '{ann_file}': none of its {objects.total} objects of the classes can be "
-                        f'trained on{reasons}. There is nothing to train on: mend its annotations')
+                        f'trained on{reasons}. Fix its annotations')
     dropped = objects.dropped(meant=False)
     if dropped:
         print_log(f"annotation file '{ann_file}': of {objects.total} objects, {objects.usable} are trained on; "
@@ -182,8 +182,8 @@ def _check_files(ann_file: str, folder: str, names: Iterable[str]) -> None:
     missing = missing_images(folder, names)
     if missing:
         more = f' ({len(missing)} do not)' if len(missing) > 1 else ''
-        raise DataError(f"image '{Path(folder) / missing[0]}' that '{ann_file}' names does not exist{more}. "
-                        f'Check data_prefix.img of the data set')
+        raise DataError(f"image '{Path(folder) / missing[0]}' that '{ann_file}' names does not exist{more}. Check "
+                        'data_prefix.img of the dataset')
 
 
 def _check_same_images(ann_file: str, content: Content, datasets: Sequence[Checked], split: str) -> None:
@@ -193,43 +193,43 @@ def _check_same_images(ann_file: str, content: Content, datasets: Sequence[Check
     for dataset in datasets:
         twice = next((key for key in dataset.images if key in loaded), None)
         if twice is not None:
-            raise DataError(f"image id {twice!r} is in '{dataset.ann_file}' and in another of the {split} data sets: "
-                            f'their predictions would be taken for those of one image. Make the ids differ')
+            raise DataError(f"image id {twice!r} is in '{dataset.ann_file}' and in another of the {split} datasets: "
+                            'their predictions would be mixed up. Make the ids unique')
         loaded.update(dataset.images)
     left_out = [key for key in evaluated if key not in loaded]
     if left_out and len(datasets) == 1 and os.path.realpath(ann_file) == os.path.realpath(datasets[0].ann_file):
-        line = (f'of the {len(evaluated)} images that {where} counts, {split}_dataloader.dataset leaves out '
-                f'{len(left_out)}, by its ')
+        line = (f'of the {len(evaluated)} images in {where}, {split}_dataloader.dataset leaves out {len(left_out)}, by '
+                'its ')
         if not datasets[0].is_cut:
-            raise DataError(f'{line}filter_cfg: each would count as missed. Set its test_mode=True')
-        print_log(f'{line}indices: each counts as missed, and AP is that much lower', 'current', logging.WARNING)
+            raise DataError(f'{line}filter_cfg: all their objects would count as missed. Set its test_mode=True')
+        print_log(f'{line}indices: all their objects count as missed, which lowers AP', 'current', logging.WARNING)
         return
     of = f'the {split} data ({", ".join(repr(each.ann_file) for each in datasets)})'
     for these, those, what in ((loaded, evaluated, f'only in {of}'),
-                               (evaluated, loaded, f'not in {of}, where each would count as missed')):
+                               (evaluated, loaded, f'not in {of}: all their objects would count as missed')):
         only = [key for key in these if key not in those]
         if only:
-            raise DataError(f'{where} is not of the images that are evaluated: {len(only)} of {len(these)} are {what}, '
-                            f"such as id {only[0]!r} ('{these[only[0]]}'). Name the file of the data")
+            raise DataError(f'{where} does not match the evaluated images: {len(only)} of {len(these)} are {what}, '
+                            f"such as id {only[0]!r} ('{these[only[0]]}'). Give the annotation file of this data")
     other = [key for key in loaded if os.path.basename(loaded[key]) != os.path.basename(evaluated[key])]
     if other:
-        raise DataError(f"{where} is not of the images that are evaluated: id {other[0]!r} is '{evaluated[other[0]]}' "
-                        f"in it, and '{loaded[other[0]]}' in {of}; {len(other)} of {len(loaded)} differ. Name the "
-                        f'file of the data')
+        raise DataError(f"{where} does not match the evaluated images: id {other[0]!r} is '{evaluated[other[0]]}' in "
+                        f"it, and '{loaded[other[0]]}' in {of}; {len(other)} of {len(loaded)} differ. Give the "
+                        'annotation file of this data')
 
 
 def _check_limits(kind: type, evaluator: Dict[str, Any], content: Content, places: Counter, key: str,
                   limits: Mapping[str, int]) -> None:
-    """Warn of an image that has more objects than are given or counted, with which AP can't reach 1."""
+    """Warn of an image with more objects than detections are kept or counted: its AP can't reach 1."""
     max_dets = evaluator.get('max_dets') or COCO_MAX_DETS
     (image, category), count = places.most_common(1)[0]
     if count > max_dets:
         of = next(row['name'] for row in content['categories'] if row['id'] == category)
         remedy = f'--cfg-options {key}.max_dets={_round_up(count)} counts more'
         if not issubclass(kind, CocoMetric):
-            remedy = f'{kind.__name__} has no option for more, mmfasternet.CocoMetric has max_dets'
+            remedy = f'{kind.__name__} has no option for more; mmfasternet.CocoMetric has max_dets'
         print_log(f"{_image_of(content, image)} in '{evaluator['ann_file']}' has {count} objects of the class '{of}', "
-                  f"and {key} counts {max_dets} detections of a class on an image: AP can't reach 1. "
+                  f"but {key} counts {max_dets} detections of a class per image: AP can't reach 1. "
                   f'{remedy}', 'current', logging.WARNING)
     totals: Counter = Counter()
     for (each, _), number in places.items():
@@ -237,9 +237,9 @@ def _check_limits(kind: type, evaluator: Dict[str, Any], content: Content, place
     image, count = totals.most_common(1)[0]
     for limiting, limit in limits.items():
         if limit < count:
-            print_log(f"{_image_of(content, image)} in '{evaluator['ann_file']}' has {count} objects, and {limiting} "
-                      f"keeps {limit} detections on an image: AP can't reach 1. --cfg-options {limiting}="
-                      f'{_round_up(count)} keeps more', 'current', logging.WARNING)
+            print_log(f"{_image_of(content, image)} in '{evaluator['ann_file']}' has {count} objects, but {limiting} "
+                      f"keeps {limit} detections per image: AP can't reach 1. --cfg-options "
+                      f'{limiting}={_round_up(count)} keeps more', 'current', logging.WARNING)
 
 
 def _image_of(content: Content, key: Any) -> str:
@@ -247,12 +247,12 @@ def _image_of(content: Content, key: Any) -> str:
 
 
 def _round_up(count: int) -> int:
-    """To hundreds."""
+    """Round up to hundreds."""
     return -(-count // 100) * 100
 
 
 def _at(images: _Images, indices: Any) -> _Images:
-    """The images that a data set keeps by its ``indices``, as MMEngine's ``BaseDataset`` reads them."""
+    """The images that a dataset keeps by ``indices``, as MMEngine's ``BaseDataset`` reads them."""
     keys = list(images)
     if isinstance(indices, int):
         keys = keys[:indices] if indices >= 0 else keys[indices:]

@@ -1,4 +1,4 @@
-"""MMDetection's data set of COCO's format, for files as they are."""
+"""MMDetection's dataset in COCO format, for imperfect annotation files."""
 
 from typing import Any, Dict, List, Optional
 
@@ -11,11 +11,11 @@ from mmfasternet.registry import DATASETS
 
 
 class TolerantCOCO(COCO):
-    """MMDetection's index of a COCO file, which also reads what has only one meaning.
+    """MMDetection's index of a COCO file, tolerant of deviations that are unambiguous.
 
-    That is a byte order mark, no ``iscrowd``, which is taken as 0, and ids of
-    annotations that are texts or 0. They are numbered from 1 on: pycocotools
-    takes the id 0 for no match.
+    It accepts a byte order mark, a missing ``iscrowd`` (read as 0), and
+    annotation ids that are strings or 0. Such annotations are renumbered from
+    1: pycocotools treats the id 0 as no match.
 
     Args:
         annotation_file: The file. Defaults to None: an empty index.
@@ -30,7 +30,7 @@ class TolerantCOCO(COCO):
             self.index(read_coco_file(str(annotation_file)))
 
     def index(self, content: Dict[str, Any]) -> None:
-        """Take over a file's content, which is changed."""
+        """Use a file's content, which is changed in place."""
         for number, row in enumerate(content.get('annotations') or [], start=1):
             row['id'], row['iscrowd'] = number, int(row.get('iscrowd') or 0)
         content.setdefault('info', {})  # some releases of pycocotools need it in loadRes()
@@ -39,7 +39,7 @@ class TolerantCOCO(COCO):
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
     def annToRLE(self, ann: Dict[str, Any]) -> Any:
-        """The mask of an object; one without is marked as a crowd, which is ignored, of the shape of its box."""
+        """The mask of an object; one without a mask gets its box, and is marked as a crowd, which is ignored."""
         segmentation = ann.get('segmentation') or []
         if isinstance(segmentation, list):
             polygons = usable_polygons(segmentation, pairs=False)
@@ -51,10 +51,10 @@ class TolerantCOCO(COCO):
         return super().annToRLE(ann)
 
     def loadAnns(self, ids: Any = ()) -> List[Dict[str, Any]]:
-        """Copies, since an evaluation of masks writes into them, and others come after it."""
+        """Copies, because the evaluation of masks modifies them and others follow."""
         return [dict(row) for row in super().loadAnns(_listed(ids))]
 
-    # pycocotools takes a text for a list of ids.
+    # pycocotools reads a string as a list of ids.
 
     def getAnnIds(self, imgIds: Any = (), catIds: Any = (), areaRng: Any = (), iscrowd: Any = None) -> List[int]:
         return super().getAnnIds(_listed(imgIds), _listed(catIds), areaRng, iscrowd)

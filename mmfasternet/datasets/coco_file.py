@@ -1,4 +1,4 @@
-"""COCO annotation files: read, and checked for all that pycocotools and MMDetection read of them."""
+"""COCO annotation files: reading, and checking of everything that pycocotools and MMDetection use."""
 
 import codecs
 import json
@@ -11,12 +11,12 @@ from mmfasternet.datasets.coco_masks import MAX_PIXELS, mask_problem
 from mmfasternet.errors import DataError
 
 Content = Dict[str, Any]
-_REMEDY = 'Mend it, or remove the entry'
+_REMEDY = 'Fix it, or remove the entry'
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What the values of a field must be, in words and as a test."""
+    """What the values of a field must be: a description and a test."""
     words: str
     holds: Callable[[Any], bool]
     optional: bool = False
@@ -40,9 +40,9 @@ def _is_flag(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float) and value in (0, 1)  # to both libraries '0' is true
 
 
-_ID = _Kind('a whole number or a text', _is_id)
+_ID = _Kind('an integer or a string', _is_id)
 _TEXT = _Kind('a text', lambda value: isinstance(value, str) and bool(value))
-_SIZE = _Kind('a number of pixels from 1 on', lambda value: _is_number(value) and value >= 1)
+_SIZE = _Kind('a number of pixels, at least 1', lambda value: _is_number(value) and value >= 1)
 _ANY_SIZE = _Kind('a number of pixels', lambda value: value is None or _is_number(value))  # of images to predict on
 _FLAG = _Kind('0 or 1', _is_flag, optional=True)
 _FIELDS: Mapping[str, Mapping[str, _Kind]] = {
@@ -68,7 +68,7 @@ def read_coco_file(ann_file: str) -> Content:
     except RecursionError:
         problem = 'it is nested too deeply. Export it again'
     except ValueError as error:
-        problem = f'{error}. It is cut short or no JSON: fetch or export it again'
+        problem = f'{error}. It is truncated or not JSON: download or export it again'
     except OSError as error:
         problem = f'{error.strerror}. Check its path and permissions'
     raise DataError(f"annotation file '{ann_file}' can't be read as JSON: {problem}")
@@ -82,26 +82,26 @@ def check_coco_content(ann_file: str,
     """Check the content of a COCO annotation file against its classes.
 
     Args:
-        ann_file: The file, for the error.
+        ann_file: Its path, for the error.
         content: What it holds.
-        classes: Names that its categories must hold, in the same order:
-            MMDetection numbers classes by the file.
+        classes: Names that its categories must have, in the same order:
+            MMDetection numbers classes in the file's order.
         needs_annotations: Whether there must be a list of ``annotations``; it
             may be empty. Defaults to True.
         with_masks: Whether each object needs a ``segmentation``.
             Defaults to True.
 
     Raises:
-        DataError: Names the file, the entry, what is wrong in it, in how many
-            entries, and what to do.
+        DataError: The message names the file, the entry, what is wrong in how
+            many entries, and what to do.
     """
     for key, fields in _FIELDS.items():
         rows = content.get(key) if isinstance(content, dict) else None
         if key == 'annotations' and rows is None and not needs_annotations and isinstance(content, dict):
             continue
         if not isinstance(rows, list) or (not rows and key != 'annotations'):
-            raise DataError(f"annotation file '{ann_file}' is not in COCO's format: it has no list '{key}'. Needed are "
-                            f'images, annotations and categories; see docs/own_data.md')
+            raise DataError(f"annotation file '{ann_file}' is not in COCO format: it has no list '{key}'. It needs "
+                            'images, annotations and categories; see docs/own_data.md')
         if key == 'images' and not content.get('annotations'):
             fields = dict(fields, height=_ANY_SIZE, width=_ANY_SIZE)
         _check_rows(ann_file, key, rows, fields)
@@ -122,14 +122,14 @@ def _check_rows(ann_file: str, key: str, rows: List[Any], fields: Mapping[str, _
             raise _error(ann_file, key, bad, len(rows), f'.{field} is {repr(value)[:40]}, not {kind.words}', _REMEDY)
     texts = [index for index, row in enumerate(rows) if isinstance(row['id'], str)]
     if 0 < len(texts) < len(rows):
-        raise _error(ann_file, key, texts, len(rows), f'.id is the text {rows[texts[0]]["id"]!r}, and others are '
-                     f'numbers', 'Take one of the two')
+        problem = f'.id is the string {rows[texts[0]]["id"]!r}, but others are numbers'
+        raise _error(ann_file, key, texts, len(rows), problem, 'Use one type for all')
     _check_unique(ann_file, key, 'id', rows)
 
 
 def _error(ann_file: str, key: str, indices: List[int], count: int, problem: str, remedy: str) -> DataError:
     more = f' (so are {len(indices)} of {count})' if len(indices) > 1 else ''
-    return DataError(f"annotation file '{ann_file}' is not in COCO's format: {key}[{indices[0]}]{problem}{more}. "
+    return DataError(f"annotation file '{ann_file}' is not in COCO format: {key}[{indices[0]}]{problem}{more}. "
                      f'{remedy}')
 
 
@@ -148,7 +148,7 @@ def _check_annotations(ann_file: str, content: Content, with_masks: bool) -> Non
         problem = f'.segmentation {problems[first]}' if problems[first] else ' has no segmentation'
         alike = [index for index, each in problems.items() if bool(each) == bool(problems[first])]
         raise _error(ann_file, 'annotations', alike, len(rows), problem,
-                     'Mend it, remove the entry, or train without masks')
+                     'Fix it, remove the entry, or train without masks')
 
 
 def _check_classes(ann_file: str, names: List[str], classes: List[str]) -> None:
@@ -156,33 +156,33 @@ def _check_classes(ann_file: str, names: List[str], classes: List[str]) -> None:
     if unknown:
         raise DataError(f"annotation file '{ann_file}' has no category {', '.join(map(repr, unknown[:3]))} "
                         f'({len(unknown)} of {len(classes)} classes); it has {", ".join(names[:5])}. Set '
-                        f'metainfo=dict(classes=...) of the data sets to its names')
+                        'metainfo=dict(classes=...) of the datasets to these names')
     in_file = [name for name in names if name in classes]
     if in_file != classes:
         raise DataError(f"annotation file '{ann_file}' has the categories in another order ({', '.join(in_file[:5])}) "
-                        f"than metainfo.classes ({', '.join(classes[:5])}), and MMDetection numbers them by the file. "
-                        f'Put classes into the order of the file')
+                        f"than metainfo.classes ({', '.join(classes[:5])}), but MMDetection numbers them in the order "
+                        'of the file. Put classes into that order')
 
 
 def _check_unique(ann_file: str, key: str, field: str, rows: List[Dict[str, Any]]) -> None:
     value, count = Counter(row[field] for row in rows).most_common(1)[0] if rows else (None, 1)
     if count > 1:
-        raise DataError(f"annotation file '{ann_file}' has {count} {key} with the {field} {value!r}. Make them differ")
+        raise DataError(f"annotation file '{ann_file}' has {count} {key} with the {field} {value!r}. Make them unique")
 
 
 def has_byte_order_mark(path: str) -> bool:
-    """Whether a file begins with UTF-8's byte order mark, as some programs on Windows write it."""
+    """Whether a file begins with a UTF-8 byte order mark, as some Windows programs write."""
     with open(path, 'rb') as file:
         return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def only_tolerantly_readable(ann_file: str, content: Content) -> Optional[str]:
-    """What in a checked file pycocotools does not evaluate; None if nothing."""
+    """The first thing in a checked file that pycocotools can't evaluate; None if there is none."""
     if has_byte_order_mark(ann_file):
         return 'begins with a byte order mark'
     for index, row in enumerate(content.get('annotations') or []):
         if row.get('iscrowd') is None:
             return f'has no iscrowd in annotations[{index}]'
         if isinstance(row['id'], str):
-            return f'has the id {row["id"]!r} in annotations[{index}], where numbers are needed'
+            return f'has the id {row["id"]!r} in annotations[{index}], where integers are needed'
     return None

@@ -1,4 +1,4 @@
-"""Segmentations of COCO's format: polygons, and run-length encodings, compressed to a text or not."""
+"""Segmentations in COCO format: polygons, and run-length encodings, compressed to a string or not."""
 
 from typing import Any, List, Optional, Tuple
 
@@ -10,10 +10,10 @@ _MAX_DIGITS = 12  # of a run, of five bits each
 
 
 def mask_problem(segmentation: Any, size: Optional[Tuple[int, int]] = None) -> Optional[str]:
-    """What is wrong with a segmentation, as the end of a sentence; None if nothing is.
+    """What is wrong with a segmentation, as the end of a sentence; None if it is valid.
 
-    Polygons that enclose nothing are no problem: MMDetection ignores their
-    object, which :func:`usable_polygons` tells.
+    Polygons that enclose nothing are valid: MMDetection ignores their object;
+    see :func:`usable_polygons`.
 
     Args:
         segmentation: The value in the file.
@@ -22,17 +22,17 @@ def mask_problem(segmentation: Any, size: Optional[Tuple[int, int]] = None) -> O
     if isinstance(segmentation, dict):
         return _encoding_problem(segmentation, size)
     if not isinstance(segmentation, list) or not segmentation:
-        return f'is {repr(segmentation)[:40]}, neither a list of polygons nor a run-length encoding'
+        return f'is {repr(segmentation)[:40]}, which is neither a list of polygons nor a run-length encoding'
     if not all(isinstance(polygon, list) for polygon in segmentation):
-        return f'is {repr(segmentation)[:40]}, not a list of polygons, which are lists themselves'
+        return f'is {repr(segmentation)[:40]}, not a list of polygons (each polygon must be a list)'
     for polygon in segmentation:
         kinds = set(map(type, polygon))
         if list in kinds:
             return f'has the points {repr(polygon)[:40]} as pairs: a polygon is [x, y, x, y, ...] in one list'
         if not kinds <= {int, float}:
-            return f'has the polygon {repr(polygon)[:40]}, which is not of numbers'
+            return f'has the polygon {repr(polygon)[:40]}, which does not consist of numbers'
         if polygon and not -MAX_PIXELS <= min(polygon) <= max(polygon) <= MAX_PIXELS or sum(polygon) != sum(polygon):
-            return f'has the polygon {repr(polygon)[:40]}, which leaves any image'
+            return f'has the polygon {repr(polygon)[:40]}, which lies outside of any image'
     if len(segmentation) > 2 and all(len(polygon) == 2 for polygon in segmentation):
         return 'has its points as pairs: a polygon is [x, y, x, y, ...] in one list'
     return None
@@ -43,8 +43,8 @@ def usable_polygons(segmentation: Any, pairs: bool = True) -> List[List[float]]:
 
     Args:
         segmentation: A list of polygons.
-        pairs: Leave out those with an odd number of coordinates, too, as
-            MMDetection's training does; pycocotools drops the last
+        pairs: Also leave out polygons with an odd number of coordinates, as
+            MMDetection does in training; pycocotools drops the last
             coordinate. Defaults to True.
     """
     return [polygon for polygon in segmentation if len(polygon) >= 6 and not (pairs and len(polygon) % 2)]
@@ -55,7 +55,7 @@ def _encoding_problem(encoding: Any, size: Optional[Tuple[int, int]]) -> Optiona
     if not (isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side > 0 for side in shape)):
         return f"is a run-length encoding of the size {repr(shape)[:40]}, not of [height, width]"
     if size and tuple(shape) != tuple(size):
-        return (f'is a run-length encoding of size {shape}, and its image has height and width '
+        return (f'is a run-length encoding of size {shape}, but its image has height and width '
                 f'{[int(side) for side in size]}')
     lengths = run_lengths(counts)
     if lengths is None or min(lengths, default=0) < 0 or sum(lengths) != shape[0] * shape[1]:
@@ -65,13 +65,13 @@ def _encoding_problem(encoding: Any, size: Optional[Tuple[int, int]]) -> Optiona
 
 
 def run_lengths(counts: Any) -> Optional[List[int]]:
-    """The runs of an encoding, or None if there are none to read.
+    """The runs of an encoding, or None if it can't be read.
 
     Args:
-        counts: Their list, or the text that pycocotools makes of it: each
-            number in digits of five bits and a sixth that says whether more
-            follow, least ones first; from the fourth on, what it is more than
-            the one before the last.
+        counts: The list of runs, or pycocotools' string for it: each number in
+            base-32 digits, least significant first, each with a sixth bit that
+            tells whether more follow; from the fourth number on, the
+            difference from the number two places before.
     """
     if isinstance(counts, list):
         return counts if set(map(type, counts)) <= {int} else None

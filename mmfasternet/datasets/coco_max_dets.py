@@ -1,4 +1,4 @@
-"""COCO's evaluation at another number of detections than 100."""
+"""COCO evaluation with a maximum number of detections other than 100."""
 
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -10,13 +10,14 @@ COCO_MAX_DETS = 100
 
 
 class _AtMaxDets:
-    """Mixin of pycocotools' ``COCOeval``: AP at ``max_dets`` detections of a class on an image.
+    """Mixin for pycocotools' ``COCOeval``: AP with ``max_dets`` detections of a class per image.
 
-    pycocotools' ``summarize()`` takes AP at 100, whatever ``maxDets`` is, and
-    AP50, AP75 and AP by area at the last of three ``maxDets``.
+    pycocotools' ``summarize()`` reports AP at 100 detections, whatever
+    ``maxDets`` is, and AP50, AP75 and AP by area at the last of three
+    ``maxDets``.
 
-    AR stays at the numbers of ``params.maxDets``, which MMDetection names it
-    by; proposals are evaluated as without.
+    AR stays at the numbers in ``params.maxDets``, which MMDetection names it
+    by; the evaluation of proposals is unchanged.
     """
     params: Any
     eval: Dict[str, Any]
@@ -28,7 +29,7 @@ class _AtMaxDets:
         self._named: List[int] = []
 
     def evaluate(self) -> None:
-        """Evaluate each image, with as many detections as the largest of the numbers needs."""
+        """Evaluate each image, with as many detections as the largest number requires."""
         self._named = sorted(self.params.maxDets)
         if self.params.useCats:
             self.params.maxDets = sorted({*self._named, self._max_dets})
@@ -69,7 +70,7 @@ class _AtMaxDets:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Of those that there are: pycocotools marks the others by -1, and gives that where there is none."""
+    """Mean of the values that exist: pycocotools marks missing ones with -1, and gives -1 if there are none."""
     values = values[values > -1]
     return float(values.mean()) if values.size else -1.
 

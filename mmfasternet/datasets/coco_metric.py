@@ -1,4 +1,4 @@
-"""MMDetection's COCO metric, for files as they are."""
+"""MMDetection's COCO metric, for imperfect annotation files."""
 
 import os.path as osp
 import tempfile
@@ -17,39 +17,38 @@ from mmfasternet.registry import METRICS
 
 @METRICS.register_module()
 class CocoMetric(MMDetCocoMetric):
-    """MMDetection's ``CocoMetric``, which evaluates what ``CocoDataset`` trains on.
+    """MMDetection's ``CocoMetric``, made to evaluate whatever ``CocoDataset`` trains on.
 
-    Its numbers are pycocotools', but for what that reads otherwise than
-    training does, or not at all:
+    Its numbers are those of pycocotools, except where pycocotools reads the
+    file differently from training, or can't read it:
 
-    - Annotations without ``iscrowd``, with ids that are texts or 0, and a
-      byte order mark: see
-      :class:`~mmfasternet.datasets.coco_dataset.TolerantCOCO`.
+    - Annotations without ``iscrowd``, ids that are strings or 0, and a byte
+      order mark: see :class:`~mmfasternet.datasets.coco_dataset.TolerantCOCO`.
     - Polygons with less than three points are left out. An object without
-      others is ignored among the masks, as MMDetection ignores it in
+      valid polygons is ignored in the evaluation of masks, as in MMDetection's
       training; its box is evaluated.
-    - Masks are drawn at the size of the image itself, where the file has
-      another: pycocotools takes all masks of two sizes for different.
+    - Masks are drawn at the actual size of the image if the file states
+      another one: for pycocotools, masks of different sizes never overlap.
 
     Args:
-        max_dets: How many detections of a class on an image count, the most
-            confident ones, for AP at all thresholds and sizes. Defaults to
+        max_dets: Maximum number of detections of a class per image (the most
+            confident ones) for AP at all thresholds and sizes. Defaults to
             None: AP at 100, as COCO defines it, and AP50, AP75 and AP by size
-            at the largest of ``proposal_nums``, as MMDetection has it.
-        others: See :class:`mmdet.evaluation.CocoMetric`. AR, which
-            ``metric_items`` may ask for, is at ``proposal_nums`` in any case.
+            at the largest of ``proposal_nums``, as in MMDetection.
+        others: See :class:`mmdet.evaluation.CocoMetric`. AR, if requested by
+            ``metric_items``, is always at ``proposal_nums``.
 
     Raises:
-        ArgumentError: If ``max_dets`` is no whole number from 1.
-        DataError: If the file can't be read, or a run-length encoding is not
-            of its image's size.
+        ArgumentError: If ``max_dets`` is not an integer of at least 1.
+        DataError: If the file can't be read, or a run-length encoding does not
+            have its image's size.
     """
 
     def __init__(self, ann_file: Optional[str] = None, sort_categories: bool = False, max_dets: Optional[int] = None,
                  **kwargs: Any) -> None:
         if max_dets is not None and (isinstance(max_dets, bool) or not isinstance(max_dets, int) or max_dets < 1):
-            raise ArgumentError(f'max_dets of CocoMetric is {max_dets!r}: it must be a whole number from 1, or None, '
-                                f'as COCO has it')
+            raise ArgumentError(f'max_dets of CocoMetric is {max_dets!r}: it must be an integer of at least 1, or None '
+                                "for COCO's 100")
         super().__init__(sort_categories=sort_categories, **kwargs)
         self.max_dets = max_dets
         self._file = ann_file
@@ -82,7 +81,7 @@ class CocoMetric(MMDetCocoMetric):
             for row in coco.imgToAnns.get(image['img_id'], []):
                 encoding = row.get('segmentation')
                 if isinstance(encoding, dict) and encoding['size'] != size:
-                    raise DataError(f"image '{listed.get('file_name')}' has height and width {size}, and the "
+                    raise DataError(f"image '{listed.get('file_name')}' has height and width {size}, but the "
                                     f"run-length encoding of one of its objects in '{self._file}' is of size "
                                     f"{encoding['size']}. Encode it again")
             listed['height'], listed['width'] = size

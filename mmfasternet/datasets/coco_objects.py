@@ -1,4 +1,4 @@
-"""Which objects of a COCO annotation file are trained on, and why others are not."""
+"""Which objects of a COCO annotation file are used for training, and why others are not."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ _MEANT = ('are crowds', "are marked 'ignore'")
 
 @dataclass
 class Objects:
-    """The objects of a file's classes.
+    """Counts of the objects of a file's classes.
 
     Attributes:
         total: Their number.
         usable: How many are trained on.
         images: Ids of the images that are trained on.
-        reasons: How many are not, by the reason.
-        places: How many are evaluated, by the ids of image and category.
+        reasons: How many are not trained on, by the reason.
+        places: How many are evaluated, by image and category id.
     """
     total: int = 0
     usable: int = 0
@@ -28,7 +28,7 @@ class Objects:
     places: Counter = field(default_factory=Counter)
 
     def dropped(self, meant: bool = True) -> str:
-        """The reasons with their numbers; without those that were meant, if ``meant`` is False."""
+        """The reasons with their counts; without intended ones, such as crowds, if ``meant`` is False."""
         return ', '.join(f'{count} {reason}' for reason, count in self.reasons.most_common()
                          if meant or reason not in _MEANT)
 
@@ -43,7 +43,7 @@ def trained_objects(content: Dict[str, Any],
     Args:
         content: What the file holds.
         classes: Names of the classes.
-        filter_cfg: The data set's. Defaults to None: all images are kept.
+        filter_cfg: The dataset's. Defaults to None: all images are kept.
         with_masks: Whether masks are loaded. Defaults to True.
         poly2mask: Whether polygons become bitmaps; if not, run-length
             encodings are ignored. Defaults to True.
@@ -94,12 +94,12 @@ def evaluated_objects(content: Dict[str, Any], classes: Sequence[str], with_mask
 
 
 def shorter_side(image: Dict[str, Any]) -> float:
-    """That of an image by the file; 0 if it does not say, as it need not for images without annotations."""
+    """The size of an image according to the file; 0 if missing, which is allowed for images without annotations."""
     return min(image['width'] or 0, image['height'] or 0)
 
 
 def has_mask(row: Dict[str, Any], pairs: bool = True) -> bool:
-    """Whether an annotation's segmentation encloses anything, as far as its form tells."""
+    """Whether an annotation's segmentation can enclose anything."""
     segmentation = row.get('segmentation')
     return bool(usable_polygons(segmentation, pairs) if isinstance(segmentation, list) else segmentation)
 
@@ -113,7 +113,7 @@ def _why_not(row: Dict[str, Any], image: Optional[Dict[str, Any]], with_masks: b
     inside = [min(start + length, side) - max(start, 0)
               for start, length, side in ((x, width, image['width']), (y, height, image['height']))]
     if width < 1 or height < 1:
-        return 'have boxes less than a pixel wide or high'
+        return 'have boxes narrower or lower than one pixel'
     if min(inside) <= 0:
         return 'have boxes outside of their image'
     if row['area'] <= 0:

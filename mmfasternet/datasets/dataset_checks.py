@@ -1,4 +1,4 @@
-"""Whether the data that a config names can be read, and its classes are those of the model."""
+"""Checks that the data of a config can be read and has the model's classes."""
 
 import inspect
 import os
@@ -18,18 +18,18 @@ _IMAGENET_TREE = 'ImageNet holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, with 1
 _REMEDIES = {
     'data/coco': f'{_COCO_TREE}: put it into data/coco/, set MMDET_DATASETS to its folder',
     'data/shapes': 'Make it with mmfasternet make-shapes data/shapes',
-    'data/nuclei': 'Make it of the 2018 Data Science Bowl with mmfasternet make-nuclei stage1_train data/nuclei',
+    'data/nuclei': 'Make it from the 2018 Data Science Bowl with mmfasternet make-nuclei stage1_train data/nuclei',
 }
 _HEADS = ('bbox_head', 'mask_head')  # and the head of a classifier
 
 
 class DatasetChecks:
-    """Checks the data of a config, each file once; to be used within the config's scope.
+    """Checks the data of a config, each file once; use it within the config's scope.
 
     Args:
         model: The model's config.
-        reads_files: Whether this process reads annotation files, which are
-            large: one of many is enough.
+        reads_files: Whether this process reads annotation files: they are
+            large, so one of several processes is enough.
     """
 
     def __init__(self, model: Dict[str, Any], reads_files: bool = True) -> None:
@@ -39,16 +39,16 @@ class DatasetChecks:
         self._classification = ClassificationChecks(model, reads_files)
 
     def check(self, loader: Any, evaluators: Any, split: str) -> None:
-        """Check a split's data sets and its evaluators' annotation files.
+        """Check a split's datasets and its evaluators' annotation files.
 
         Args:
             loader: Config of its data loader, or None.
-            evaluators: Config of its evaluator, a list of some, or None.
+            evaluators: Config of its evaluator, a list of configs, or None.
             split: Its name: ``'train'``, ``'val'`` or ``'test'``.
 
         Raises:
             DataError: If a file or folder is missing, an annotation file is
-                not COCO's format, or its classes do not match the config's or
+                not in COCO format, or its classes do not match the config's or
                 the model's.
         """
         coco: List[Tuple[Optional[Checked], Tuple[str, ...]]] = []
@@ -65,15 +65,15 @@ class DatasetChecks:
                 checked = self._coco.check_dataset(kind, dataset, ann_file, folder, classes, split, len(datasets) == 1)
             coco.append((checked, classes))
         if split == 'train' and coco and not any(checked is None or checked.usable for checked, _ in coco):
-            raise DataError(f'none of the {len(coco)} train data sets has an object of its classes that can be trained '
-                            f'on. Mend their annotations')
+            raise DataError(f'none of the {len(coco)} train datasets has an object of its classes that can be trained '
+                            'on. Fix their annotations')
         metrics = list(_evaluators(evaluators, f'{split}_evaluator'))
         for index, (key, evaluator) in enumerate(metrics):
             if not evaluator.get('ann_file') or evaluator.get('backend_args'):
                 continue
             _check_exists(evaluator['ann_file'], split, 'annotation file', f'{key}.ann_file=FILE')
             kind = _class_of(evaluator, METRICS)
-            # MMDetection's evaluator of several data sets has a metric for each.
+            # MMDetection's evaluator of several datasets has a metric for each.
             mine = coco[index:index + 1] if _is_for_each(evaluators) and len(metrics) == len(coco) else coco
             if mine and is_coco_metric(kind) and '://' not in evaluator['ann_file'] and all(each for each, _ in mine):
                 self._coco.check_evaluator(kind, evaluator, [each for each, _ in mine if each], mine[0][1], split,
@@ -81,7 +81,7 @@ class DatasetChecks:
 
 
 def _limits(model: Dict[str, Any]) -> Dict[str, int]:
-    """How many detections a detector gives on an image at most, by the config's key; empty where it does not tell."""
+    """Maximum number of detections per image, by the config's key; empty if the config does not set it."""
     cfg, where = model.get('module', model).get('test_cfg') or {}, 'model.test_cfg'  # in one for test-time augmentation
     if 'rcnn' in cfg:
         cfg, where = cfg['rcnn'], f'{where}.rcnn'
@@ -101,7 +101,7 @@ def _is_for_each(config: Any) -> bool:
 
 
 def _datasets(loader: Any) -> Iterator[Dict[str, Any]]:
-    """The data sets in a data loader's config, unwrapped."""
+    """The datasets in a data loader's config, unwrapped."""
     return (node for _, node in walk(loader) if 'data_root' in node or 'ann_file' in node)
 
 
@@ -114,10 +114,10 @@ def _class_of(config: Dict[str, Any], registry: Registry = DATASETS) -> Any:
 
 
 def dataset_classes(dataset: Dict[str, Any]) -> Tuple[str, ...]:
-    """Class names of a detection data set by its config; empty where only its files tell.
+    """Class names of a detection dataset in its config; empty if only its files tell.
 
     Raises:
-        DataError: If they are a text.
+        DataError: If they are a string.
     """
     from mmdet.datasets import BaseDetDataset, CocoPanopticDataset
     kind = _class_of(dataset)
@@ -133,12 +133,12 @@ def _check_num_classes(model: Dict[str, Any], classes: Tuple[str, ...], split: s
         is_head = where == 'model.head' or where.split('.')[-1].split('[')[0] in _HEADS
         if is_head and isinstance(count, int) and count != len(classes):
             raise DataError(f'{where}.num_classes is {count}, but the {split} data has {len(classes)} classes '
-                            f"({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}). Make num_classes of "
-                            f'all heads and metainfo.classes of the data sets agree')
+                            f"({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}). num_classes of all "
+                            'heads and metainfo.classes of the datasets must agree')
 
 
 def _check_paths(dataset: Dict[str, Any], split: str) -> Tuple[str, str]:
-    """Check that the local files of a data set exist; gives its annotation file and image folder."""
+    """Check that the local files of a dataset exist; gives its annotation file and image folder."""
     root, ann_file = dataset.get('data_root') or '', dataset.get('ann_file') or ''
     if dataset.get('backend_args') or '://' in root or '://' in ann_file or _downloads(dataset):
         return '', ''
@@ -175,6 +175,6 @@ def _check_exists(path: str, split: str, what: str, option: str, tree: str = '')
     coco = os.environ.get('MMDET_DATASETS')
     if coco and path.startswith(coco):
         remedy = f'MMDET_DATASETS is {coco}. {_COCO_TREE}'
-    problem = f'is no {what.split()[-1]}' if Path(path).exists() else 'does not exist'
-    raise DataError(f"{what} '{path}' of the {split} data {problem}. {remedy}, or name another with "
-                    f'--cfg-options {option}')
+    problem = f'is not a {what.split()[-1]}' if Path(path).exists() else 'does not exist'
+    raise DataError(f"{what} '{path}' of the {split} data {problem}. {remedy}, or set another path with --cfg-options "
+                    f'{option}')

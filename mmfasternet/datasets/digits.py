@@ -1,4 +1,4 @@
-"""Handwritten digits that scikit-learn ships: real images without a download. Needs MMPretrain."""
+"""The handwritten digits that come with scikit-learn: real images without a download. Needs MMPretrain."""
 
 from typing import Any, Dict, List, Sequence
 
@@ -17,12 +17,12 @@ _SPLITS = ('train', 'test')
 class Digits(BaseDataset):
     """1,797 handwritten digits of 8 x 8 pixels, from the UCI repository's test set.
 
-    A fifth of each class is held out, the same one every time.
+    A fixed fifth of each class is held out.
 
     Args:
         split: ``'train'`` (1,437 images) or ``'test'`` (360).
-        pipeline: Transforms; images are there already, ``(8, 8, 3)`` in 0 to
-            255. Defaults to ().
+        pipeline: Transforms; images are already loaded, ``(8, 8, 3)`` from 0
+            to 255. Defaults to ().
         test_mode: As MMEngine's. Defaults to False.
 
     Raises:

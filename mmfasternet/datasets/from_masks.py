@@ -1,8 +1,8 @@
-"""Masks as people have them, made into a file of COCO's format.
+"""Converts masks in common formats to a file in COCO format.
 
-Label maps hold an object in each value, as Cellpose, LIVECell's authors or
-Cityscapes write them; other sets have a file for each object, as that of the
-2018 Data Science Bowl.
+Label maps have one value per object, as written by Cellpose, LIVECell's authors
+or Cityscapes; other datasets have one file per object, as in the 2018 Data
+Science Bowl.
 """
 
 import json
@@ -29,35 +29,35 @@ SEGMENTATIONS = ('polygon', 'rle')
 
 
 class MasksToCoco:
-    """Collects images with their masks, and writes them down in COCO's format.
+    """Collects images with their masks, and writes them in COCO format.
 
     Boxes and areas are those of the masks. An object in several pieces gets
     several polygons, and objects may overlap. Polygons can't have holes, so
-    that holes are filled; where that leaves an overlap with the mask below
-    ``min_overlap``, the object is kept as a run-length encoding.
+    holes are filled; if the overlap with the mask is then below
+    ``min_overlap``, the object is stored as a run-length encoding.
 
     Args:
-        classes: Names of the classes, whose ids count from 1, or names by
-            their ids. Defaults to one class, ``'object'``.
+        classes: Names of the classes, with ids from 1, or a dict of names by
+            ids. Defaults to one class, ``'object'``.
         label_divisor: For label maps whose values hold the class:
             ``value // label_divisor`` is its id, as in Cityscapes, where it
-            is 1000. Values of other classes are omitted; one that is itself a
-            class's id is a crowd of it (``iscrowd``). Defaults to None:
-            values are objects of one class.
-        root: Folder that the file names of images start from. Defaults to
-            None: file names are bare.
+            is 1000. Values of other classes are skipped; a value that is
+            itself a class id is a crowd of that class (``iscrowd``). Defaults
+            to None: values are objects of one class.
+        root: Folder that file names of images are relative to. Defaults to
+            None: file names without folders.
         segmentation: ``'polygon'``, or ``'rle'`` for run-length encodings,
-            which are exact; MMDetection ignores those where a pipeline says
-            ``poly2mask=False``, as RTMDet-Ins' does. Defaults to
+            which are exact; MMDetection ignores them in pipelines with
+            ``poly2mask=False``, such as RTMDet-Ins'. Defaults to
             ``'polygon'``.
         min_overlap: An object whose polygons overlap its mask by less
-            (intersection over union) is kept as a run-length encoding. 1
-            does so with each that has a hole. Defaults to 0.9.
+            (intersection over union) is stored as a run-length encoding; with
+            1, every object with a hole is. Defaults to 0.9.
 
     Attributes:
-        empty_masks: Files of masks that hold no pixel; they give no object.
-        overlaps: Of each object that was kept as polygons, with its mask
-            (intersection over union, by pycocotools).
+        empty_masks: Mask files without any pixel; they give no object.
+        overlaps: Overlap with its mask of each object stored as polygons
+            (intersection over union, computed by pycocotools).
 
     Raises:
         ArgumentError: If an argument is out of its range; the message names it.
@@ -99,14 +99,14 @@ class MasksToCoco:
 
         Args:
             image: The image's file.
-            masks: A label map, whose values but for 0 are the objects, or a
-                list with a mask for each object, in which anything but 0
-                belongs to it: files or arrays ``(H, W)``. For several classes
-                a dict of these by the class's name.
+            masks: A label map, whose nonzero values are the objects, or a list
+                with a mask for each object, whose nonzero pixels belong to it:
+                files or arrays ``(H, W)``. For several classes, a dict of
+                these by class name.
 
         Raises:
-            DataError: If a file is missing or broken, a mask is not of the
-                image's size, or an image of this name is there already. Then
+            DataError: If a file is missing or broken, a mask does not have the
+                image's size, or an image of this name was added before. Then
                 nothing of the image is added.
         """
         name = self._file_name(Path(image))
@@ -129,12 +129,12 @@ class MasksToCoco:
 
     @property
     def content(self) -> Dict[str, Any]:
-        """What the file holds: ``images``, ``annotations`` and ``categories``."""
+        """The content of the file: ``images``, ``annotations`` and ``categories``."""
         return dict(images=list(self._images.values()), annotations=self._annotations,
                     categories=[dict(id=number, name=name) for number, name in self.classes.items()])
 
     def summary(self) -> str:
-        """How much is there, in a line, and how well the polygons overlap the masks."""
+        """One line with the number of images and objects, and how well polygons overlap masks."""
         total, polygons = len(self._annotations), len(self.overlaps)
         line = f'{len(self._images)} images, {total} objects'
         if polygons:
@@ -145,36 +145,36 @@ class MasksToCoco:
         return line
 
     def write(self, path: StrPath) -> Path:
-        """Write the file, atomically; folders above it are made.
+        """Write the file atomically; missing folders are made.
 
         Raises:
             DataError: If no image was added.
         """
         if not self._images:
-            raise DataError(f"there is no image to write into '{path}'. Add some")
+            raise DataError(f"there is no image to write to '{path}'. Add images first")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return write_atomically(Path(path), json.dumps(self.content).encode())
 
     def _file_name(self, image: Path) -> str:
         name = _within(image, self.root) if self.root else image.name
         if name is None:
-            raise DataError(f"image '{image}' is not in the folder '{self.root}'. Name another root")
+            raise DataError(f"image '{image}' is not in the folder '{self.root}'. Choose another root")
         if name in self._images:
-            raise DataError(f"image '{image}' is the second one called '{name}'. "
-                            f'{"Add it once" if self.root else "Name a root, so that folders belong to the name"}')
+            raise DataError(f"image '{image}' is the second one named '{name}'. "
+                            f'{"Add it once" if self.root else "Set root, so that names include folders"}')
         return name
 
     def _objects(self, image: Any, size: Tuple[int, int], masks: Union[Masks, Mapping[str, Masks]],
                  empty: List[str]) -> Iterator[Tuple[int, Piece, bool]]:
-        """Class, pixels and whether it is a crowd, of each object."""
+        """Class, pixels and crowd flag of each object."""
         ids = {name: number for number, name in self.classes.items()}
         if not isinstance(masks, Mapping) and len(ids) > 1 and not (self.label_divisor and _is_one(masks)):
-            raise DataError(f"the masks of image '{image}' belong to one of {len(ids)} classes, and it is not said to "
-                            f'which. Give a dict of them by names, or a label_divisor')
+            raise DataError(f"the masks of image '{image}' don't say which of the {len(ids)} classes they belong to. "
+                            'Give a dict of masks by class name, or a label_divisor')
         by_class: Dict[str, Any] = dict(masks) if isinstance(masks, Mapping) else {next(iter(ids)): masks}
         for name, of_class in by_class.items():
             if name not in ids:
-                raise DataError(f"image '{image}' has masks of the class '{name}', which is none of "
+                raise DataError(f"image '{image}' has masks of the class '{name}', which is not one of "
                                 f'{", ".join(ids)}. Add it to classes')
             if _is_one(of_class):
                 where = _where(of_class, 'label map', image)
@@ -199,7 +199,7 @@ class MasksToCoco:
         return (value, True) if value < self.label_divisor else (value // self.label_divisor, False)
 
     def _segmentation(self, piece: Piece, size: Tuple[int, int], crowd: bool) -> Tuple[Any, Optional[float]]:
-        """An object's segmentation, and of polygons their overlap with the mask."""
+        """An object's segmentation, and the overlap with the mask if it is polygons."""
         if self.segmentation == 'polygon' and not crowd:
             corner = (piece.x, piece.y)
             polygons = mask_to_polygons(piece.pixels, corner)
@@ -213,10 +213,10 @@ class MasksToCoco:
 
 
 def _within(image: Path, root: StrPath) -> Optional[str]:
-    """The path of an image from the root; None if it is not in it.
+    """The path of an image relative to the root; None if it is not in it.
 
-    A folder in the root is often a link to another disk, and so may the root
-    be, while the image is named by its real place.
+    The root, or a folder in it, is often a link to another disk, while the
+    image is given by its real path.
     """
     for place in (os.path.abspath, os.path.realpath):
         with suppress(ValueError):
@@ -225,7 +225,7 @@ def _within(image: Path, root: StrPath) -> Optional[str]:
 
 
 def _is_one(masks: Any) -> bool:
-    """Whether this is a label map, not a list of masks."""
+    """Whether this is a label map, and not a list of masks."""
     return isinstance(masks, (str, PathLike)) or isinstance(masks, np.ndarray) and masks.ndim == 2
 
 
@@ -237,7 +237,7 @@ def _labels(mask: Any, where: str, size: Tuple[int, int]) -> np.ndarray:
     labels = mask if isinstance(mask, np.ndarray) else read_label_map(mask)
     _check_size(labels, where, size)
     if labels.dtype.kind == 'f' and not np.array_equal(labels, np.floor(labels)):
-        raise DataError(f'{where} holds fractions: values of a label map are whole numbers')
+        raise DataError(f'{where} holds fractions: values of a label map must be integers')
     if labels.dtype.kind in 'if' and labels.min() < 0:
         raise DataError(f'{where} holds values below 0, such as {labels.min():g}. Make the background 0')
     return labels
@@ -245,5 +245,5 @@ def _labels(mask: Any, where: str, size: Tuple[int, int]) -> np.ndarray:
 
 def _check_size(mask: np.ndarray, where: str, size: Tuple[int, int]) -> None:
     if mask.shape != size:
-        raise DataError(f'{where} has the shape {" x ".join(map(str, mask.shape))}, and its image has the height and '
+        raise DataError(f'{where} has the shape {" x ".join(map(str, mask.shape))}, but its image has the height and '
                         f'width {size[0]} x {size[1]}')

@@ -1,4 +1,4 @@
-"""Image files in folders."""
+"""Finding of image files in folders."""
 
 import logging
 import os
@@ -19,13 +19,13 @@ _MAY_BE_ANIMATED = ('.png', '.tif', '.tiff', '.webp')
 
 
 def find_images(path: str, at_most: Optional[int] = None, tree: bool = False) -> List[str]:
-    """The image files at ``path``: itself, or those in the folder, sorted by name; all of them are decoded once.
+    """The image files at ``path``: the file itself, or those in the folder, sorted by name; each is decoded once.
 
     Args:
         path: Image or folder.
-        at_most: How many of a folder's: the first ones, or of a tree as many
-            spread over it. Defaults to None, all.
-        tree: Look into folders of the folder as well. Defaults to False.
+        at_most: Maximum number: the first ones of a folder, or with ``tree``
+            images spread over it. Defaults to None, all.
+        tree: Include subfolders. Defaults to False.
 
     Raises:
         DataError: If there are none, or one is broken.
@@ -38,11 +38,11 @@ def find_images(path: str, at_most: Optional[int] = None, tree: bool = False) ->
     videos = [p.name for p in found if p.suffix.lower() in VIDEO_SUFFIXES and not root.is_file()]
     if not images and videos:
         raise DataError(f"folder '{path}' holds no image, but videos ({len(videos)}), such as '{videos[0]}'. Only "
-                        f'prediction takes videos: name one of them')
+                        'prediction takes videos: give one of them')
     if not images:
         raise DataError(f"folder '{path}' holds no image ({', '.join(IMAGE_SUFFIXES)})")
     if videos:
-        print_log(f"of folder '{path}', only the images are taken, not the {len(videos)} videos, such as '{videos[0]}'",
+        print_log(f"only the images in folder '{path}' are used, not the {len(videos)} videos, such as '{videos[0]}'",
                   'current', logging.WARNING)
     if at_most is not None and len(images) > at_most:
         images = [images[index * len(images) // at_most] for index in range(at_most)] if tree else images[:at_most]
@@ -56,7 +56,7 @@ def find_images(path: str, at_most: Optional[int] = None, tree: bool = False) ->
 def _tell_of_animated(images: Sequence[Path]) -> None:
     animated = [image for image in images if image.suffix.lower() in _MAY_BE_ANIMATED and _frames(image) > 1]
     if animated:
-        print_log(f"image '{animated[0]}' holds {_frames(animated[0])} images, and the first is taken "
+        print_log(f"image '{animated[0]}' holds {_frames(animated[0])} images, of which only the first is used "
                   f'({len(animated)} such files in all)', 'current', logging.WARNING)
 
 
@@ -69,10 +69,10 @@ def _frames(image: Path) -> int:
 
 
 def missing_images(folder: str, names: Iterable[str]) -> List[str]:
-    """The files that are not there, by a list of each folder: to ask for each file takes minutes on a remote disk.
+    """The missing files, found by listing each folder: checking each file takes minutes on a remote disk.
 
     Args:
-        folder: Where their paths start from.
+        folder: Folder that the paths are relative to.
         names: The paths, which may be absolute.
     """
     by_folder: Dict[str, List[str]] = defaultdict(list)
@@ -87,13 +87,13 @@ def _missing(folder: str, place: str, names: List[str]) -> Iterator[str]:
         there = set(os.listdir(place or '.'))
     except (OSError, ValueError):
         there = set()
-    # A disk may tell no capital letters from small ones, or normalise them.
+    # A file system may ignore case, or normalise names.
     return (name for name in names
             if os.path.basename(name) not in there and not os.path.lexists(os.path.join(folder, name)))
 
 
 def needs_files(dataset: Dict[str, Any]) -> bool:
-    """Whether a data set's pipeline loads its images as local files, all of which must be there.
+    """Whether a dataset's pipeline loads its images from local files, all of which must exist.
 
     Args:
         dataset: Its config.

@@ -1,4 +1,4 @@
-"""Image loading that names a broken file instead of passing on half a picture."""
+"""Image loading that reports a broken file instead of returning half a picture."""
 
 import os
 from typing import Any, Dict, Optional
@@ -15,17 +15,17 @@ _ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}  # how a co
 
 @TRANSFORMS.register_module()
 class LoadImageFromFile(MMCVLoadImageFromFile):
-    """mmcv's ``LoadImageFromFile`` that refuses missing, broken and truncated files.
+    """mmcv's ``LoadImageFromFile``, with errors for missing, broken and truncated files.
 
-    OpenCV fills the missing rest of a truncated JPEG with grey and says
-    nothing; a training run would learn from it. Whether a file is complete is
-    read off its last bytes, for local files only.
+    OpenCV silently fills the missing rest of a truncated JPEG with grey, and
+    training would use it. Whether a file is complete is checked by its last
+    bytes, for local files only.
 
     Args:
         See :class:`mmcv.transforms.LoadImageFromFile`.
 
     Raises:
-        DataError: Names the file and what is wrong with it.
+        DataError: The message names the file and what is wrong with it.
     """
 
     def transform(self, results: Dict[str, Any]) -> Optional[Dict[str, Any]]:
@@ -42,14 +42,14 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             if isinstance(error, OSError) and error.errno is not None:  # what the system says is not of its content
                 raise DataError(f"image '{path}' can't be read: {error.strerror}") from None
             problem = f"is broken ({(str(error).strip() or type(error).__name__).splitlines()[-1]})"
-            remedy = 'Fetch it again'
+            remedy = 'Download it again'
         if self.ignore_empty:
             return None
         raise DataError(f"image '{path}' {problem}. {remedy}, or remove it, from an annotation file too")
 
 
 def _check_complete(path: str) -> None:
-    """Raise if a local JPEG or PNG does not end as one and can't be decoded to its end."""
+    """Raise an error if a local JPEG or PNG lacks its end marker and can't be decoded completely."""
     if not os.path.isfile(path):
         return  # missing, or on a remote store: loading tells
     with open(path, 'rb') as file:

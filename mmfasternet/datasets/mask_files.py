@@ -1,4 +1,4 @@
-"""Masks as files: one object a file, or label maps, whose values are the objects."""
+"""Mask files: one object per file, or label maps, whose values are the objects."""
 
 from os import PathLike
 from typing import Iterator, NamedTuple, Optional, Tuple, Union
@@ -16,7 +16,7 @@ _ORIENTATION = 0x0112
 
 
 class Piece(NamedTuple):
-    """A mask without what is empty around it.
+    """A mask cropped to its object.
 
     Attributes:
         x: Its left edge in the image, in pixels.
@@ -29,10 +29,10 @@ class Piece(NamedTuple):
 
 
 def image_size(path: StrPath) -> Tuple[int, int]:
-    """Height and width of an image as it is loaded, turned as its Exif data say; only the file's head is read.
+    """Height and width of an image as loaded, with its Exif rotation; only the file's header is read.
 
     Raises:
-        DataError: If it is missing, or no image.
+        DataError: If it is missing, or not an image.
     """
     try:
         with Image.open(path) as image:
@@ -56,10 +56,10 @@ def read_mask(path: StrPath) -> np.ndarray:
 
 
 def read_label_map(path: StrPath) -> np.ndarray:
-    """A label map, ``(H, W)``, of the file's own type: 8 or 16 bits, palettes' indices, 32-bit TIFF.
+    """A label map, ``(H, W)``, in the file's own type: 8 or 16 bits, palette indices, 32-bit TIFF.
 
     Raises:
-        DataError: If the file is missing, broken, a JPEG, or of colours.
+        DataError: If the file is missing, broken, a JPEG, or a colour image.
     """
     with _opened('label map', path) as image:
         pixels = np.asarray(image)
@@ -70,7 +70,7 @@ def read_label_map(path: StrPath) -> np.ndarray:
 
 
 def piece_of(mask: np.ndarray) -> Optional[Piece]:
-    """What a mask ``(H, W)`` holds; None if it is empty."""
+    """A mask ``(H, W)`` cropped to its object; None if it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return None
@@ -79,7 +79,7 @@ def piece_of(mask: np.ndarray) -> Optional[Piece]:
 
 
 def pieces_of(labels: np.ndarray) -> Iterator[Tuple[int, Piece]]:
-    """The values of a label map ``(H, W)`` but for 0, from the least, each with its pixels."""
+    """The nonzero values of a label map ``(H, W)`` in increasing order, each with its pixels."""
     ys, xs = np.nonzero(labels)
     values = labels[ys, xs]
     order = np.argsort(values, kind='stable')
@@ -99,7 +99,7 @@ def _opened(what: str, path: StrPath) -> Image.Image:
     except Exception as error:  # the decoders raise whatever they like
         raise _unreadable(what, path, error) from None
     if pages > 1:
-        raise DataError(f"{what} '{path}' has {pages} pages. Save each as a file of its own")
+        raise DataError(f"{what} '{path}' has {pages} pages. Save each page as its own file")
     if image.format != 'JPEG':
         return image
     raise DataError(f"{what} '{path}' is a JPEG, which changes values at the edges of objects. Export it as PNG")
@@ -109,4 +109,4 @@ def _unreadable(what: str, path: StrPath, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"{what} '{path}' does not exist")
     reason = (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[-1]
-    return DataError(f"{what} '{path}' can't be read ({reason}). Fetch it again, or leave its image out")
+    return DataError(f"{what} '{path}' can't be read ({reason}). Download it again, or leave its image out")

@@ -1,4 +1,4 @@
-"""Outlines of masks as COCO's polygons."""
+"""Outlines of masks as COCO polygons."""
 
 from typing import List, Tuple
 
@@ -14,19 +14,19 @@ def mask_to_polygons(mask: np.ndarray, corner: Tuple[int, int] = (0, 0)) -> List
     """The outer outlines of a mask.
 
     OpenCV's outline goes through the centres of the outermost pixels, half a
-    pixel within the mask's edge. COCO's polygons go around pixels, and a
-    pixel is in one if its centre is. So the mask is enlarged by 4 first: the
-    outline is then an eighth of a pixel within the edge, and stays between
-    the centres within and without when it is simplified.
+    pixel inside the mask's edge. COCO polygons go around pixels, and a pixel
+    is inside if its centre is. So the mask is first enlarged by 4: the outline
+    is then an eighth of a pixel inside the edge, and stays between the inner
+    and outer pixel centres when it is simplified.
 
     Args:
-        mask: ``(H, W)``; what is not 0 belongs to the object.
+        mask: ``(H, W)``; nonzero pixels belong to the object.
         corner: Where the mask's upper left corner is in the image, as x and y
             in pixels. Defaults to (0, 0).
 
     Returns:
         A polygon ``[x, y, x, y, ...]`` in pixels for each piece. pycocotools
-        makes the mask of them again, with its holes filled.
+        turns them back into the mask, with its holes filled.
     """
     large = np.repeat(np.repeat(np.asarray(mask) != 0, _FACTOR, axis=0), _FACTOR, axis=1).astype(np.uint8)
     outlines, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -35,11 +35,11 @@ def mask_to_polygons(mask: np.ndarray, corner: Tuple[int, int] = (0, 0)) -> List
 
 
 def polygons_overlap(polygons: List[List[float]], mask: np.ndarray, corner: Tuple[int, int] = (0, 0)) -> float:
-    """Intersection over union of a mask and what pycocotools makes of polygons.
+    """Intersection over union of a mask and polygons as pycocotools draws them.
 
     Args:
         polygons: As :func:`mask_to_polygons` gives them.
-        mask: ``(H, W)``; what is not 0 belongs to the object.
+        mask: ``(H, W)``; nonzero pixels belong to the object.
         corner: Where the mask's upper left corner is in the image. Defaults
             to (0, 0).
     """

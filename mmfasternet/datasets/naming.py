@@ -1,4 +1,4 @@
-"""Errors in the preparation of a sample that name its image."""
+"""Errors of a data pipeline that name the image."""
 
 from typing import Any, Callable, Dict, Iterator
 
@@ -6,13 +6,13 @@ from mmfasternet.errors import DataError, UserError
 
 
 class NamingPipeline:
-    """A data set's pipeline whose errors name the image.
+    """A dataset's pipeline whose errors name the image.
 
     Args:
         pipeline: The pipeline itself.
 
     Raises:
-        DataError: In the place of whatever the pipeline raises.
+        DataError: Instead of any error that the pipeline raises.
     """
 
     def __init__(self, pipeline: Callable[[Dict[str, Any]], Any]) -> None:
@@ -27,10 +27,10 @@ class NamingPipeline:
             raise
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            size = f', {shape[1]} x {shape[0]} px by the annotation file' if all(shape) else ''
+            size = f', {shape[1]} x {shape[0]} px in the annotation file' if all(shape) else ''
             raise DataError(f"image '{path}'{size}: the pipeline fails on it or on its annotations "
-                            f'({type(error).__name__}: {reason}). Mend them, or remove the image from the annotation '
-                            f'file') from error
+                            f'({type(error).__name__}: {reason}). Fix them, or remove the image from the annotation '
+                            'file') from error
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__') or name == '_pipeline':
@@ -39,7 +39,7 @@ class NamingPipeline:
 
 
 def name_images_in_errors(dataset: Any) -> None:
-    """Have a data set, and those that it is made of, name the image that its pipeline fails on."""
+    """Make a dataset, and the datasets it wraps, name the image that the pipeline fails on."""
     for inner in _unwrapped(dataset):
         pipeline = getattr(inner, 'pipeline', None)
         if callable(pipeline) and not isinstance(pipeline, NamingPipeline):

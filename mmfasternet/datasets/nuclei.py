@@ -1,7 +1,7 @@
-"""The nuclei of the 2018 Data Science Bowl, from the public download into COCO's format.
+"""Conversion of the 2018 Data Science Bowl's nuclei, as downloaded, to COCO format.
 
-Its ``stage1_train``, which is also BBBC038, holds a folder for each image:
-``NAME/images/NAME.png`` and ``NAME/masks/*.png``, a file for each nucleus.
+Its ``stage1_train``, also known as BBBC038, holds one folder per image:
+``NAME/images/NAME.png`` and ``NAME/masks/*.png``, one file per nucleus.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ CLASSES = ('nucleus', )
 
 @dataclass(frozen=True)
 class NucleiReport:
-    """What became of the folders.
+    """Result of the conversion.
 
     Attributes:
-        splits: What ``train.json`` and ``val.json`` hold, by ``'train'`` and
+        splits: Contents of ``train.json`` and ``val.json``, by ``'train'`` and
             ``'val'``.
-        problems: A line for each folder and each mask that was left out since
+        problems: A line for each folder and each mask that was skipped because
             it can't be used.
-        too_large: How many folders ``max_size`` left out.
+        too_large: How many folders were skipped because of ``max_size``.
     """
     splits: Dict[str, MasksToCoco]
     problems: List[str]
@@ -52,14 +52,14 @@ def make_nuclei_coco(source: Union[str, Path],
         source: The folder that holds a folder for each image.
         root: Folder to make.
         val_share: Share of the images to validate on. Defaults to 0.18.
-        max_size: Images with a longer side, in pixels, are left out. Defaults
+        max_size: Images with a longer side, in pixels, are skipped. Defaults
             to None: all are kept.
         segmentation: ``'polygon'`` or ``'rle'``, as of
             :class:`~mmfasternet.datasets.from_masks.MasksToCoco`.
 
     Returns:
-        What became of the folders. One that can't be used is left out and
-        costs none of the others.
+        The result. A folder that can't be used is skipped and does not affect
+        the others.
 
     Raises:
         DataError: If ``root`` exists already, or there is nothing to train on
@@ -88,12 +88,12 @@ def make_nuclei_coco(source: Union[str, Path],
                     continue
                 _add(splits['val' if _draw(folder.name) < val_share else 'train'], folder, image, masks, target)
             except DataError as error:
-                problems.append(f'{folder.name} is left out: {error}')
+                problems.append(f'{folder.name} is skipped: {error}')
         for split, coco in splits.items():
-            problems += [f'{mask} is left out: it is empty' for mask in coco.empty_masks]
+            problems += [f'{mask} is skipped: it is empty' for mask in coco.empty_masks]
             if not coco.content['images']:
-                first = f'. The first of {len(problems)} that can not be used: {problems[0]}' if problems else ''
-                limit = f' and max_size={max_size}, which leaves out {too_large}' if too_large else ''
+                first = f". The first of {len(problems)} that can't be used: {problems[0]}" if problems else ''
+                limit = f' and max_size={max_size}, which skips {too_large}' if too_large else ''
                 raise DataError(f"of the {len(folders)} folders in '{source}', none is left for {split}.json with "
                                 f'val_share={val_share}{limit}{first}')
             coco.write(target / f'{split}.json')
@@ -102,10 +102,10 @@ def make_nuclei_coco(source: Union[str, Path],
 
 def _folders(source: Path) -> List[Path]:
     if not source.is_dir():
-        raise DataError(f"folder '{source}' does not exist. Name the unpacked stage1_train")
+        raise DataError(f"folder '{source}' does not exist. Give the unpacked stage1_train")
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(('.', '__MACOSX')))
     if not any((folder / 'images').is_dir() for folder in folders):
-        raise DataError(f"'{source}' holds no folder with images/ and masks/ in it. Name the unpacked stage1_train")
+        raise DataError(f"'{source}' has no subfolder with images/ and masks/. Give the unpacked stage1_train")
     return folders
 
 
@@ -123,7 +123,7 @@ def _image_of(folder: Path) -> Path:
 
 
 def _draw(name: str) -> float:
-    """A number between 0 and 1 that depends on the name alone."""
+    """A number between 0 and 1 that depends only on the name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'big') / 2**64
 
 

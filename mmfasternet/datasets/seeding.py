@@ -1,7 +1,7 @@
-"""Random numbers of the augmentations by what is drawn, not by what was drawn before.
+"""Seeds the augmentations of each sample, independently of the samples drawn before.
 
-MMEngine seeds the workers of a data loader once. What they draw then depends on how many there are and on all that
-they loaded, and a training that is resumed gets other images than one that was not interrupted.
+MMEngine seeds the workers of a data loader once. Their random numbers then depend on the number of workers
+and on everything loaded before, so a resumed training gets other images than an uninterrupted one.
 """
 
 import random
@@ -18,10 +18,10 @@ from mmfasternet.registry import DATA_SAMPLERS, TRANSFORMS
 
 
 class Draw(int):
-    """An index into a data set with the seed of this draw of it.
+    """An index into a dataset with the seed of this draw.
 
-    Data sets that repeat or join others compute their index by ``-`` and
-    ``%``, which keep the seed. Those that look it up, such as
+    Datasets that repeat or join others compute their index with ``-`` and
+    ``%``, which keep the seed. Those that look the index up, such as
     ``ClassBalancedDataset``, lose it: their samples are not seeded.
     """
     seed: int
@@ -48,11 +48,11 @@ def seed_of(*numbers: int) -> int:
 
 @DATA_SAMPLERS.register_module()
 class SeededSampler(Sampler):
-    """Another sampler's indices, each with a seed by the run's, the epoch, the process and its place in the epoch.
+    """Another sampler's indices, each with a seed from the run's seed, the epoch, the process and the position in it.
 
     Args:
         sampler: Config of the other sampler.
-        dataset: The data set.
+        dataset: The dataset.
         seed: The run's seed. Defaults to None, that of the other sampler.
     """
 
@@ -76,7 +76,7 @@ class SeededSampler(Sampler):
         return getattr(self.sampler, name)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, of the other sampler as well."""
+        """Set the epoch, also of the other sampler."""
         self.epoch = epoch
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(epoch)
@@ -84,10 +84,10 @@ class SeededSampler(Sampler):
 
 @TRANSFORMS.register_module()
 class SeedAugmentations(BaseTransform):
-    """Seeds the random numbers of the transforms behind it by the :class:`Draw` that the sample comes from."""
+    """Seeds the random numbers of the transforms after it with the seed of the sample's :class:`Draw`."""
 
     def transform(self, results: Dict[str, Any]) -> Dict[str, Any]:
-        """Leave the sample as it is."""
+        """Return the sample unchanged."""
         draw = results.get('sample_idx')
         if isinstance(draw, Draw):
             random.seed(draw.seed)

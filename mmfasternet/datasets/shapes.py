@@ -1,4 +1,4 @@
-"""A generated COCO-format data set of coloured shapes, for demos and tests."""
+"""A generated COCO-format dataset of coloured shapes, for demos and tests."""
 
 import json
 import math
@@ -22,7 +22,7 @@ _MIN_RADIUS, _MAX_RADIUS = 0.07, 0.2  # of the image's side
 
 
 def _outline(name: str) -> Polygon:
-    """The shape of class ``name`` with its corners on the unit circle."""
+    """The shape of class ``name``, with its corners on the unit circle."""
     if name == 'circle':
         return Point(0, 0).buffer(1, quad_segs=8)
     corners, inner = dict(square=(4, None), triangle=(3, None), star=(5, 0.5))[name]
@@ -64,7 +64,7 @@ def _draw_clutter(rng: np.random.Generator, canvas: np.ndarray, size: int) -> No
 
 
 def _place(rng: np.random.Generator, size: int) -> List[Tuple[int, Polygon, BaseGeometry]]:
-    """Class index, full shape and visible part of each shape, the hindmost first."""
+    """Class index, full shape and visible part of each shape, from back to front."""
     frame = box(0, 0, size, size)
     placed: List[Tuple[int, Polygon, BaseGeometry]] = []
     attempts = rng.integers(2, 8)
@@ -79,7 +79,7 @@ def _place(rng: np.random.Generator, size: int) -> List[Tuple[int, Polygon, Base
         visible = shape.intersection(frame)
         behind = [(other, full, seen.difference(shape)) for other, full, seen in placed]
         candidates = [*behind, (label, shape, visible)]
-        # COCO polygons have no holes, and what is mostly hidden can't be told apart.
+        # COCO polygons have no holes, and mostly hidden shapes can't be recognised.
         if all(seen.area >= _MIN_VISIBLE * full.area and not any(p.interiors for p in _parts(seen))
                for _, full, seen in candidates):
             placed = candidates
@@ -123,7 +123,7 @@ def _make_split(folder: Path, annotation_file: Path, count: int, size: int, seed
     images: List[Dict[str, Any]] = []
     annotations: List[Dict[str, Any]] = []
     for index in range(count):
-        # One generator an image: the first images stay the same whatever the count.
+        # One generator per image: the first images do not depend on the count.
         image, objects = draw_shapes_image(np.random.default_rng([seed, index]), size)
         name = f'{index:06d}.png'
         (folder / name).write_bytes(cv2.imencode('.png', image)[1].tobytes())  # cv2.imwrite() hides a full disk
@@ -145,7 +145,7 @@ def make_shapes_coco(root: Union[str, Path],
                      num_val: int = 100,
                      size: int = 192,
                      seed: int = 0) -> Path:
-    """Write a train and a val split of coloured shapes in COCO's format.
+    """Write a train and a val split of coloured shapes in COCO format.
 
     Every image holds 1 to 7 rotated shapes of :data:`CLASSES` that overlap,
     on a background with strokes and specks. The annotations are the exact

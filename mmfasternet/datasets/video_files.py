@@ -27,18 +27,18 @@ def is_video(path: str) -> bool:
 
 
 class VideoFile:
-    """A video to be read once, from its beginning to its end.
+    """A video that is read once, from beginning to end.
 
-    Not by mmcv's ``VideoReader``: it seeks where the position that OpenCV
-    gives is not the number of the frame, as in videos of a varying rate.
+    It does not use mmcv's ``VideoReader``, which seeks if OpenCV's position is
+    not the frame number, as in videos with a varying frame rate.
 
     Args:
         path: Its file.
 
     Attributes:
-        rate: Frames in a second; 25 if the file does not say.
-        length: How many frames it has by its own account, which may be wrong;
-            None if there is none.
+        rate: Frames per second; 25 if the file does not say.
+        length: Number of frames according to the file, which may be wrong;
+            None if it does not say.
 
     Raises:
         DataError: If it can't be opened or its first frame can't be decoded.
@@ -52,14 +52,14 @@ class VideoFile:
         found, self._first = self._capture.read()
         if not found:
             if not Path(path).stat().st_size:
-                raise DataError(f"video '{path}' is empty. Fetch or record it again")
-            problem = 'decodes no frame of' if self._capture.isOpened() else "can't open"
-            raise DataError(f"OpenCV {cv2.__version__} {problem} video '{path}'. See whether a player shows it; if it "
-                            f'does, convert it, for example to H.264')
+                raise DataError(f"video '{path}' is empty. Download or record it again")
+            problem = "can't decode a frame of" if self._capture.isOpened() else "can't open"
+            raise DataError(f"OpenCV {cv2.__version__} {problem} video '{path}'. If a player can show it, convert it, "
+                            'for example to H.264')
         self.rate = rate
         if not (math.isfinite(rate) and 0 < rate <= 1000):
             self.rate = _USUAL_RATE
-            print_log(f"video '{path}' gives no frame rate: {_USUAL_RATE:.0f} frames a second are taken", 'current',
+            print_log(f"video '{path}' has no frame rate: {_USUAL_RATE:.0f} frames per second are assumed", 'current',
                       logging.WARNING)
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -73,17 +73,17 @@ class VideoFile:
         finally:
             self._capture.release()
         if self.length and count < self.length:
-            print_log(f"video '{self.path}' ends after {count} of the {self.length} frames that it announces: the rest "
-                      f"can't be decoded", 'current', logging.WARNING)
+            print_log(f"video '{self.path}' ends after {count} of {self.length} frames: the rest can't be "
+                      'decoded', 'current', logging.WARNING)
 
 
 @contextmanager
 def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Give a function that appends a frame to a video, which is there once it is complete.
+    """Yield a function that appends a frame to a video; the file appears once it is complete.
 
     Args:
         path: The file, ``.mp4``; the codec is MPEG-4.
-        rate: Frames in a second.
+        rate: Frames per second.
 
     Raises:
         UserError: If it can't be written, or OpenCV has no encoder.
@@ -99,8 +99,8 @@ def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None
             frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
             if not count and not writer.open(str(part), cv2.VideoWriter.fourcc(*_CODEC), rate, frame.shape[1::-1]):
                 part.touch()  # says what is wrong with the folder, if anything is
-                raise UserError(f"OpenCV {cv2.__version__} here can't write MPEG-4 videos, as '{path}' is to be one. "
-                                f'The packages opencv-python and opencv-python-headless can')
+                raise UserError(f"OpenCV {cv2.__version__} can't write '{path}' as an MPEG-4 video. The packages "
+                                'opencv-python and opencv-python-headless can')
             writer.write(frame)
             count += 1
 
@@ -109,7 +109,7 @@ def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None
             writer.release()
             # The writer says nothing of a full disk.
             if cv2.VideoCapture(str(part)).get(cv2.CAP_PROP_FRAME_COUNT) != count:
-                raise UserError(f"'{path}' could not be written to its end. Is there room on the disk?")
+                raise UserError(f"'{path}' could not be written completely. Check the free disk space")
             part.replace(unfinished)
         finally:
             writer.release()

@@ -20,7 +20,7 @@ SIZE = 64
 
 
 class Data:
-    """A data set of two images to spoil: ``content`` is written as its annotation file."""
+    """A dataset of two images to spoil: ``content`` is written as its annotation file."""
 
     def __init__(self, root):
         self.root = make_shapes_coco(root, num_train=2, num_val=1, size=SIZE, seed=1)
@@ -272,7 +272,7 @@ def box_outside_of_the_image(data):
     data.annotation['bbox'] = [100, 100, 20, 20]
 
 
-@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation has the polygon .* not of numbers')
+@kind(r'instances_train\.json.*annotations\[\d+\]\.segmentation has the polygon .* does not consist of numbers')
 def polygon_of_words(data):
     data.rename('second.png')
     data.annotation['segmentation'] = [['left', 'right'] * 3]
@@ -394,7 +394,7 @@ def iscrowd_as_a_text(data):
         row['iscrowd'] = '0'
 
 
-@kind(r'instances_train\.json.*none of its (\d+) objects .*: \1 are crowds\. There is nothing to train on')
+@kind(r'instances_train\.json.*none of its (\d+) objects .*: \1 are crowds\. Fix its annotations')
 def nothing_but_crowds(data):
     for row in data.content['annotations']:
         row['iscrowd'] = 1
@@ -429,7 +429,7 @@ def ids_as_texts(data):
             row.update({field: str(row[field]) for field in ('id', 'image_id', 'category_id') if field in row})
 
 
-@kind(r"instances_train\.json.*images\[0\]\.id is the text '1', and others are numbers")
+@kind(r"instances_train\.json.*images\[0\]\.id is the string '1', but others are numbers")
 def ids_of_two_kinds(data):
     data.content['images'][0]['id'] = '1'
 

@@ -124,7 +124,7 @@ def test_folders_without_images(root, warnings):
 @pytest.mark.parametrize('line, problem', [
     ('', "line 2 is ''"), ('ant/1.jpg', "line 2 is 'ant/1.jpg'"), ('ant/1.jpg,1', 'must be a path and a number'),
     ('ant/1.jpg one', "line 2 is 'ant/1.jpg one'"),
-    ('ant/1.jpg 3', 'line 2 is 3, and model.head.num_classes is 3: labels are 0 to 2'),
+    ('ant/1.jpg 3', 'line 2 is 3, but model.head.num_classes is 3: labels are 0 to 2'),
     ('ant/1.jpg -1', 'line 2 is -1'), ('ant/2.jpg 1', "names 1 images that do not exist, such as"),
 ])
 def test_a_list_of_images_with_a_wrong_line(root, line, problem):
@@ -139,7 +139,7 @@ def test_lists_of_images_in_imagenets_meta(root, warnings):
     (root / 'meta' / 'train.txt').write_text('ant/0.jpg 1\nbee/0.jpg 2\n')
     check(cfg)
     few, names = warnings
-    assert 'images of 2 classes, and model.head.num_classes is 3' in few and 'as ImageNet does, tench' in names
+    assert 'images of 2 classes, but model.head.num_classes is 3' in few and 'class names of ImageNet, tench' in names
 
 
 def test_spaces_in_paths_and_other_letters(root):

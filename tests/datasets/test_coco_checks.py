@@ -24,7 +24,7 @@ class DerivedCocoDataset(CocoDataset):
 
 @pytest.fixture
 def data(shapes, tmp_path):
-    """A copy of the data set to spoil."""
+    """A copy of the dataset to spoil."""
     return shutil.copytree(shapes, tmp_path / 'shapes')
 
 
@@ -138,12 +138,12 @@ def test_images_that_are_filtered_out(data):
 def test_ids_of_two_data_sets_that_are_alike(data):
     cfg = config(data)
     cfg.val_dataloader.dataset = ConfigDict(type='ConcatDataset', datasets=[cfg.val_dataloader.dataset] * 2)
-    assert 'image id 1 is in' in (line := refused(cfg)) and 'another of the val data sets' in line
+    assert 'image id 1 is in' in (line := refused(cfg)) and 'another of the val datasets' in line
 
 
 def test_the_evaluators_file_is_checked_as_one_that_is_evaluated(data):
     cfg = other_file(data, lambda content: content['annotations'][1].pop('segmentation'))
-    assert "other.json' is not in COCO's format: annotations[1] has no segmentation" in refused(cfg)
+    assert "other.json' is not in COCO format: annotations[1] has no segmentation" in refused(cfg)
     cfg.val_evaluator.metric = 'bbox'
     check(cfg)
 
@@ -181,10 +181,10 @@ def test_more_objects_on_an_image_than_count(data, warnings):
     total = sum(each['image_id'] == row['image_id'] for each in content['annotations'])
     check(config(data))
     assert warnings == [
-        f"image '{name}' in '{ann_file(data)}' has 150 objects of the class '{label}', and val_evaluator counts 100 "
-        "detections of a class on an image: AP can't reach 1. --cfg-options val_evaluator.max_dets=200 counts more",
-        f"image '{name}' in '{ann_file(data)}' has {total} objects, and model.test_cfg.rcnn.max_per_img keeps 100 "
-        "detections on an image: AP can't reach 1. --cfg-options model.test_cfg.rcnn.max_per_img=200 keeps more"]
+        f"image '{name}' in '{ann_file(data)}' has 150 objects of the class '{label}', but val_evaluator counts 100 "
+        "detections of a class per image: AP can't reach 1. --cfg-options val_evaluator.max_dets=200 counts more",
+        f"image '{name}' in '{ann_file(data)}' has {total} objects, but model.test_cfg.rcnn.max_per_img keeps 100 "
+        "detections per image: AP can't reach 1. --cfg-options model.test_cfg.rcnn.max_per_img=200 keeps more"]
     warnings.clear()
     cfg = config(data, val_evaluator__max_dets=200)
     check(cfg)
@@ -201,7 +201,7 @@ def test_more_objects_on_an_image_than_count(data, warnings):
     cfg.model.module.test_cfg.rcnn.max_per_img = 100
     cfg.val_evaluator = dict(type='mmdet.CocoMetric', ann_file=str(ann_file(data)))
     check(cfg)
-    assert 'CocoMetric has no option for more, mmfasternet.CocoMetric has max_dets' in warnings[0]
+    assert 'CocoMetric has no option for more; mmfasternet.CocoMetric has max_dets' in warnings[0]
     assert 'model.test_cfg.rcnn.max_per_img keeps 100' in warnings[1]
 
 
@@ -225,7 +225,7 @@ def test_objects_of_several_classes_count_apart_and_crowds_do_not(data, warnings
 
 @pytest.mark.parametrize('change, problem', [
     (lambda row: row.pop('iscrowd'), 'has no iscrowd in annotations[0]'),
-    (lambda row: row.update(id='a'), "is the text 'a'"),
+    (lambda row: row.update(id='a'), "is the string 'a'"),
 ])
 def test_where_mmdetections_metric_stays_its_file_must_be_what_it_reads(data, change, problem):
     edit(ann_file(data), lambda content: change(content['annotations'][0]))
@@ -238,7 +238,7 @@ def test_the_id_0_lowers_ap_a_little_where_mmdetections_metric_stays(data, warni
     check(config(data))
     assert not warnings
     check(config(data, mmfasternet__omit=['CocoMetric']))
-    assert len(warnings) == 1 and 'an annotation of the id 0, which CocoMetric takes for no match' in warnings[0]
+    assert len(warnings) == 1 and 'an annotation with id 0, which CocoMetric treats as no match' in warnings[0]
 
 
 def test_an_evaluator_of_several_data_sets_has_a_metric_for_each(data):
@@ -333,7 +333,7 @@ def test_a_data_set_beside_others_may_have_no_objects(data):
         cfg.train_dataloader.dataset = ConfigDict(type='ConcatDataset', datasets=[labelled, other])
         check(cfg)
         cfg.train_dataloader.dataset.datasets = [other, other]
-        assert 'none of the 2 train data sets has an object' in refused(cfg)
+        assert 'none of the 2 train datasets has an object' in refused(cfg)
         cfg.train_dataloader.dataset = ConfigDict(other)
         assert 'none.json' in refused(cfg)
 

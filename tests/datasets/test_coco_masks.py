@@ -40,7 +40,7 @@ def test_compressed_encodings_are_read_as_they_were_written(bitmap):
     (dict(size=[4, 4], counts=''), 'do not add up'),
     (dict(size=[4, 4], counts='ü'), 'do not add up'),
     (dict(size=[4, 4]), 'do not add up'),
-    (dict(size=[4, 5], counts=[20]), 'of size [4, 5], and its image has height and width [4, 4]'),
+    (dict(size=[4, 5], counts=[20]), 'of size [4, 5], but its image has height and width [4, 4]'),
     (dict(counts=[16]), 'of the size None, not of [height, width]'),
     ([[0, 0, 3, 0, 3, 3]], None),
     ([[]], None),
@@ -49,11 +49,11 @@ def test_compressed_encodings_are_read_as_they_were_written(bitmap):
     ([0, 0, 3, 0, 3, 3], 'not a list of polygons'),
     ([[0, 0], [3, 0], [3, 3]], 'as pairs'),
     ([[[0, 0], [3, 0], [3, 3]]], 'as pairs'),
-    ([['0', '0', '3', '0', '3', '3']], 'not of numbers'),
-    ([[True] * 6], 'not of numbers'),
-    ([[0, 0, 3, float('nan'), 3, 3]], 'leaves any image'),
-    ([[0, 0, 3e9, 0, 3, 3]], 'leaves any image'),
-    ([[10 ** 400] * 6], 'leaves any image'),
+    ([['0', '0', '3', '0', '3', '3']], 'does not consist of numbers'),
+    ([[True] * 6], 'does not consist of numbers'),
+    ([[0, 0, 3, float('nan'), 3, 3]], 'lies outside of any image'),
+    ([[0, 0, 3e9, 0, 3, 3]], 'lies outside of any image'),
+    ([[10 ** 400] * 6], 'lies outside of any image'),
 ])
 def test_what_is_wrong(segmentation, problem):
     found = mask_problem(segmentation, (4, 4))

@@ -279,5 +279,5 @@ def test_proposals_are_evaluated_as_without(write):
 
 @pytest.mark.parametrize('max_dets', [0, -1, 1.5, '300', True, [300]])
 def test_a_number_of_detections_that_is_none(max_dets):
-    with pytest.raises(ArgumentError, match='^max_dets of CocoMetric is .*: it must be a whole number from 1'):
+    with pytest.raises(ArgumentError, match='^max_dets of CocoMetric is .*: it must be an integer of at least 1'):
         CocoMetric(max_dets=max_dets)

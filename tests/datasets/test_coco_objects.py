@@ -33,7 +33,7 @@ def content(*changes):
 
 
 def trained_by_mmdetection(path, filter_cfg, with_mask, poly2mask):
-    """How many objects MMDetection's data set and transform hand over without the flag that ignores them."""
+    """How many objects MMDetection's dataset and transform hand over without the flag that ignores them."""
     dataset = CocoDataset(ann_file=str(path), metainfo=dict(classes=('cat', )), data_prefix=dict(img=''),
                           filter_cfg=filter_cfg, pipeline=[])
     load, total, images = LoadAnnotations(with_mask=with_mask, poly2mask=poly2mask), 0, set()

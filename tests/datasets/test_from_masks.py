@@ -141,7 +141,7 @@ def test_file_names_start_from_the_root(folder):
     coco.add(folder / 'x' / 'a.png', [])
     coco.add(folder / 'x' / '..' / 'y' / 'a.png', [])
     assert [image['file_name'] for image in coco.content['images']] == ['x/a.png', 'y/a.png']
-    with pytest.raises(DataError, match="the second one called 'x/a.png'. Add it once"):
+    with pytest.raises(DataError, match="the second one named 'x/a.png'. Add it once"):
         coco.add(folder / 'x' / 'a.png', [])
     with pytest.raises(DataError, match='is not in the folder'):
         MasksToCoco(root=folder / 'x').add(folder / 'a.png', [])
@@ -154,7 +154,7 @@ def test_file_names_start_from_the_root(folder):
         assert coco.content['images'][0]['file_name'] == ('linked/a.png' if root != 'link/linked' else 'a.png')
     coco = MasksToCoco()
     coco.add(folder / 'x' / 'a.png', [])
-    with pytest.raises(DataError, match="the second one called 'a.png'. Name a root"):
+    with pytest.raises(DataError, match="the second one named 'a.png'. Set root"):
         coco.add(folder / 'y' / 'a.png', [])
 
 
@@ -173,7 +173,7 @@ def test_empty_masks_are_named(folder):
     ('gone.png', "label map 'gone.png' does not exist"),
     (np.full(SIZE, 0.5), 'holds fractions'),
     (np.full(SIZE, -1), 'holds values below 0, such as -1'),
-    ({'cat': []}, "masks of the class 'cat', which is none of object"),
+    ({'cat': []}, "masks of the class 'cat', which is not one of object"),
 ])
 def test_a_bad_image_is_named_and_nothing_of_it_is_added(folder, masks, part):
     coco = MasksToCoco()
@@ -187,7 +187,7 @@ def test_a_bad_image_is_named_and_nothing_of_it_is_added(folder, masks, part):
 
 
 def test_what_is_not_said_is_asked_for(folder):
-    with pytest.raises(DataError, match='one of 2 classes, and it is not said to which'):
+    with pytest.raises(DataError, match="don't say which of the 2 classes they belong to"):
         MasksToCoco(['a', 'b']).add(folder / 'a.png', folder / 'a_labels.png')
     with pytest.raises(DataError, match='there is no image to write'):
         MasksToCoco().write(folder / 'train.json')

@@ -66,5 +66,5 @@ def test_of_an_animated_image_the_first_is_taken_and_said(tmp_path, monkeypatch,
     path = str(tmp_path / f'a{suffix}')
     first.save(path, save_all=True, append_images=others)
     assert find_images(path) == [path] and cv2.imread(path).max() == 0
-    said = [f"holds {count} images, and the first is taken" in line for line in lines]
+    said = [f"holds {count} images, of which only the first is used" in line for line in lines]
     assert said == [True] * (count > 1)

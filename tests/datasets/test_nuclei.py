@@ -92,7 +92,7 @@ def test_large_images_can_be_left_out(source, tmp_path):
     assert report.too_large == 1 and not report.problems
     assert sorted(split_of(tmp_path / 'nuclei')) == NAMES
     assert not (tmp_path / 'nuclei' / 'images' / 'wide.png').exists()
-    with pytest.raises(DataError, match='of the 25 folders .* none is left .* max_size=20, which leaves out 25'):
+    with pytest.raises(DataError, match='of the 25 folders .* none is left .* max_size=20, which skips 25'):
         make_nuclei_coco(source, tmp_path / 'none', max_size=20)
 
 
@@ -124,10 +124,10 @@ def test_bad_folders_are_named_and_cost_no_other(source, tmp_path):
              "08.png' has the shape 32 x 41", "08.png' can't be read", 'is broken (image file is truncated']
     lines = [line for line in report.problems if 'empty' not in line]
     for number, (part, line) in enumerate(zip(parts, lines, strict=True), 1):
-        assert line.startswith(f'cell{number:02d} is left out: ') and part in line and '\n' not in line
+        assert line.startswith(f'cell{number:02d} is skipped: ') and part in line and '\n' not in line
     assert f"mask '{tmp_path}/nuclei" not in str(report.problems)
     empty = [line for line in report.problems if 'empty' in line]
-    assert empty == [f"mask '{mask('cell07')}' is left out: it is empty"]
+    assert empty == [f"mask '{mask('cell07')}' is skipped: it is empty"]
     kept = [name for name in NAMES if name not in [f'cell{number:02d}' for number in range(1, 7)]]
     assert sorted(split_of(tmp_path / 'nuclei')) == kept
     assert sorted(os.listdir(tmp_path / 'nuclei' / 'images')) == [f'{name}.png' for name in kept]
@@ -146,7 +146,7 @@ def test_numbers_out_of_range_are_named(source, tmp_path, arguments, part):
 def test_what_is_no_download_is_refused(source, tmp_path):
     with pytest.raises(DataError, match='stage1'):
         make_nuclei_coco(tmp_path / 'gone', tmp_path / 'nuclei')
-    with pytest.raises(DataError, match='holds no folder with images/ and masks/'):
+    with pytest.raises(DataError, match='has no subfolder with images/ and masks/'):
         make_nuclei_coco(tmp_path, tmp_path / 'nuclei')
     for name in NAMES:
         shutil.rmtree(source / name / 'masks')
@@ -160,7 +160,7 @@ def test_what_is_no_download_is_refused(source, tmp_path):
 def test_what_is_there_is_left_alone(source, tmp_path):
     (tmp_path / 'nuclei').mkdir()
     (tmp_path / 'nuclei' / 'mine').touch()
-    with pytest.raises(UserError, match='exists already'):
+    with pytest.raises(UserError, match='already exists'):
         make_nuclei_coco(source, tmp_path / 'nuclei')
     assert os.listdir(tmp_path / 'nuclei') == ['mine']
 

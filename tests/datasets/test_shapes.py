@@ -82,7 +82,7 @@ def test_numbers_out_of_range_are_named(tmp_path, name, value):
 
 def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / 'x').mkdir()
-    with pytest.raises(UserError, match='exists already'):
+    with pytest.raises(UserError, match='already exists'):
         make_shapes_coco(tmp_path / 'x')
     assert not list((tmp_path / 'x').iterdir())
 
