@@ -1,4 +1,4 @@
-"""``torch.compile`` for the networks of a model, with Python's post-processing outside of it."""
+"""``torch.compile`` for the networks of a model; post-processing stays in Python."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from mmfasternet.errors import ArgumentError, UserError
 
 
 def compile_networks(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) -> None:
-    """Compile backbone, neck and dense head (or the head of a classifier), in place; of a bare backbone all.
+    """Compile backbone, neck and dense head (or the head of a classifier), or a bare backbone, in place.
 
     Compilation takes place at the first call. On a CPU the weights become
     constants of the code: do not change them afterwards.
@@ -24,9 +24,9 @@ def compile_networks(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
         model: A model in inference form.
         sizes: Heights and widths to compile a detector or a backbone for.
             Images are padded with zeros, on the right and below, to the first
-            one they fit in, as MMDetection pads the smaller images of a batch;
-            larger ones are compiled for as they are. Defaults to none: one
-            compilation serves any size, without padding.
+            size they fit in, as MMDetection pads the smaller images of a
+            batch; larger images are compiled for without padding. Defaults to
+            none: one compilation for all sizes, without padding.
     """
     how: Dict[str, Any] = dict(dynamic=not sizes)
     if _is_on_cpu(model):
@@ -38,16 +38,19 @@ def compile_networks(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
 
 
 def check_compilable(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) -> None:
-    """Check that :func:`compile_networks` can do its work.
+    """Check that :func:`compile_networks` can compile a model.
 
     Raises:
-        ArgumentError: If the networks of the model are not known here, or it
-            is a classifier, whose pooling would see the padding to ``sizes``.
-        UserError: If there is no C++ compiler, which CPUs need.
+        ArgumentError: If the networks of the model are unknown, or it is a
+            classifier and ``sizes`` are given: its pooling would include the
+            padding.
+        UserError: If there is no C++ compiler, which compiling for a CPU
+            needs.
     """
     networks(model)
     if sizes and getattr(model, 'head', None) is not None:
-        raise ArgumentError('sizes are for detectors and backbones: a classifier would pool the padding as well')
+        raise ArgumentError('sizes are for detectors and backbones: a classifier would include the padding in its '
+                            'pooling')
     if _is_on_cpu(model):
         check_compiler()
 
@@ -59,24 +62,24 @@ def check_compiler() -> None:
         UserError: If there is none.
     """
     if not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'g++', 'clang++'))):
-        raise UserError('compiling for a CPU needs a C++ compiler, and there is none: install g++, or go on without '
+        raise UserError('compiling for a CPU needs a C++ compiler, but there is none: install g++, or run without '
                         'compiling')
 
 
 def remove_compilation(model: nn.Module) -> None:
-    """Take back what :func:`compile_networks` did, in place."""
+    """Undo :func:`compile_networks`, in place."""
     for module in model.modules():
         set_compiled_call(module, None)
         remove_forward_hooks(module, _InputPadding)
 
 
 class _InputPadding:
-    """Pads images ``(N, C, H, W)`` to the first of some sizes that holds them; larger ones stay as they are."""
+    """Pads images ``(N, C, H, W)`` to the first of some sizes that they fit in; larger ones are not padded."""
 
     def __init__(self, sizes: Sequence[Tuple[int, int]]) -> None:
         self.sizes = tuple(sizes)
 
-    @torch.compiler.disable  # else each size would be compiled for before it is padded
+    @torch.compiler.disable  # else each size would be compiled before padding
     def __call__(self, module: nn.Module, inputs: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
         return tuple(padded(x, self.sizes) for x in inputs)
 

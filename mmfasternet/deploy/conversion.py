@@ -1,4 +1,4 @@
-"""A trained model brought into the form that inference runs fastest in."""
+"""Converts a trained model to its fastest form for inference."""
 
 import copy
 import functools
@@ -38,10 +38,10 @@ def to_deploy(model: nn.Module,
               compile: bool = False,
               sizes: Sequence[Tuple[int, int]] = (),
               graphs: bool = False) -> nn.Module:
-    """Bring a model into its inference form: the same outputs, up to rounding, in less time.
+    """Convert a model to its inference form: the same outputs, up to rounding, in less time.
 
-    - Batch norms are folded into the convolutions before them, FasterNet's
-      output norms into the lateral convolutions of an FPN behind them.
+    - Batch norms are folded into the convolutions before them, FasterNet's output norms into the lateral convolutions
+      of a following FPN.
     - FasterNet's blocks are computed without ``cat`` and ``clone``, and add
       their residual in place; see :class:`DeployedBlock`.
     - On a CPU, RoIAlign is a weighted sum over channels-last maps; see
@@ -49,13 +49,10 @@ def to_deploy(model: nn.Module,
       is one kernel for all levels; see
       :func:`mmfasternet.deploy.gpu.triton_kernels.roi_align_levels`.
     - Weights and maps take the given type and memory format; scores, boxes
-      and masks come out in float32, and RoIs stay in it. A bare backbone gives
-      its maps in ``dtype``.
+      and masks come out in float32, and RoIs stay in it. A bare backbone returns its maps in ``dtype``.
 
-    What it returns is for inference: in eval mode, without gradients, and
-    hooks on FasterNet's layers may see a map that the next block has written
-    into.
-    Applied to its own result it changes algorithm, type and memory format only.
+    The result is for inference only: in eval mode, without gradients, and hooks on FasterNet's layers may see a map
+    that the next block has overwritten. Applied to its own result, it changes only algorithm, type and memory format.
 
     Args:
         model: A backbone, a classifier of MMPretrain or a detector of
@@ -68,24 +65,21 @@ def to_deploy(model: nn.Module,
         dtype: float32, bfloat16 or float16. Defaults to float32.
         memory_format: ``torch.channels_last`` or ``torch.contiguous_format``.
             Defaults to ``torch.channels_last``.
-        compile: Compile the networks by ``torch.compile``; see
+        compile: Compile the networks with ``torch.compile``; see
             :func:`mmfasternet.deploy.compiling.compile_networks`.
             Defaults to False.
         sizes: Heights and widths to compile or record for, and to pad images
             to. Defaults to none, any size.
-        graphs: On a GPU, replay the networks as CUDA graphs, or all of a
-            two-stage detector; the next call overwrites the maps of a bare
-            backbone, and the model must not be moved any more. See
-            :func:`mmfasternet.deploy.gpu.graphed_detector.record_detector`.
-            Defaults to False.
+        graphs: On a GPU, replay the networks as CUDA graphs, or a two-stage detector as a whole; the next call
+            overwrites the maps of a bare backbone, and the model must not be moved afterwards. See
+            :func:`mmfasternet.deploy.gpu.graphed_detector.record_detector`. Defaults to False.
 
     Returns:
         The model in its inference form.
 
     Raises:
         ArgumentError: If algorithm, dtype or memory format is none of the above,
-            the model has no networks that are known here to cast, compile or
-            record, or graphs are asked for where there is no GPU.
+            the model has no known networks to cast, compile or record, or graphs are requested without a GPU.
         UserError: If there is no C++ compiler, which compiling for a CPU needs.
 
     Example:
@@ -104,7 +98,7 @@ def to_deploy(model: nn.Module,
     if algorithm != 'auto':
         check_algorithm(algorithm)
     if sizes and not (compile or graphs):
-        raise ArgumentError('sizes are for compile=True and graphs=True')
+        raise ArgumentError('sizes needs compile=True or graphs=True')
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     if graphs and device.type != 'cuda':
         raise ArgumentError('graphs=True needs a model on a GPU')
@@ -127,7 +121,7 @@ def to_deploy(model: nn.Module,
     elif available(device):
         replace_modules(model, TritonRoIExtractor.of)
     _cast(model, dtype, memory_format)
-    set_eval_mode(model)  # the layers that are new
+    set_eval_mode(model)  # the new layers
     if compile:
         compile_networks(model, sizes)
     if graphs:
@@ -136,7 +130,7 @@ def to_deploy(model: nn.Module,
 
 
 def set_eval_mode(model: nn.Module) -> None:
-    """Set every module to eval mode, in place: the ``eval()`` of some backbones keeps parts in training mode."""
+    """Set every module to eval mode, in place: ``eval()`` of some backbones keeps parts in training mode."""
     for module in model.modules():
         module.training = False
 
@@ -144,26 +138,27 @@ def set_eval_mode(model: nn.Module) -> None:
 def compiled_algorithm(device: torch.device, dtype: torch.dtype) -> str:
     """The algorithm of :class:`DeployedBlock` that is fastest under ``torch.compile``: ``'linear'``, or ``'conv'``.
 
-    It is the latter for float32 on a GPU where convolutions may round to TF32
-    and matrix products may not, as PyTorch's defaults have it.
+    It is ``'conv'`` for float32 on a GPU if convolutions may round to TF32 and
+    matrix products may not, as by PyTorch's defaults.
     """
     return 'conv' if _convolutions_have_more(device, dtype) else 'linear'
 
 
 def _convolutions_have_more(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a GPU's tensor cores are for convolutions only."""
+    """Whether only convolutions may use a GPU's tensor cores (TF32)."""
     return device.type == 'cuda' and dtype == torch.float32 and tf32() == (True, False)
 
 
 def fastest_algorithm(device: torch.device, dtype: torch.dtype) -> str:
-    """The algorithm of :class:`DeployedBlock` that is fastest on a device; compiled: :func:`compiled_algorithm`.
+    """The fastest algorithm of :class:`DeployedBlock` on a device in eager mode.
 
-    On a CPU it is ``'matmul'``, unless the library behind matrix products is
-    much slower there than the one behind convolutions, as MKL's float32 is on
-    processors of other makers than its own: both are tried, on one pointwise
-    convolution of FasterNet-S. On a GPU it is ``'gemm'``, but for float32
-    where convolutions may round to TF32 and matrix products may not, as
-    PyTorch's defaults have it: then it is ``'conv'``.
+    For compiled models see :func:`compiled_algorithm`.
+
+    On a CPU it is ``'matmul'``, unless matrix products are much slower than
+    convolutions, as with MKL's float32 on processors from other makers than
+    Intel: both are timed on one pointwise convolution of FasterNet-S. On a GPU
+    it is ``'gemm'``, except for float32 if convolutions may round to TF32 and
+    matrix products may not, as by PyTorch's defaults: then it is ``'conv'``.
     """
     if device.type != 'cpu':
         return 'conv' if _convolutions_have_more(device, dtype) else 'gemm'
@@ -191,7 +186,7 @@ def _seconds(function: Callable[[], Any]) -> float:
 
 
 def _fold_output_norms(model: nn.Module) -> None:
-    """Fold the output norms of every detector in which the neck alone reads the backbone's maps."""
+    """Fold the output norms of every detector in which only the neck reads the backbone's maps."""
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for module in list(model.modules()):
         reads = getattr(type(module), 'extract_feat', None)
@@ -201,7 +196,7 @@ def _fold_output_norms(model: nn.Module) -> None:
 
 
 def _replace_blocks(model: nn.Module, algorithm: str) -> None:
-    # Subclasses may compute something else.
+    # Subclasses may behave differently.
     replace_modules(model, lambda module: DeployedBlock(module, algorithm) if type(module) is FasterNetBlock else None)
     for module in model.modules():
         if isinstance(module, DeployedBlock):
@@ -209,11 +204,11 @@ def _replace_blocks(model: nn.Module, algorithm: str) -> None:
     for module in model.modules():
         if type(module) is FasterNetStage:
             for block in module.blocks:
-                block.owns_input = True  # made by the layer before, and read by nothing but the block
+                block.owns_input = True  # made by the previous layer, and read by nothing else
 
 
 def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
-    """Set type and memory format of the weights, of what comes in, and of what goes to post-processing."""
+    """Set type and memory format of weights and inputs, and the type of what goes to post-processing."""
     for part in _parts(model) or [model]:
         part.to(dtype=dtype, memory_format=memory_format)
     entry = getattr(model, 'backbone', model)
@@ -228,7 +223,7 @@ def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_form
 
 
 def feed_mmcv_contiguous(model: nn.Module) -> None:
-    """Have mmcv's own operators get contiguous maps, in place: they ignore strides."""
+    """Make mmcv's own operators get contiguous maps, in place: they ignore strides."""
     for module in model.modules():
         if any(base.__module__.startswith('mmcv.ops.') for base in type(module).__mro__):
             module.to(memory_format=torch.contiguous_format)
@@ -236,33 +231,33 @@ def feed_mmcv_contiguous(model: nn.Module) -> None:
 
 
 def _check_castable(model: nn.Module, dtype: torch.dtype) -> None:
-    """Refuse a model whose parts talk to each other in ways that are not known here."""
+    """Refuse a model whose parts interact in unknown ways."""
     if not isinstance(model, BaseModel):
         return
     known = {id(p) for part in _parts(model) for p in part.parameters()}
     if (not _heads(model) or any(id(p) not in known for p in model.parameters())
             or isinstance(model, TwoStageDetector) and type(model.roi_head) not in (StandardRoIHead, CascadeRoIHead)):
         raise ArgumentError(f'{dtype} is for backbones, classifiers, single-stage detectors, and two-stage ones with a '
-                            f'StandardRoIHead or CascadeRoIHead and no further branch, not for this '
-                            f'{type(model).__name__}: leave it at float32')
+                            'StandardRoIHead or CascadeRoIHead and no other branch, not for this '
+                            f'{type(model).__name__}: keep float32')
 
 
 class _ContiguousInputs:
-    """Brings maps into the memory order that mmcv's own operators read them in, whatever their strides say."""
+    """Makes maps contiguous, as mmcv's own operators read them regardless of strides."""
 
     def __call__(self, module: nn.Module, inputs: Tuple[Any, ...]) -> Tuple[Any, ...]:
         return tree_map_only(Tensor, Tensor.contiguous, inputs)
 
 
 class _Float32Maps:
-    """Brings maps and RoIs into float32 before an extractor that would round the RoIs to the type of the maps."""
+    """Casts maps and RoIs to float32 before an extractor that would round RoIs to the type of the maps."""
 
     def __call__(self, module: nn.Module, inputs: Tuple[Any, ...]) -> Tuple[Any, ...]:
         return tree_map_only(Tensor, Tensor.float, inputs)
 
 
 class _OutputCast:
-    """Brings the output of a module into a type."""
+    """Casts the output of a module to a type."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -272,7 +267,7 @@ class _OutputCast:
 
 
 class _InputCast:
-    """Brings images into a type and a memory format before a module sees them."""
+    """Casts the images that a module gets to a type and a memory format."""
 
     def __init__(self, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
         self.dtype = dtype
@@ -284,20 +279,20 @@ class _InputCast:
 
 
 class _Float32Output:
-    """Brings what a head gives to post-processing into float32."""
+    """Casts a head's outputs for post-processing to float32."""
 
     def __call__(self, module: nn.Module, inputs: Any, outputs: Any) -> Any:
         return tree_map_only(Tensor, Tensor.float, outputs)
 
 
 def _replace_hook(module: nn.Module, register: Callable, hook: Callable) -> None:
-    """Register a hook of a module in the place of an earlier one of its class."""
+    """Register a hook of a module, replacing an earlier hook of the same class."""
     remove_forward_hooks(module, type(hook))
     register(hook)
 
 
 def _parts(model: nn.Module) -> List[nn.Module]:
-    """The parts of a model that hold its weights; none of a bare backbone."""
+    """The parts of a model that hold its weights; empty for a bare backbone."""
     if not isinstance(model, BaseModel):
         return []
     return [part for name in ('backbone', 'neck', 'rpn_head', 'roi_head', 'bbox_head', 'head')
@@ -305,7 +300,7 @@ def _parts(model: nn.Module) -> List[nn.Module]:
 
 
 def _heads(model: nn.Module) -> List[nn.Module]:
-    """The heads whose output goes to post-processing; none of a model that is not known here."""
+    """The heads whose output goes to post-processing; empty for an unknown model."""
     if isinstance(model, TwoStageDetector):
         of_rois = [getattr(model.roi_head, name, None) for name in ('bbox_head', 'mask_head')]
         heads = [getattr(model, 'rpn_head', None)]
@@ -314,5 +309,5 @@ def _heads(model: nn.Module) -> List[nn.Module]:
     elif isinstance(model, SingleStageDetector):
         heads = [getattr(model, 'bbox_head', None)]
     else:
-        heads = [getattr(model, 'head', None)]  # of a classifier
+        heads = [getattr(model, 'head', None)]  # a classifier's head
     return [head for head in heads if head is not None]

@@ -1,4 +1,4 @@
-"""The dense part of a detector, backbone, neck and dense head: one function of the images."""
+"""The dense part of a detector (backbone, neck and dense head) as one function of the images."""
 
 from typing import Callable, List, Optional, Sequence, Tuple
 
@@ -14,7 +14,7 @@ DenseOutputs = Tuple[Tuple[Tensor, ...], Tuple[List[Tensor], ...]]
 
 
 def image_channels(model: nn.Module) -> int:
-    """Channels of the images that a backbone, or the model of one, takes: those of its first convolution."""
+    """Input channels of a backbone or of a model with a backbone: those of its first convolution."""
     layers = list(getattr(model, 'backbone', model).modules())
     channels = next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), 3)
     return channels // 4 if any(isinstance(layer, Focus) for layer in layers) else channels  # of four pixels each
@@ -42,23 +42,23 @@ class DensePart(nn.Module):
             self.num_maps = max(extractor.num_inputs for extractor in extractors)
 
     def forward(self, images: Tensor) -> DenseOutputs:
-        """Map normalised images ``(N, C, H, W)`` to the maps that RoIs read, and the head's outputs."""
+        """Map normalised images ``(N, C, H, W)`` to the maps for RoIs and the head's outputs."""
         maps = tuple(self.neck(self.backbone(images)))
         kinds = self.head(maps)
         if not all(isinstance(outputs, (list, tuple)) for outputs in kinds):
-            raise ArgumentError(f'{type(self.head).__name__} gives more than a tensor for each level: it is not known '
-                                f'here')
+            raise ArgumentError(f'{type(self.head).__name__} gives more than one tensor for each level, which is not '
+                                'supported')
         return maps[:self.num_maps], tuple(list(outputs) for outputs in kinds)
 
 
 class DenseMaps(tuple):
-    """Feature maps that carry what the dense head made of them."""
+    """Feature maps that carry the dense head's outputs."""
 
     head_outputs: Tuple[List[Tensor], ...] = ()
 
 
 class _DenseRunner(nn.Module):
-    """Stands in a detector's backbone's place and computes all of the dense part."""
+    """Replaces a detector's backbone and computes the whole dense part."""
 
     def __init__(self, run: Callable[[Tensor], DenseOutputs]) -> None:
         super().__init__()
@@ -72,9 +72,9 @@ class _DenseRunner(nn.Module):
 
 
 def replace_dense_part(detector: nn.Module, run: Callable[[Tensor], DenseOutputs]) -> None:
-    """Have ``run`` compute what backbone, neck and dense head of a detector did, in place.
+    """Replace the computation of a detector's backbone, neck and dense head with ``run``, in place.
 
-    The head keeps its methods: it still turns its outputs into boxes.
+    The head keeps its methods, and still turns its outputs into boxes.
     """
     head = dense_head(detector)
     detector.backbone = _DenseRunner(run)
@@ -84,17 +84,17 @@ def replace_dense_part(detector: nn.Module, run: Callable[[Tensor], DenseOutputs
 
 
 def remove_layers(head: nn.Module) -> None:
-    """Let go of the layers of a head that something else computes the outputs of."""
+    """Remove the layers of a head whose outputs are computed elsewhere."""
     for name, child in list(head.named_children()):
         if any(True for _ in child.parameters()):
             setattr(head, name, nn.Identity())
 
 
 def dense_head(detector: nn.Module) -> nn.Module:
-    """The head that works on maps, not on RoIs: the RPN of a two-stage detector, the only head of a single-stage one.
+    """The head that works on maps, not on RoIs: the RPN of a two-stage detector, or the head of a single-stage one.
 
     Raises:
-        ValueError: If the detector is of another kind.
+        ValueError: If it is another kind of detector.
     """
     head: Optional[nn.Module] = None
     if isinstance(detector, TwoStageDetector):

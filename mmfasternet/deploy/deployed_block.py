@@ -1,4 +1,4 @@
-"""The FasterNet block as inference computes it."""
+"""The FasterNet block for inference."""
 
 import copy
 from typing import Tuple
@@ -19,29 +19,27 @@ ALGORITHMS = ('matmul', 'linear', 'conv', 'gemm')
 class DeployedBlock(nn.Module):
     """A FasterNet block with its norm and layer scale folded, for inference only.
 
-    All algorithms give the numbers of the block they are made from, in eval mode,
-    up to rounding:
+    All algorithms give the same outputs as the original block in eval mode, up to rounding:
 
     - ``'matmul'``: the pointwise convolutions are matrix products that
       accumulate in place. The expansion ``W1 = (Wa, Wb)`` is split into its
       two blocks of columns, so that the convolved and the untouched channels
-      never stand in one tensor: ``h = Wb xb + Wa conv(xa)``. In the
-      channels-last memory format nothing is copied but the convolution's
-      input, and the block's where it does not own it. The fastest one in eager
+      are never in one tensor: ``h = Wb xb + Wa conv(xa)``. In the
+      channels-last memory format only the convolution's input is copied, and
+      the block's input if it does not own it. The fastest one in eager
       PyTorch on a CPU.
     - ``'linear'``: concatenation, and linear layers on channels-last maps;
       nothing is written in place. For ``torch.compile``.
     - ``'conv'``: concatenation and convolutions, which ONNX Runtime and
       OpenVINO fuse best.
-    - ``'gemm'``: concatenation, and matrix products on channels-last maps that
-      add bias, ReLU and residual themselves, as cuBLAS can: the fewest kernels
-      and the least memory access on a GPU.
+    - ``'gemm'``: concatenation, and matrix products on channels-last maps that also add bias, ReLU and residual, as
+      cuBLAS can: the fewest kernels and the least memory access on a GPU.
 
     Args:
         block: The block; its weights are copied.
         algorithm: One of the above. Defaults to ``'conv'``.
-        owns_input: Let ``'matmul'`` and ``'gemm'`` add the residual to their
-            input in place, because nobody else will read it. Defaults to False.
+        owns_input: Let ``'matmul'`` and ``'gemm'`` add the residual to their input in place, because nothing else reads
+            it. Defaults to False.
 
     Raises:
         ValueError: If there is no such algorithm.
@@ -93,7 +91,7 @@ class DeployedBlock(nn.Module):
         rows = _rows(x)
         hidden = rows[:, self.conv_channels:] @ untouched.t() if self.conv1.bias is None else torch.addmm(
             self.conv1.bias, rows[:, self.conv_channels:], untouched.t())
-        # The slice's rows lie apart in memory: the convolution copies it for its fast kernel, the one copy here.
+        # The slice is not contiguous: the convolution copies it for its fast kernel, the only copy here.
         hidden.addmm_(_rows(self.pconv(x[:, :self.conv_channels])), convolved.t())
         size = (x.shape[0], *x.shape[2:], -1)
         if self.folded:
@@ -138,19 +136,19 @@ class DeployedBlock(nn.Module):
             hidden = addmm_relu(self.conv1.bias, partial, expand)
         else:
             hidden = self.act(torch.addmm(self.conv1.bias, partial, expand))
-        # A map that is not channels-last was copied into rows, which nobody else reads either.
+        # A map that is not channels-last was copied into rows, which nothing else reads either.
         owned = self.owns_input or rows.data_ptr() != x.data_ptr()
         out = rows.addmm_(hidden, project) if owned else torch.addmm(rows, hidden, project)
         return out.view(size).permute(0, 3, 1, 2)
 
 
 def check_algorithm(algorithm: str) -> str:
-    """Give ``algorithm`` back, or raise ``ArgumentError`` if there is no such algorithm."""
+    """Return ``algorithm``, or raise ``ArgumentError`` if there is no such algorithm."""
     if algorithm not in ALGORITHMS:
         raise ArgumentError(f'algorithm must be one of {ALGORITHMS}, got {algorithm!r}')
     return algorithm
 
 
 def _rows(x: Tensor) -> Tensor:
-    """A channels-last map ``(N, C, H, W)`` as the matrix ``(N * H * W, C)``, without a copy where it is one."""
+    """A map ``(N, C, H, W)`` as the matrix ``(N * H * W, C)``, without a copy if it is channels-last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])

@@ -1,7 +1,7 @@
-"""Batch norms folded into the convolutions before them, and into 1x1 convolutions behind them.
+"""Folds batch norms into the convolutions before them, and into 1x1 convolutions after them.
 
-The pairs are named for each kind of module, as its ``forward`` applies them: the order in which a module registers its
-layers says nothing about the order in which it calls them.
+The pairs are listed for each kind of module, according to its ``forward``: the order in which a module registers its
+layers does not tell the order in which it calls them.
 """
 
 import copy
@@ -30,7 +30,7 @@ def fold_norms(model: nn.Module) -> None:
     It knows :class:`~mmfasternet.models.FasterNet`'s layers, mmcv's
     ``ConvModule``, neighbours in an ``nn.Sequential``, and residual networks
     as MMDetection and MMPretrain write them (``conv1`` and ``norm1``, ...).
-    Norms without fixed statistics and other kinds of norms are left alone.
+    Norms without fixed statistics and other kinds of norms are not changed.
 
     Args:
         model: A model in eval mode.
@@ -41,7 +41,7 @@ def fold_norms(model: nn.Module) -> None:
             norm: Any = getattr(module, norm_name, None)
             if _is_plain(conv) and is_fixed(norm):
                 weights = folded_behind(conv, norm)
-                conv = copy.deepcopy(conv)  # heads share convolutions between levels whose norms differ
+                conv = copy.deepcopy(conv)  # heads share convolutions between levels with different norms
                 conv.weight, conv.bias = weights
                 setattr(module, conv_name, conv)
                 setattr(module, norm_name, nn.Identity())
@@ -52,14 +52,14 @@ def fold_norms(model: nn.Module) -> None:
 def fold_output_norms(backbone: nn.Module, neck: Any) -> None:
     """Fold FasterNet's output norms into the lateral 1x1 convolutions of an FPN, in place.
 
-    It is exact, since these convolutions have no padding. A norm stays where
-    its output goes anywhere else: into the 3x3 convolution of an extra level
-    (``add_extra_convs='on_input'``), whose padding is of the norm's output.
+    It is exact, because these convolutions have no padding. A norm is kept if
+    its output is also used elsewhere: by the 3x3 convolution of an extra level
+    (``add_extra_convs='on_input'``), which pads the norm's output.
 
     Args:
         backbone: Any backbone; only FasterNet has such norms.
-        neck: Any neck; only FPN and PAFPN are known to read each map by such
-            a convolution, and by nothing else.
+        neck: Any neck; only FPN and PAFPN are known to read each map with such
+            a convolution and nothing else.
     """
     if not isinstance(backbone, FasterNet) or not backbone.out_norm or type(neck) not in (FPN, PAFPN):
         return
@@ -97,7 +97,7 @@ def folded_before(conv: nn.Conv2d, norm: BatchNorm) -> Tuple[nn.Parameter, nn.Pa
 
 
 def _conv_norm_names(module: nn.Module) -> Iterator[Tuple[str, str]]:
-    """Names of a convolution and of the norm that this module applies to its output, and to nothing else."""
+    """Names of the convolutions of this module and of the norms that it applies only to their output."""
     if isinstance(module, ConvModule):
         place = module.order.index('conv')
         if module.with_norm and module.order[place + 1:place + 2] == ('norm', ):
@@ -114,12 +114,12 @@ def _conv_norm_names(module: nn.Module) -> Iterator[Tuple[str, str]]:
 
 
 def _is_plain(conv: Any) -> bool:
-    """Whether a module computes nothing but a convolution with its weight: hooks may change that."""
+    """Whether a module computes only a convolution with its weight: hooks may change that."""
     return type(conv) in _PLAIN_CONVS and not forward_hooks(conv)
 
 
 def is_fixed(norm: Optional[nn.Module]) -> bool:
-    """Whether the norm is a batch norm that applies statistics of its own."""
+    """Whether the norm is a batch norm that applies its running statistics."""
     return isinstance(norm, BatchNorm) and norm.running_mean is not None and not norm.training
 
 

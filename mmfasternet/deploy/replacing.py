@@ -1,4 +1,4 @@
-"""Exchange of modules within a model."""
+"""Replacement of modules within a model."""
 
 from typing import Callable, Dict, Optional
 
@@ -6,13 +6,13 @@ from torch import nn
 
 
 def replace_modules(model: nn.Module, replacement: Callable[[nn.Module], Optional[nn.Module]]) -> None:
-    """Put a replacement in the place of each submodule that has one, in place.
+    """Replace each submodule that has a replacement, in place.
 
-    A module that several others share is replaced by one, which they share.
+    A module that several others share gets one shared replacement.
 
     Args:
         model: The model; it is not replaced itself.
-        replacement: Gives the replacement of a module, or None to keep it.
+        replacement: Returns the replacement of a module, or None to keep it.
     """
     made: Dict[nn.Module, Optional[nn.Module]] = {}
     for module in list(model.modules()):
@@ -24,5 +24,5 @@ def replace_modules(model: nn.Module, replacement: Callable[[nn.Module], Optiona
 
 
 def children(module: nn.Module) -> Dict[str, nn.Module]:
-    """A module's children by all of their names; ``named_children()`` hides the second one that a child has."""
+    """A module's children by all of their names; ``named_children()`` hides the second name of a child."""
     return {name: child for name, child in module.named_modules(remove_duplicate=False) if name and '.' not in name}

@@ -1,4 +1,4 @@
-"""RoIAlign as a weighted sum of map positions: fast on a CPU, by kernels that PyTorch has."""
+"""RoIAlign as a weighted sum of map positions: fast on a CPU with PyTorch's own kernels."""
 
 import functools
 import warnings
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 
 class _Axis(NamedTuple):
-    """Positions that the bins of RoIs read along one axis.
+    """Map positions that the bins of RoIs read along one axis.
 
     Attributes:
         first: First position of each bin, ``(R, B)``.
-        count: Number of positions, ``(R, B)``; 0 where a bin reads nothing.
+        count: Number of positions, ``(R, B)``; 0 if a bin reads nothing.
         weights: Weights of the positions from ``first`` on, ``(R, B, K)``.
     """
     first: Tensor
@@ -36,15 +36,15 @@ def roi_align(feature_map: Tensor, rois: Tensor, output_size: Tuple[int, int], s
 
     Args:
         feature_map: Map ``(N, C, H, W)``; best in the channels-last memory
-            format, else it is brought there.
+            format; others are converted.
         rois: ``(R, 5)`` float32: index of the image, then x1, y1, x2, y2 in
             pixels of the image.
         output_size: Bins along y and x.
-        spatial_scale: Side of the map over the side of the image.
-        sampling_ratio: Samples in a bin along each axis; 0 for as many as the
-            bin has positions, rounded up.
-        aligned: Take pixels for squares around their coordinates.
-            Defaults to True.
+        spatial_scale: Size of the map over the size of the image.
+        sampling_ratio: Samples per bin along each axis; 0 for the number of
+            positions in the bin, rounded up.
+        aligned: Treat pixels as squares around their coordinates. Defaults to
+            True.
 
     Returns:
         ``(R, C, *output_size)`` in the dtype of the map and the channels-last
@@ -52,7 +52,7 @@ def roi_align(feature_map: Tensor, rois: Tensor, output_size: Tuple[int, int], s
     """
     _, channels, height, width = feature_map.shape
     table = feature_map.permute(0, 2, 3, 1).reshape(-1, channels)
-    # A RoI that is NaN would be read from anywhere: it is read from outside of the map, which gives zeros.
+    # A RoI with NaN would read from random positions: it is moved outside of the map, which gives zeros.
     scaled = (rois[:, 1:].float() * spatial_scale - (0.5 if aligned else 0.)).nan_to_num(-2., -2., -2.)
     start, extent = scaled[:, :2], scaled[:, 2:] - scaled[:, :2]
     if not aligned:
@@ -61,7 +61,7 @@ def roi_align(feature_map: Tensor, rois: Tensor, output_size: Tuple[int, int], s
     y_axis = _axis(start[:, 1], extent[:, 1], output_size[0], sampling_ratio, height)
     indices, offsets, weights = _positions(y_axis, x_axis, rois[:, 0].int() * (height * width), width)
     if feature_map.dtype == torch.float32 and feature_map.device.type == 'cpu':
-        # The product with a sparse matrix is the faster one here, and knows no smaller type.
+        # The sparse matrix product is faster here, and does not support smaller types.
         size = (len(offsets) - 1, len(table))
         _make_sparse_remarks()
         matrix = torch.sparse_csr_tensor(offsets, indices, weights, size, check_invariants=False)
@@ -72,16 +72,16 @@ def roi_align(feature_map: Tensor, rois: Tensor, output_size: Tuple[int, int], s
     return out.view(len(rois), *output_size, channels).permute(0, 3, 1, 2)
 
 
-@functools.cache  # once, as PyTorch makes them
+@functools.cache  # PyTorch gives these warnings only once
 def _make_sparse_remarks() -> None:
-    """Have PyTorch remark, unheard, that its sparse matrices are in beta state, and that it does not check them."""
+    """Trigger PyTorch's one-time warnings on sparse matrices (beta state, no checks) with warnings suppressed."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 
 
 def _axis(start: Tensor, extent: Tensor, bins: int, sampling_ratio: int, length: int) -> _Axis:
-    """Positions along an axis of ``length`` that RoIs from ``start`` over ``extent``, ``(R, )`` each, read."""
+    """Positions along an axis of ``length`` read by RoIs from ``start`` over ``extent``, ``(R, )`` each."""
     bin_size = extent / bins
     samples = torch.full_like(start, sampling_ratio) if sampling_ratio > 0 else bin_size.ceil()
     steps = torch.arange(max(int(samples.max()), 1) if len(start) else 1, device=start.device)
@@ -124,10 +124,11 @@ def _positions(y_axis: _Axis, x_axis: _Axis, image: Tensor, width: int) -> Tuple
 
 
 class DeployedRoIExtractor(SingleRoIExtractor):
-    """MMDetection's ``SingleRoIExtractor`` on a CPU, by :func:`roi_align`.
+    """MMDetection's ``SingleRoIExtractor`` on a CPU with :func:`roi_align`.
 
-    RoIs stay float32 whatever the maps are: half precision knows coordinates
-    of a thousand pixels to four pixels (bfloat16) or to half a one (float16).
+    RoIs stay in float32 regardless of the maps: half precision resolves
+    coordinates of a thousand pixels to four pixels (bfloat16) or half a pixel
+    (float16).
 
     Args:
         extractor: The extractor; see :meth:`of`.
@@ -142,7 +143,7 @@ class DeployedRoIExtractor(SingleRoIExtractor):
 
     @classmethod
     def of(cls, module: nn.Module) -> Optional['DeployedRoIExtractor']:
-        """One that computes the output of a module; None if it can't."""
+        """The equivalent of a module; None if there is none."""
         known = type(module) is SingleRoIExtractor and all(
             type(layer) is RoIAlign and layer.pool_mode == 'avg' for layer in module.roi_layers)
         return cls(module) if known else None

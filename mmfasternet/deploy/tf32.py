@@ -1,4 +1,4 @@
-"""TF32: whether what PyTorch calls float32 is computed with fewer bits on a GPU."""
+"""TF32: whether a GPU computes PyTorch's float32 with fewer bits."""
 
 from typing import Any, Tuple
 
@@ -10,8 +10,8 @@ from mmfasternet.errors import ArgumentError
 def tf32() -> Tuple[bool, bool]:
     """Whether convolutions may round to TF32, and whether matrix products may.
 
-    PyTorch 2.9 and later have two ways to set it; the one that says less
-    can't be read in a program that has used the other.
+    PyTorch 2.9 and later have two interfaces for it; the older one can't be
+    read in a program that has used the newer one.
     """
     return _allowed(torch.backends.cudnn, 'conv'), _allowed(torch.backends.cuda.matmul, '')
 
@@ -31,7 +31,7 @@ def set_tf32(name: str) -> None:
         name: ``'on'``; ``'off'``; or ``'convolutions'``, PyTorch's default.
 
     Raises:
-        ArgumentError: If it is another.
+        ArgumentError: If it is another name.
     """
     if name not in ('on', 'off', 'convolutions'):
         raise ArgumentError(f"TF32 must be on, off or convolutions, got '{name}'")

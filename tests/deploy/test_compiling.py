@@ -82,7 +82,7 @@ def test_what_is_recorded_is_compiled_for_its_sizes_first(monkeypatch, recorded)
 
 def test_a_classifier_is_not_padded():
     model = build(load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py')).model, 'mmpretrain')
-    with pytest.raises(ArgumentError, match='pool the padding'):
+    with pytest.raises(ArgumentError, match='include the padding in its pooling'):
         to_deploy(model, inplace=True, compile=True, sizes=[(96, 96)])
     assert not any(isinstance(module, DeployedBlock) for module in model.modules())
 

@@ -1,4 +1,4 @@
-"""What end-to-end detectors of all kinds do with boxes, in tensor operations that ONNX has."""
+"""Box operations of all end-to-end detectors, in tensor operations that ONNX supports."""
 
 import math
 from typing import Any, Iterable, Optional, Sequence, Tuple
@@ -19,13 +19,14 @@ NEAR = 1e-3
 
 
 def require_all(rules: Iterable[Tuple[bool, str]]) -> None:
-    """Refuse a detector by the first of the rules that does not hold.
+    """Refuse a detector that violates a rule, with the first one in the message.
 
     Args:
-        rules: Whether each holds, and what the detector must have.
+        rules: For each rule, whether it holds, and what the detector must
+            have.
 
     Raises:
-        ArgumentError: If one does not hold.
+        ArgumentError: If a rule does not hold.
     """
     for holds, what in rules:
         if not holds:
@@ -33,13 +34,13 @@ def require_all(rules: Iterable[Tuple[bool, str]]) -> None:
 
 
 def is_plain_nms(cfg: Any) -> bool:
-    """Whether a config of suppression is what :func:`grouped_nms` does."""
+    """Whether :func:`grouped_nms` implements a config of non-maximum suppression."""
     return (bool(cfg) and cfg.get('type', 'nms') in ('nms', mmcv_nms) and 'iou_threshold' in cfg
             and set(cfg) <= {'type', 'iou_threshold'})
 
 
 def pad(images: Tensor, preprocessor: nn.Module) -> Tensor:
-    """Pad normalised images ``(N, C, H, W)`` at the right and at the bottom, as the detector's preprocessor does."""
+    """Pad normalised images ``(N, C, H, W)`` on the right and below, as the detector's preprocessor does."""
     height, width = images.shape[2:]
     divisor = preprocessor.pad_size_divisor
     return F.pad(images, (0, -width % divisor, 0, -height % divisor), value=preprocessor.pad_value)
@@ -51,36 +52,38 @@ def level_rows(x: Tensor, channels: int) -> Tensor:
 
 
 def clip(boxes: Tensor, size: Size) -> Tensor:
-    """Clip boxes ``(..., 4)`` to an image of a height and width, which may be symbols in an export."""
+    """Clip boxes ``(..., 4)`` to an image's height and width, which may be symbolic in an export."""
     corners = boxes.unflatten(-1, (2, 2))
     return torch.stack((corners[..., 0].clamp(0, size[1]), corners[..., 1].clamp(0, size[0])), dim=-1).flatten(-2)
 
 
 def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any) -> Tensor:
-    """Indices of the boxes that stay, best first; boxes of different groups are moved apart."""
+    """Indices of the kept boxes, best first; boxes of different groups are shifted apart."""
     side = F.pad(boxes.flatten(), (0, 1)).max() + 1
     return nms(boxes + (groups * side)[:, None], scores, cfg.iou_threshold)
 
 
 def counterparts(found: Sequence[Tensor], candidates: Objects, due: Tensor, cfg: Any) -> Optional[Objects]:
-    """The candidates that objects found by another runtime are, in the order of these.
+    """The candidates that match the objects found by another runtime, in the objects' order.
 
-    Rounding decides which of two candidates with nearly the same score comes
-    first, and whether one goes that is near a threshold; a detector that has
-    hardly been trained has many of both. So a list is held against the rule,
+    Rounding decides the order of two candidates with nearly equal scores, and
+    whether a candidate near a threshold is kept; a hardly trained detector has
+    many of both. So the objects are checked against the rule of suppression,
     not against another list: within a class no two overlap by more than the
-    threshold, and each candidate that is better than the last is there or is
-    overlapped by a better one.
+    threshold, and each candidate better than the last object is among them or
+    overlaps a better one.
 
     Args:
-        found: Objects that are to be what suppression leaves of the candidates.
-        candidates: Those before suppression, and those that rounding may add.
-        due: Which of them ``(n, )`` rounding can't have added.
-        cfg: Has ``nms.iou_threshold`` and ``max_per_img``.
+        found: Objects that should be the result of suppression of the
+            candidates.
+        candidates: Candidates before suppression, including those that
+            rounding may add.
+        due: Mask ``(n, )`` of candidates that exist regardless of rounding.
+        cfg: Config with ``nms.iou_threshold`` and ``max_per_img``.
 
     Returns:
-        The nearest candidate to each object; None if it is not what
-        suppression leaves.
+        The nearest candidate to each object; None if the objects are not a
+        valid result of suppression.
     """
     if not len(found[0]) or not len(candidates[0]) or len(found[0]) > cfg.max_per_img:
         return None
@@ -102,7 +105,7 @@ def counterparts(found: Sequence[Tensor], candidates: Objects, due: Tensor, cfg:
 
 
 def _nearest(found: Sequence[Tensor], candidates: Objects) -> int:
-    """Index of the candidate whose box, score and label are the nearest to those of an object."""
+    """Index of the candidate whose box, score and label are nearest to those of an object."""
     boxes, scores, labels = candidates
     distances = (boxes - found[0]).abs().amax(1) / boxes.abs().max() + (scores - found[1]).abs() / scores.max()
     return int(distances.masked_fill(labels != found[2], math.inf).argmin())

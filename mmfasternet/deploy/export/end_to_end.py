@@ -1,4 +1,4 @@
-"""A two-stage detector as one function of an image, in tensor operations that ONNX has."""
+"""A two-stage detector as one function of an image, in tensor operations that ONNX supports."""
 
 from typing import List, Sequence, Tuple
 
@@ -23,17 +23,17 @@ _BOX_HEADS = (ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
 
 
 class EndToEndDetector(nn.Module):
-    """A detector from a normalised image to its objects; only pasting the masks into the image is left.
+    """A detector from a normalised image to its objects, except for pasting the masks into the image.
 
-    It restates what MMDetection does between the networks: selection of
+    It reimplements what MMDetection does between the networks: selection of
     proposals, RoIAlign on the map of a RoI's level, suppression within
-    classes. Boxes are in pixels of the image it is given.
+    classes. Boxes are in pixels of the input image.
 
     Args:
         detector: A Faster or Mask R-CNN in inference form.
 
     Raises:
-        ArgumentError: If it has parts, or settings, that are not restated here.
+        ArgumentError: If it has parts or settings that are not supported here.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -89,7 +89,7 @@ class EndToEndDetector(nn.Module):
 
 
 def _check(detector: nn.Module) -> None:
-    """Refuse a detector with parts or settings that are not restated here."""
+    """Refuse a detector with parts or settings that are not supported here."""
     if not isinstance(detector, TwoStageDetector):
         raise ArgumentError(f'a detector in one file must be a Faster or Mask R-CNN or an RTMDet, not a '
                             f'{type(detector).__name__}')
@@ -113,13 +113,13 @@ def _check(detector: nn.Module) -> None:
 
 
 def _decode(coder: nn.Module, priors: Tensor, deltas: Tensor, size: Size) -> Tensor:
-    """Boxes ``(n, k, 4)`` that lie ``k`` times four deltas from each prior, clipped to the image."""
+    """Decode boxes ``(n, k, 4)`` from ``k`` times four deltas for each prior, clipped to the image."""
     boxes = coder.decode(priors, deltas).unflatten(1, (-1, 4))  # clipping there fails in an export
     return clip(boxes, size) if coder.clip_border else boxes
 
 
 def _pool(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-    """RoIAlign of each box on the map of its level."""
+    """Apply RoIAlign to each box on the map of its level."""
     maps = maps[:extractor.num_inputs]
     rois = F.pad(boxes, (1, 0))
     levels = extractor.map_roi_levels(rois, len(maps))

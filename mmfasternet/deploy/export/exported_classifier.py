@@ -9,7 +9,7 @@ from mmfasternet.registry import MODELS
 
 @MODELS.register_module()
 class ExportedClassifier(ExportedModel):
-    """A classifier that runs an exported file, from images to logits.
+    """A classifier that runs an exported file from images to logits.
 
     Args:
         classifier: Config of the classifier that was exported.

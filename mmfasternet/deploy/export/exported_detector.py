@@ -16,7 +16,7 @@ class ExportedDetector(ExportedModel):
     Args:
         detector: Config of the detector that was exported.
         exported: Folder that :func:`export_model` or :func:`export_int8` made,
-            with the parts of the RoI heads if the detector has such.
+            with the RoI heads if the detector has any.
         others: See :class:`ExportedModel`.
     """
 
@@ -29,5 +29,5 @@ class ExportedDetector(ExportedModel):
 
     @property
     def detector(self) -> nn.Module:
-        """The detector, with files in the place of its networks."""
+        """The detector, with files instead of its networks."""
         return self.model

@@ -18,21 +18,21 @@ from mmfasternet.registry import MODELS
 class ExportedModel(BaseModel):
     """A model that runs exported files, with its own processing before and after them.
 
-    It stands wherever the model does: it has the same ``test_step``.
+    It can be used wherever the model is used: it has the same ``test_step``.
 
     Args:
         model: Config of the model that was exported. Its thresholds may
             differ from those at the export; its layers may not.
         exported: Folder that :func:`export_model` or :func:`export_int8` made.
-        dtype: Name of the type the files compute in, but for what is int8 in
-            them: ``'float32'``, ``'bfloat16'`` or ``'float16'``; the smaller
-            two by OpenVINO only. Defaults to ``'float32'``.
-        data_preprocessor: The model's, where its config has none. MMEngine's
-            runner hands over what stands beside the model. Defaults to None.
+        dtype: Name of the type that the files compute in, except for int8
+            layers: ``'float32'``, ``'bfloat16'`` or ``'float16'``; the latter
+            two with OpenVINO only. Defaults to ``'float32'``.
+        data_preprocessor: The model's preprocessor, if the model's config has
+            none: MMEngine's runner passes the top-level one. Defaults to None.
 
     Raises:
-        UserError: If the folder is no export of this model, lacks a part, or
-            can't be run in ``dtype``.
+        UserError: If the folder is not an export of this model, lacks a part,
+            or can't be run in ``dtype``.
     """
 
     def __init__(self,
@@ -43,8 +43,8 @@ class ExportedModel(BaseModel):
         super().__init__()
         manifest = Manifest.read(exported)
         if manifest.model not in (None, fingerprint(model)):
-            raise UserError(f"'{exported}' was exported from another model than this config's. Name the config that "
-                            f'was given to mmfasternet export, or export again')
+            raise UserError(f"'{exported}' was exported from another model than this config's. Give the config that "
+                            'was used for mmfasternet export, or export again')
         model = copy.deepcopy(model)  # some detectors write into their config
         if data_preprocessor is not None:
             model.setdefault('data_preprocessor', data_preprocessor)
@@ -59,8 +59,8 @@ class ExportedModel(BaseModel):
                          [load_runtime(Path(exported) / found[name].file, getattr(torch, dtype)) for name in names])
         leftover = next((name for name, _ in self.model.named_parameters()), None)
         if leftover:
-            raise UserError(f'{type(self.model).__name__} has weights that no exported part holds ({leftover}): it has '
-                            f'to be run from its checkpoint')
+            raise UserError(f'{type(self.model).__name__} has weights that no exported part holds ({leftover}): run it '
+                            'from its checkpoint')
         self.eval()
 
     def test_step(self, data: Union[dict, tuple, list]) -> list:
@@ -68,7 +68,7 @@ class ExportedModel(BaseModel):
         return self.model.test_step(data)
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'predict') -> Any:
-        """Predict; the other modes of MMEngine's models need the networks in PyTorch."""
+        """Predict; the other modes of MMEngine models need the networks in PyTorch."""
         if mode != 'predict':
             raise ArgumentError(f"{type(self).__name__} is for mode 'predict' only, not for '{mode}'")
         return self.model(inputs, data_samples, mode=mode)

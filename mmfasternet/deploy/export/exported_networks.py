@@ -1,4 +1,4 @@
-"""Exported files in the place of a model's networks."""
+"""Runs exported files instead of a model's networks."""
 
 from typing import Callable, Dict, List, Sequence, Tuple, Union
 
@@ -17,7 +17,7 @@ Run = Callable[[Tensor], List[Tensor]]
 
 
 def roi_heads(model: nn.Module) -> Dict[str, nn.Module]:
-    """The heads of a two-stage detector that work on RoIs, by the names of their parts; none of another model."""
+    """The heads of a two-stage detector that work on RoIs, by the names of their parts; empty for other models."""
     named: Dict[str, nn.Module] = {}
     if isinstance(model, TwoStageDetector):
         for kind in ('bbox', 'mask'):
@@ -28,18 +28,18 @@ def roi_heads(model: nn.Module) -> Dict[str, nn.Module]:
 
 
 def part_names(model: nn.Module) -> List[str]:
-    """The parts that compute all networks of a model: of a detector the dense part, and its heads of RoIs."""
+    """The parts that contain all networks of a model: for a detector, the dense part and its RoI heads."""
     return ['dense', *roi_heads(model)] if isinstance(model, BaseDetector) else ['classifier']
 
 
 def replace_networks(model: nn.Module, parts: Sequence[Part], runs: Sequence[Run]) -> None:
-    """Have exported files compute what networks of a model did, in place.
+    """Replace networks of a model with exported files, in place.
 
     Args:
-        model: The model they were exported from, or one of its config.
-        parts: What the files are: ``'classifier'``, ``'backbone'`` or
-            ``'dense'``, and heads of RoIs. The other networks stay.
-        runs: The files as functions, one for each part.
+        model: The model they were exported from, or one with the same config.
+        parts: The parts in the files: ``'classifier'``, ``'backbone'`` or
+            ``'dense'``, and RoI heads. Other networks are kept.
+        runs: The files as functions, one per part.
     """
     heads = roi_heads(model)
     for part, run in zip(parts, runs):
@@ -72,7 +72,7 @@ def _dense(part: Part, run: Run) -> Callable[[Tensor], DenseOutputs]:
 
 
 class _Maps(nn.Module):
-    """Stands in a backbone's place."""
+    """Replaces a backbone."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class _Maps(nn.Module):
 
 
 class _HeadRunner:
-    """Stands in a head's ``forward``'s place."""
+    """Replaces a head's ``forward``."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

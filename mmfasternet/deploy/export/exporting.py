@@ -1,4 +1,4 @@
-"""Models as ONNX and OpenVINO files, checked against PyTorch before they are there."""
+"""Exports models to ONNX and OpenVINO files, which are checked against PyTorch before they are published."""
 
 import contextlib
 import copy
@@ -25,23 +25,24 @@ from mmfasternet.files import check_folder
 from mmfasternet.installed import require
 
 _PACKAGES = dict(onnx=('onnx', 'onnxscript', 'onnxruntime'), openvino=('onnx', 'onnxscript', 'openvino'))
-_OPSET = 18  # the oldest that PyTorch's exporter writes
-_OLDEST, _TESTED = '2.7.0', '2.11.0'  # PyTorch whose exporter may serve, and the oldest that export is tested with
+_OPSET = 18  # the oldest opset that PyTorch's exporter writes
+_OLDEST, _TESTED = '2.7.0', '2.11.0'  # PyTorch: oldest that may work, oldest tested
 
 
 @dataclass(frozen=True)
 class PartReport:
-    """An exported part, and how far its outputs are from PyTorch's.
+    """An exported part, and how much its outputs differ from PyTorch's.
 
     Attributes:
         name: Name of the part.
         file: Its file.
-        bytes: Size of the file, with the weights beside it if there are any.
+        bytes: Size of the file, including a separate weights file if there is
+            one.
         weight_bytes: Size of the weights in PyTorch.
-        checked: On what it was checked, such as ``'2 random, 4 real'``.
-        difference: Largest difference to PyTorch over all outputs.
-        relative: The same over the largest value of the output, the figure
-            that must not exceed the tolerance.
+        checked: The inputs it was checked on, such as ``'2 random, 4 real'``.
+        difference: Largest difference from PyTorch over all outputs.
+        relative: The same relative to the largest value of the output; it must
+            not exceed the tolerance.
     """
     name: str
     file: Path
@@ -62,19 +63,16 @@ def export_model(model: nn.Module,
                  model_cfg: Optional[Dict[str, Any]] = None) -> List[PartReport]:
     """Write a model in its inference form to ONNX or OpenVINO files, and check them.
 
-    A classifier is written from images to logits, a backbone to its maps, a
-    detector's dense part (backbone, neck and dense head) to the maps that its
-    RoIs read and the outputs of its RPN, or of its only head. Batch, height and
-    width of the images are dynamic, as is the number of RoIs. The files hold
-    float32 weights with the norms folded.
+    The file of a classifier goes from images to logits, of a backbone to its maps, of a detector's dense part
+    (backbone, neck and dense head) to the maps for its RoIs and the outputs of its RPN or single head. Batch, height
+    and width of the images are dynamic, as is the number of RoIs. The files hold float32 weights with the norms folded.
 
-    Every file is run on the CPU by ONNX Runtime or OpenVINO and compared with
-    the model that was given. Only if all of them pass is ``out_dir`` made.
+    Every file is run on the CPU with ONNX Runtime or OpenVINO and compared with the given model. ``out_dir`` is made
+    only if all files pass.
 
     Args:
         model: A backbone, classifier or detector; it is not changed.
-        out_dir: New folder for the files and ``export.json``, which says what
-            they are.
+        out_dir: New folder for the files and ``export.json``, which describes them.
         file_format: ``'onnx'`` or ``'openvino'``. Defaults to ``'onnx'``.
         parts: Write the box and the mask head of a two-stage detector as well,
             so that :class:`ExportedDetector` needs no weights. Defaults to
@@ -85,8 +83,7 @@ def export_model(model: nn.Module,
             :class:`~mmfasternet.deploy.export.end_to_end.EndToEndDetector` and
             :class:`~mmfasternet.deploy.export.end_to_end_single_stage.EndToEndSingleStage`.
             Defaults to False.
-        images: Normalised real images ``(N, C, H, W)`` to check on, beside
-            random ones. Defaults to none.
+        images: Normalised real images ``(N, C, H, W)`` to check on, in addition to random ones. Defaults to none.
         tolerance: Largest accepted difference, relative to the largest value
             of an output. Defaults to 1e-4.
         model_cfg: The model's config, for the manifest. Defaults to None.
@@ -95,7 +92,7 @@ def export_model(model: nn.Module,
         A report for each file.
 
     Raises:
-        ArgumentError: If the model can't be exported, or not so.
+        ArgumentError: If the model can't be exported, or not with these options.
         UserError: If ``out_dir`` exists, a file differs by more than the
             tolerance, a package is missing, or an older PyTorch can't write
             the file.
@@ -109,12 +106,12 @@ def export_model(model: nn.Module,
 
 @contextlib.contextmanager
 def new_export(out_dir: str, file_format: str, packages: Sequence[str] = ()) -> Iterator[Path]:
-    """A folder that gets its name only when what is done within it has succeeded.
+    """A folder that gets its final name only if the work within the context succeeds.
 
     Args:
-        out_dir: Its name.
-        file_format: Format of the files that it will hold.
-        packages: What is needed beside the format's own packages. Defaults to none.
+        out_dir: Its final name.
+        file_format: Format of its files.
+        packages: Packages that are needed in addition to the format's own. Defaults to none.
 
     Raises:
         ArgumentError: If there is no such format.
@@ -125,9 +122,9 @@ def new_export(out_dir: str, file_format: str, packages: Sequence[str] = ()) -> 
     out = Path(out_dir)
     check_folder(out)
     if out.exists():
-        raise UserError(f"'{out_dir}' exists. Name a new folder, or remove it")
+        raise UserError(f"'{out_dir}' already exists. Choose a new folder, or remove it")
     if digit_version(torch.__version__) < digit_version(_OLDEST):
-        raise UserError(f'PyTorch {torch.__version__} is installed, whose exporter writes fixed sizes only: export '
+        raise UserError(f'the exporter of the installed PyTorch {torch.__version__} only writes fixed sizes: export '
                         f'needs {_OLDEST}, and is tested with {_TESTED} and later')
     for package in (*_PACKAGES[file_format], *packages):
         require(package)
@@ -160,7 +157,7 @@ def write_parts(model: nn.Module,
     Args:
         model: The model, in float32 on the CPU.
         folder: Where they are written.
-        out: The folder's name to be, for the reports.
+        out: The folder's final name, for the reports.
 
     Returns:
         A report for each file, and the manifest's entries.
@@ -186,7 +183,7 @@ def bytes_of(file: Path) -> int:
 
 
 def _write(target: Target, output_names: List[str], file: Path) -> None:
-    """Write one part by PyTorch's exporter; OpenVINO reads its file."""
+    """Write one part with PyTorch's exporter; OpenVINO converts its file."""
     onnx_file = file.with_suffix(SUFFIXES['onnx'])
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')  # on its own internals
@@ -195,14 +192,14 @@ def _write(target: Target, output_names: List[str], file: Path) -> None:
                 Flat(target.module), (torch.rand(target.shapes[0]), ), str(onnx_file), dynamo=True,
                 external_data=False, opset_version=_OPSET, input_names=[target.input_name], output_names=output_names,
                 dynamic_shapes=(target.axes, ), verbose=False)
-        except Exception as error:  # older exporters do not know all operators
+        except Exception as error:  # older exporters lack some operators
             if digit_version(torch.__version__) >= digit_version(_TESTED):
                 raise
             raise UserError(f"PyTorch {torch.__version__} can't export the {target.name}: {type(error).__name__}. "
-                            f'Export is tested with PyTorch {_TESTED} and later: use one of these') from error
+                            f'Export is tested with PyTorch {_TESTED} and later: use such a release') from error
     import onnx
     content = onnx.load(onnx_file)
-    for node in content.graph.node:  # the exporter's notes on where in the source it comes from
+    for node in content.graph.node:  # the exporter's notes on source locations
         del node.metadata_props[:]
     onnx.save(content, onnx_file)
     onnx.checker.check_model(content)
@@ -213,7 +210,7 @@ def _write(target: Target, output_names: List[str], file: Path) -> None:
 
 
 def _check(oracle: Target, file: Path, real: Sequence[Tensor], tolerance: float, out: Path) -> PartReport:
-    """Compare a file with PyTorch; refuse it if it differs."""
+    """Compare a file with PyTorch; raise an error if it differs."""
     run, module = load_runtime(file), Flat(oracle.module)
     difference = relative = 0.
     inputs = [torch.rand(shape) * 4 - 2 for shape in oracle.shapes]
@@ -229,7 +226,7 @@ def _check(oracle: Target, file: Path, real: Sequence[Tensor], tolerance: float,
                 relative = max(relative, share.nan_to_num(math.inf).item())
     if not relative <= tolerance:
         raise UserError(f'the exported {oracle.name} differs from PyTorch by {relative:.1e} of its largest output, '
-                        f'which is over the tolerance of {tolerance:.1e}. Nothing was written')
+                        f'which exceeds the tolerance of {tolerance:.1e}. Nothing was written')
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     checked = f'{len(inputs)} random' + (f', {len(real)} real' if real else '')
     return PartReport(oracle.name, out / file.name, bytes_of(file), weights, checked, difference,

@@ -1,4 +1,4 @@
-"""Which layers of an exported file stay in float32 when the others become int8."""
+"""Finds the layers of an exported file that stay in float32 when the others become int8."""
 
 from typing import Any, Iterable, List, NamedTuple, Sequence, Set
 
@@ -7,7 +7,7 @@ _OPENVINO_LAYERS = ('Convolution', 'GroupConvolution', 'ConvolutionBackpropData'
 
 
 class Node(NamedTuple):
-    """A node of a graph: its name, whether it has weights, the values it takes, and those it gives."""
+    """A node of a graph: its name, whether it has weights, its inputs and its outputs."""
     name: str
     is_layer: bool
     inputs: Sequence[str]
@@ -15,10 +15,10 @@ class Node(NamedTuple):
 
 
 def first_layers(nodes: Iterable[Node]) -> List[str]:
-    """The layers with weights that no other such layer is before.
+    """The layers with weights that have no other layer with weights before them.
 
     Args:
-        nodes: The nodes of a graph, each after those it takes values from.
+        nodes: The nodes of a graph in topological order.
     """
     behind: Set[str] = set()  # values that a layer has had a part in
     first = []

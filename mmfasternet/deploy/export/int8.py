@@ -1,4 +1,4 @@
-"""Models as int8 files, compared with their float32 files before they are there."""
+"""Exports models to int8 files, which are compared with their float32 files before they are published."""
 
 import functools
 import itertools
@@ -29,12 +29,12 @@ from mmfasternet.errors import ArgumentError, UserError
 Evaluate = Callable[[Sequence[Part], Sequence[Run]], Dict[str, float]]
 
 _ENTRIES = ('backbone', 'classifier', 'dense')  # the parts that take images
-_ROIS = 1024  # that a head is calibrated on, of all images together
-_COMPARED = 4  # inputs that a file is compared on
+_ROIS = 1024  # to calibrate a head on, from all images together
+_COMPARED = 4  # inputs to compare a file on
 
 
 class Batches(Protocol):
-    """What a model is calibrated on; gone through several times."""
+    """The inputs that a model is calibrated on; iterated several times."""
 
     def __len__(self) -> int:
         ...
@@ -45,16 +45,16 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Int8PartReport:
-    """An int8 file, and how far its outputs are from those of the float32 file.
+    """An int8 file, and how much its outputs differ from those of the float32 file.
 
     Attributes:
         name: Name of the part.
         file: Its file.
         bytes: Size of the file, with the weights beside it if there are any.
         float32_bytes: Size of the float32 file.
-        layers: Its layers with weights, by their type.
-        relative: Norm of the difference over norm of the output, of the
-            output where that is largest.
+        layers: Its layers with weights, by type.
+        relative: Norm of the difference over norm of the output, for the
+            output with the largest ratio.
     """
     name: str
     file: Path
@@ -70,8 +70,8 @@ class Int8Report:
 
     Attributes:
         parts: Its files.
-        accuracy: Metrics by name, each in float32 and in int8; empty if it
-            was not evaluated.
+        accuracy: Metrics by name, each in float32 and in int8; empty if not
+            evaluated.
     """
     parts: List[Int8PartReport]
     accuracy: Dict[str, List[float]]
@@ -89,49 +89,44 @@ def export_int8(model: nn.Module,
                 images: Sequence[Tensor] = (),
                 tolerance: float = 1e-4,
                 model_cfg: Optional[Dict[str, Any]] = None) -> Int8Report:
-    """Write a model as int8 OpenVINO or ONNX files, by quantisation after training.
+    """Write a model as int8 OpenVINO or ONNX files, by post-training quantisation.
 
     The parts are those of :func:`~mmfasternet.deploy.export.exporting.export_model`,
-    which writes them in float32 first, and checks them. What is int8 and what
-    stays in float32 is a rule, found by measuring accuracy: layers with
-    weights are int8, all but the first one, which reads the image; additions,
-    activations and norms are float32. A ReLU, and what only moves values,
-    takes the type of the layer before it.
+    which writes them in float32 first, and checks them. A fixed rule, found by measuring accuracy, decides what becomes
+    int8: all layers with weights except the first one, which reads the image; additions, activations and norms stay in
+    float32. A ReLU, and operators that only move values, have the type of the layer before them.
 
-    Only if all is as it should be, is ``out_dir`` made.
+    ``out_dir`` is made only if all checks pass.
 
     Args:
         model: A classifier or detector, or a bare backbone; it is not changed.
         out_dir: New folder for the files and ``export.json``.
-        calibration: Batches of one image each, which give the scales of
-            activations: as the model's ``test_step`` takes them, or tensors
-            ``(1, C, H, W)`` for a bare backbone. Gone through several times.
+        calibration: Batches of one image each, which determine the scales of activations: inputs of the model's
+            ``test_step``, or tensors ``(1, C, H, W)`` for a bare backbone. Iterated several times.
         file_format: ``'openvino'`` or ``'onnx'``. Defaults to ``'openvino'``.
-        parts: Write the heads of RoIs as well. Defaults to False.
-        backbone: Write the model's backbone alone. Defaults to False.
-        evaluate: Gives the model's accuracy by metric, from 0 to 1, with
-            files in the place of its networks. Defaults to None: the
-            accuracy is not looked at.
-        max_drop: Drop of any metric that is accepted. Defaults to 0.01.
-        search: If the drop is larger, have NNCF look for layers to put back
-            to float32. For OpenVINO only. Defaults to False.
+        parts: Write the RoI heads as well. Defaults to False.
+        backbone: Write only the model's backbone. Defaults to False.
+        evaluate: Returns the model's accuracy by metric, from 0 to 1, with files instead of its networks. Defaults to
+            None: the accuracy is not checked.
+        max_drop: Largest accepted drop of any metric. Defaults to 0.01.
+        search: If the drop is larger, let NNCF search for layers to revert to float32. For OpenVINO only. Defaults to
+            False.
         images: Normalised real images ``(1, C, H, W)`` to compare on.
             Defaults to none, the first ones of ``calibration``.
-        tolerance: Largest accepted difference of the float32 files to
-            PyTorch, relative to the largest value of an output. Defaults to
-            1e-4.
+        tolerance: Largest accepted difference of the float32 files from PyTorch, relative to the largest value of an
+            output. Defaults to 1e-4.
         model_cfg: The model's config, for the manifest. Defaults to None.
 
     Raises:
         ArgumentError: If the model can't be exported.
         UserError: If ``out_dir`` exists, a package is missing, an output is
-            NaN or infinite, no object is found that a head could be
-            calibrated on, or the accuracy drops by more than ``max_drop``.
+            NaN or infinite, no object is found to calibrate a head on, or the accuracy drops by more than ``max_drop``.
     """
     if not calibration:
         raise UserError('int8 needs images to calibrate on, and there are none')
     if search and (file_format != 'openvino' or evaluate is None):
-        raise ArgumentError('layers are searched for by NNCF, which needs --format openvino, and the accuracy')
+        raise ArgumentError('the search for float32 layers is done by NNCF, which needs --format openvino and an '
+                            'evaluation')
     with new_export(out_dir, file_format, QUANTIZERS.get(file_format, ())) as folder:
         float_folder = folder.parent / 'float32'
         float_folder.mkdir()
@@ -157,10 +152,10 @@ class _Files:
     """The files of an export in float32 and in int8.
 
     Args:
-        entries: What they are.
+        entries: Their entries in the manifest.
         floats: Folder of the float32 files.
         int8: Folder of the int8 files.
-        evaluate: Gives the accuracy. With None there is none.
+        evaluate: Returns the accuracy; None for no evaluation.
     """
 
     def __init__(self, entries: Sequence[Part], floats: Path, int8: Path, evaluate: Optional[Evaluate]) -> None:
@@ -171,10 +166,10 @@ class _Files:
             self.accuracy = {name: [value] for name, value in metrics.items()}
             if not metrics:
                 raise UserError('nothing is detected in the validation data in float32, so there is no accuracy to '
-                                'compare: --no-accuracy does without')
+                                'compare: use --no-accuracy')
 
     def quantize(self, part: Part, data: InputData, drop: Optional[Drop] = None, max_drop: float = 0.) -> Layers:
-        """Write the int8 file of a part; with a drop, search for the layers that stay in float32."""
+        """Write the int8 file of a part; with a drop, search for layers that stay in float32."""
         file, out = self.floats / part.file, self.int8 / part.file
         is_entry = part.name in _ENTRIES
         if file.suffix == SUFFIXES['onnx']:
@@ -188,7 +183,7 @@ class _Files:
         return self._drop_to(values)
 
     def search(self, inputs: Dict[str, InputData], max_drop: float) -> Dict[str, Layers]:
-        """Put layers back to float32, part by part, until no metric drops by more; give the layers by part."""
+        """Revert layers to float32, part by part, until no metric drops by more; returns the layers by part."""
         layers = {}
         for index, part in enumerate(self.entries):
             folders = [self.int8 if i < index else self.floats for i in range(len(self.entries))]
@@ -207,12 +202,12 @@ class _Files:
         return self.evaluate(self.entries, runs)
 
     def _drop_to(self, values: Dict[str, float]) -> float:
-        # A metric is missing where nothing was detected.
+        # A metric is missing if nothing was detected.
         return max(round(before - values.get(name, 0.), 6) for name, (before, *_) in self.accuracy.items())
 
     def report(self, part: Part, data: InputData, images: Sequence[Tensor], layers: Layers, out: Path
                ) -> Int8PartReport:
-        """Compare an int8 file with the float32 one; refuse one that gives NaN or infinite values."""
+        """Compare an int8 file with the float32 file; NaN or infinite values are an error."""
         runs = [load_runtime(folder / part.file) for folder in (self.floats, self.int8)]
         inputs = list(images if images and part.name in _ENTRIES else itertools.islice(data.inputs, _COMPARED))
         outputs = [[run(x) for x in inputs] for run in runs]
@@ -235,16 +230,16 @@ def _check_drop(files: _Files, layers: Dict[str, Layers], drop: float, max_drop:
                       for after in others)
     if not drop <= max_drop:
         hint = '' if search or files.entries[0].file.endswith(SUFFIXES['onnx']) else (
-            f'. --accuracy-drop {max_drop:g} has NNCF look for layers to leave in float32')
-        raise UserError(f'int8 costs {drop:.3f} of accuracy, more than the {max_drop:g} that are accepted ({moved}). '
-                        f'Nothing was written{hint}')
+            f'. --accuracy-drop {max_drop:g} lets NNCF search for layers to keep in float32')
+        raise UserError(f'int8 costs {drop:.3f} of accuracy, more than the accepted {max_drop:g} ({moved}). Nothing '
+                        f'was written{hint}')
     if not any(each.int8 for each in layers.values()):
-        raise UserError(f'no layer can be int8 if the accuracy may drop by {max_drop:g} only: the search put all of '
-                        f'them back to float32. Nothing was written')
+        raise UserError(f'no layer can be int8 with an accuracy drop of at most {max_drop:g}: the search reverted all '
+                        'of them to float32. Nothing was written')
 
 
 def _inputs_of(model: nn.Module, calibration: Batches, entries: Sequence[Part]) -> Dict[str, InputData]:
-    """What each part is calibrated on."""
+    """The calibration inputs of each part."""
     images = InputData(_Images(model, calibration), len(calibration))
     named = {part.name: images for part in entries if part.name in _ENTRIES}
     heads = {name: head for name, head in roi_heads(model).items() if any(part.name == name for part in entries)}
@@ -252,7 +247,7 @@ def _inputs_of(model: nn.Module, calibration: Batches, entries: Sequence[Part]) 
 
 
 class _Images:
-    """The normalised images of batches, each time anew: they may be too many for the memory."""
+    """The normalised images of batches, computed anew each time: they may not fit in memory."""
 
     def __init__(self, model: nn.Module, batches: Batches) -> None:
         self.model, self.batches = model, batches
@@ -263,7 +258,7 @@ class _Images:
 
 
 def _roi_inputs(model: nn.Module, calibration: Batches, names: Sequence[str]) -> Dict[str, InputData]:
-    """Features of RoIs that the heads get on the images, spread over those of an image."""
+    """RoI features that the heads get on the images, spread over the RoIs of each image."""
     model = to_deploy(model)
     per_image = max(_ROIS // len(calibration), 1)
     collected: Dict[str, List[Tensor]] = {name: [] for name in names}
@@ -274,8 +269,8 @@ def _roi_inputs(model: nn.Module, calibration: Batches, names: Sequence[str]) ->
         model.test_step(batch)
     for name, features in collected.items():
         if not features:
-            raise UserError(f'the {name} has nothing to be calibrated on: the detector finds no object in the '
-                            f'calibration images')
+            raise UserError(f'the {name} has nothing to calibrate on: the detector finds no object in the calibration '
+                            'images')
     return {name: InputData(features, len(features)) for name, features in collected.items()}
 
 

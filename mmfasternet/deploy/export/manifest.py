@@ -1,4 +1,4 @@
-"""The file that says what the other files of an export are."""
+"""The file that describes the other files of an export."""
 
 import hashlib
 import json
@@ -24,9 +24,9 @@ class Part:
         name: ``'classifier'``, ``'backbone'``, ``'dense'``, ``'bbox_head'``,
             ``'mask_head'``; the heads of a cascade are numbered from 0.
         file: Its name.
-        outputs: Names of the outputs in groups. Of the dense part the first
-            group is the maps, and each other one a kind of the head's outputs,
-            with a name for each level.
+        outputs: Names of the outputs in groups. For the dense part, the first
+            group is the maps, and each other group one kind of the head's
+            outputs, with a name for each level.
     """
     name: str
     file: str
@@ -35,17 +35,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an export holds.
+    """Description of an export.
 
     Attributes:
         format: ``'onnx'`` or ``'openvino'``.
         parts: Its files.
-        model: Fingerprint of the config of the layers, None if there was none.
+        model: Hash of the config of the layers; None if there was no config.
         versions: Versions of the libraries that wrote it.
         dtype: Type of most of its layers, ``'float32'`` or ``'int8'``.
-        float32_layers: Of an int8 export, the layers that are float32, by part.
-        accuracy: Of an int8 export, metrics by name, each in float32 and in
-            int8; empty if it was not evaluated.
+        float32_layers: For an int8 export, the float32 layers by part.
+        accuracy: For an int8 export, metrics by name, each in float32 and in
+            int8; empty if not evaluated.
     """
     format: str
     parts: List[Part]
@@ -57,7 +57,7 @@ class Manifest:
 
     @classmethod
     def of(cls, file_format: str, parts: List[Part], model_cfg: Optional[Dict[str, Any]], **others: Any) -> 'Manifest':
-        """The manifest of what is written now."""
+        """The manifest of a new export."""
         return cls(file_format, parts, None if model_cfg is None else fingerprint(model_cfg),
                    dict(mmfasternet=__version__, torch=torch.__version__), **others)
 
@@ -74,7 +74,7 @@ class Manifest:
         """
         path = Path(folder) / MANIFEST
         if not path.is_file():
-            raise UserError(f"folder '{folder}' holds no {MANIFEST}: it must be one that mmfasternet export made")
+            raise UserError(f"folder '{folder}' holds no {MANIFEST}: it must be a folder that mmfasternet export made")
         try:
             content = json.loads(path.read_text(encoding='utf-8'))
             manifest = cls(**dict(content, parts=[Part(**part) for part in content['parts']]))
@@ -89,7 +89,7 @@ class Manifest:
 
 
 def fingerprint(model_cfg: Dict[str, Any]) -> str:
-    """A hash of the layers in a model's config: what may change after an export, such as thresholds, is not in it.
+    """A hash of the layers in a model's config, without what may change after an export, such as thresholds.
     """
     return hashlib.sha256(json.dumps(_layers(model_cfg), sort_keys=True, default=str).encode()).hexdigest()[:16]
 

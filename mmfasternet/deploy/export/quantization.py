@@ -1,4 +1,4 @@
-"""Files of int8 layers from files of float32 ones: NNCF for OpenVINO, and ONNX Runtime's static quantisation."""
+"""Quantises float32 files to int8: NNCF for OpenVINO, and ONNX Runtime's static quantisation."""
 
 import contextlib
 import logging
@@ -17,25 +17,25 @@ from mmfasternet.installed import require
 
 #: What an int8 file is made with, beside the packages of its format.
 QUANTIZERS = {'onnx': (), 'openvino': ('nncf', )}
-# Layers with weights, and what hands their values on as they are. Additions and activations other than ReLU stay in
+# Layers with weights, and operators that pass values on unchanged. Additions and activations other than ReLU stay in
 # float32.
 _ONNX_INT8 = ['Conv', 'Gemm', 'MatMul', 'Concat', 'Split', 'Relu', 'MaxPool']
-_RANKED = 8  # inputs that NNCF ranks layers on
+_RANKED = 8  # inputs for NNCF's ranking of layers
 
 
 class Layers(NamedTuple):
-    """The layers with weights of an int8 file, by their type."""
+    """The layers with weights of an int8 file, by type."""
     int8: List[str]
     float32: List[str]
 
 
 class InputData:
-    """The inputs of a file to calibrate on, as arrays.
+    """Calibration inputs of a file, as arrays.
 
     Args:
-        inputs: Tensors, of batch size 1 or of some RoIs; gone through several
+        inputs: Tensors, with batch size 1 or several RoIs; iterated several
             times.
-        count: How many there are.
+        count: Number of inputs.
     """
 
     def __init__(self, inputs: Iterable[Tensor], count: int) -> None:
@@ -54,17 +54,16 @@ Drop = Callable[[Run], float]
 
 
 def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> Layers:
-    """Write the int8 file of a float32 ONNX file, by ONNX Runtime's static quantisation.
+    """Write the int8 file of a float32 ONNX file with ONNX Runtime's static quantisation.
 
-    Weights are symmetric, with a scale for each output channel; activations
-    have a scale and a zero point for each tensor, from their least and
-    largest values.
+    Weights are symmetric, with a scale for each output channel; activations have a scale and a zero point for each
+    tensor, from their smallest and largest values.
 
     Args:
         file: The float32 file.
         out: The int8 file.
-        data: What it is calibrated on.
-        is_entry: Whether it takes images: its first layer then stays in float32.
+        data: The calibration inputs.
+        is_entry: Whether its input is images: the first layer then stays in float32.
 
     Returns:
         Its layers.
@@ -74,18 +73,18 @@ def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> Lay
     model = onnx.load(file)
     nodes = nodes_of_onnx(model)
     kept = first_layers(nodes) if is_entry else []
-    with _quiet(''):  # it advises a preprocessing that is for other exporters' files
+    with _quiet(''):  # it recommends a preprocessing meant for other exporters' files
         quantize_static(model, str(out), _Reader(model.graph.input[0].name, data), quant_format=QuantFormat.QDQ,
                         per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                         op_types_to_quantize=_ONNX_INT8, nodes_to_exclude=kept,
-                        # else it holds all outputs of all inputs until the end
+                        # else it keeps all outputs of all inputs until the end
                         extra_options=dict(CalibStridedMinMax=1))
     kinds = {node.name: node.op_type for node in model.graph.node}
     return _layers(nodes, [name for name, kind in kinds.items() if name in kept or kind not in _ONNX_INT8])
 
 
 class _Reader:
-    """Hands inputs to ONNX Runtime's calibration, which asks for some of them at a time."""
+    """Passes inputs to ONNX Runtime's calibration, which reads them in chunks."""
 
     def __init__(self, name: str, data: InputData) -> None:
         self.name, self.count = name, len(data)
@@ -95,11 +94,11 @@ class _Reader:
         return self.count
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Let the next ones be had, which are always those after the last."""
+        """Set the range of the next inputs, which always follows the last one."""
         self.left = end_index - start_index
 
     def get_next(self) -> Optional[Dict[str, np.ndarray]]:
-        """The next input by its name; None at the end."""
+        """The next input by name; None at the end."""
         if not self.left:
             return None
         self.left -= 1
@@ -112,21 +111,19 @@ def quantize_openvino(file: Path,
                       is_entry: bool,
                       drop: Optional[Drop] = None,
                       max_drop: float = 0.) -> Layers:
-    """Write the int8 file of a float32 OpenVINO file, by NNCF's post-training quantisation.
+    """Write the int8 file of a float32 OpenVINO file with NNCF's post-training quantisation.
 
-    Weights are symmetric, with a scale for each output channel; activations
-    have a scale for each tensor, and a zero point where they take both signs
-    unevenly: from their least and largest values.
+    Weights are symmetric, with a scale for each output channel; activations have a scale for each tensor, and a zero
+    point if their range is asymmetric with both signs: from their smallest and largest values.
 
     Args:
         file: The float32 file.
         out: The int8 file.
-        data: What it is calibrated on.
-        is_entry: Whether it takes images: its first layer then stays in float32.
-        drop: Have NNCF's accuracy-aware mode put layers back to float32,
-            those first that matter most, until the drop is small enough.
-            Defaults to None: without it.
-        max_drop: Drop that is small enough. Defaults to 0.
+        data: The calibration inputs.
+        is_entry: Whether its input is images: the first layer then stays in float32.
+        drop: Use NNCF's accuracy-aware mode, which reverts layers to float32, the most important first, until this drop
+            is small enough. Defaults to None: not used.
+        max_drop: Largest accepted drop. Defaults to 0.
 
     Returns:
         Its layers.
@@ -136,12 +133,12 @@ def quantize_openvino(file: Path,
     nodes = nodes_of_openvino(model)
     kept = first_layers(nodes) if is_entry else []
     advanced = nncf.AdvancedQuantizationParameters(
-        # By default a range is the mean of the images' ranges, which clips what is rare: objects, here.
+        # By default a range is the mean of the images' ranges, which clips rare values: here, objects.
         activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
-        disable_bias_correction=True)  # it gains nothing in the maps, and harms the box head
+        disable_bias_correction=True)  # it does not improve the maps, and harms the box head
     common: Dict[str, Any] = dict(
         preset=nncf.QuantizationPreset.MIXED, subset_size=len(data),
-        # In float32, a residual's addition is part of the convolution before it, and a norm's output is exact.
+        # In float32, a residual addition is fused into the convolution before it, and a norm's output is exact.
         ignored_scope=nncf.IgnoredScope(names=kept, types=['Add', 'Subtract', 'Multiply', 'Divide'], validate=False))
     with _quiet('nncf'), _one_core():
         if drop is None:
@@ -153,14 +150,14 @@ def quantize_openvino(file: Path,
                 drop_type=nncf.DropType.ABSOLUTE, advanced_quantization_parameters=advanced, **common)
     openvino.save_model(quantized, str(out), compress_to_fp16=False)
     out.write_text(re.sub(r'>\s+<', '><', out.read_text(encoding='utf-8')), encoding='utf-8')  # a fifth is indentation
-    # The weights of the others are rounded before they are used.
+    # The weights of the other layers are rounded before they are used.
     return _layers(nodes, [
         op.get_friendly_name() for op in quantized.get_ordered_ops()
         if op.get_input_size() > 1 and op.input_value(1).get_node().get_type_name() == 'Constant'])
 
 
 class _Validation:
-    """What NNCF calls: the accuracy of a compiled model, and its outputs for some inputs, to rank layers by."""
+    """Callback for NNCF: the accuracy of a compiled model, and its outputs for some inputs, to rank layers."""
 
     def __init__(self, drop: Drop) -> None:
         self.drop = drop
@@ -176,14 +173,14 @@ def _layers(nodes: Sequence[Node], in_float32: Collection[str]) -> Layers:
 
 
 def _nncf() -> Any:
-    """NNCF, which does not send reports on its use from here."""
-    with _environment('NNCF_CI', '1'):  # read once, as it is imported
+    """NNCF with its usage reports switched off."""
+    with _environment('NNCF_CI', '1'):  # read once, on import
         return require('nncf')
 
 
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
-    """Within it, OpenVINO's cores are one: NNCF makes several, which go in an order that they don't bear."""
+    """Within it, all OpenVINO cores are one: NNCF makes several, and would destroy them in an order that crashes."""
     openvino, core = require('openvino'), openvino_core()
     before = openvino.Core, openvino.compile_model
     openvino.Core = lambda: core
@@ -210,7 +207,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Within it, a logger says errors only."""
+    """Within it, a logger reports errors only."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)

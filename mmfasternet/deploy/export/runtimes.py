@@ -1,4 +1,4 @@
-"""Exported files as functions of tensors: ONNX Runtime and OpenVINO, on the CPU."""
+"""Runs exported files as functions of tensors: ONNX Runtime and OpenVINO, on the CPU."""
 
 import functools
 from pathlib import Path
@@ -16,11 +16,11 @@ _PRECISIONS = {torch.float32: 'f32', torch.bfloat16: 'bf16', torch.float16: 'f16
 
 
 class OnnxRuntimeModel:
-    """A file run by ONNX Runtime, in float32.
+    """A file run with ONNX Runtime in float32.
 
     Args:
         path: The ``.onnx`` file.
-        dtype: Only float32: ONNX Runtime has no half precision on CPUs.
+        dtype: Must be float32: ONNX Runtime has no half precision on CPUs.
 
     Raises:
         UserError: If ONNX Runtime is missing, or can't run the file.
@@ -28,14 +28,14 @@ class OnnxRuntimeModel:
 
     def __init__(self, path: Union[str, Path], dtype: torch.dtype = torch.float32) -> None:
         if dtype != torch.float32:
-            raise UserError(f'ONNX Runtime computes in float32 on a CPU, not in {dtype}: omit --dtype, or export '
-                            f'with --format openvino')
+            raise UserError(f'ONNX Runtime computes in float32 on a CPU, not in {dtype}: omit --dtype, or export with '
+                            '--format openvino')
         onnxruntime = require('onnxruntime')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-        except Exception as error:  # its errors have no common class
+        except Exception as error:  # its errors have no common base class
             raise UserError(f"ONNX Runtime can't run '{path}': {str(error).strip().splitlines()[0]}") from None
         self._inputs = [value.name for value in self._session.get_inputs()]
 
@@ -43,22 +43,22 @@ class OnnxRuntimeModel:
         return self  # a session can't be copied, and has no state
 
     def __call__(self, *inputs: Tensor) -> List[Tensor]:
-        """Give the outputs in the order of the file, on the device of the inputs."""
+        """Return the outputs in the order of the file, on the device of the inputs."""
         device = inputs[0].device
         arrays = {name: x.float().contiguous().cpu().numpy() for name, x in zip(self._inputs, inputs)}
         return [torch.from_numpy(array).to(device) for array in self._session.run(None, arrays)]
 
 
 class OpenVinoModel:
-    """A file run by OpenVINO.
+    """A file run with OpenVINO.
 
-    Maps, inputs and outputs of four dimensions, go in and come out in the
-    channels-last memory format, which is OpenVINO's own.
+    Maps (four-dimensional inputs and outputs) are passed in the channels-last
+    memory format, which is OpenVINO's own.
 
     Args:
-        path: The ``.xml`` file; an ``.onnx`` file will do as well.
-        dtype: What it computes in. Defaults to float32. bfloat16 needs a
-            processor that knows it.
+        path: The ``.xml`` file; an ``.onnx`` file works as well.
+        dtype: Type to compute in. Defaults to float32. bfloat16 needs a
+            processor that supports it.
 
     Raises:
         UserError: If OpenVINO is missing, or can't run the file in ``dtype``.
@@ -67,7 +67,7 @@ class OpenVinoModel:
     def __init__(self, path: Union[str, Path], dtype: torch.dtype = torch.float32) -> None:
         openvino = require('openvino')
         if not self.knows(dtype):
-            raise UserError(f"OpenVINO can't compute in {dtype} on this processor: run it without --dtype")
+            raise UserError(f"OpenVINO can't compute in {dtype} on this processor: run without --dtype")
         core = openvino_core()
         try:
             model = core.read_model(str(path))
@@ -80,7 +80,7 @@ class OpenVinoModel:
             self._model = core.compile_model(steps.build(), 'CPU', {
                 'PERFORMANCE_HINT': 'LATENCY',
                 'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-                'INFERENCE_PRECISION_HINT': _PRECISIONS[dtype],  # else it is bfloat16 wherever the processor knows it
+                'INFERENCE_PRECISION_HINT': _PRECISIONS[dtype],  # else it is bfloat16 if the processor supports it
             })
         except RuntimeError as error:
             raise UserError(f"OpenVINO can't run '{path}': {str(error).strip().splitlines()[-1]}") from None
@@ -88,7 +88,7 @@ class OpenVinoModel:
 
     @classmethod
     def of_compiled(cls, compiled: Any) -> 'OpenVinoModel':
-        """A model that OpenVINO has compiled already, with the memory format that it has."""
+        """A model that OpenVINO has already compiled, with its memory format."""
         model = cls.__new__(cls)
         model._model, model._request, model._last = compiled, compiled.create_infer_request(), False
         return model
@@ -103,7 +103,7 @@ class OpenVinoModel:
         return self  # a compiled model can't be copied, and has no state
 
     def __call__(self, *inputs: Tensor) -> List[Tensor]:
-        """Give the outputs in the order of the file, float32, on the device of the inputs."""
+        """Return the outputs in the order of the file, float32, on the device of the inputs."""
         device = inputs[0].device
         arrays = [(_to_last(x.float()) if self._last else x.float()).contiguous().cpu().numpy() for x in inputs]
         outputs = self._request.infer(arrays, share_inputs=True)
@@ -113,12 +113,11 @@ class OpenVinoModel:
 
 @functools.cache
 def openvino_core() -> Any:
-    """OpenVINO's core, one for the life of the process.
+    """OpenVINO's core, one for the lifetime of the process.
 
-    The CPU plugin of each core (2026.4) sets an alternate signal stack, and
-    brings back the one before it as it goes. Of two cores that go in the order
-    they came, the second brings back a stack that the first has freed: the next
-    signal, such as that of a data loader's worker that ends, is the process' end.
+    The CPU plugin of each core (2026.4) sets an alternate signal stack, and restores the previous one when it is
+    destroyed. If two cores are destroyed in the order of their creation, the second restores a stack that the first has
+    freed: the next signal, such as that of an ending data loader worker, kills the process.
     """
     return require('openvino').Core()
 

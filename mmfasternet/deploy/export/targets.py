@@ -1,4 +1,4 @@
-"""The parts of a model that are exported, each in a file."""
+"""The parts of a model to export, each to one file."""
 
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
@@ -17,7 +17,7 @@ from mmfasternet.errors import ArgumentError
 
 
 class Target(NamedTuple):
-    """A module to export, and how its file is described."""
+    """A module to export, and the description of its file."""
     name: str
     module: nn.Module
     input_name: str
@@ -26,12 +26,12 @@ class Target(NamedTuple):
 
 
 def targets_of(model: nn.Module, parts: bool, end_to_end: bool) -> List[Target]:
-    """What is exported of a model."""
+    """The parts of a model to export."""
     channels = image_channels(model)
     if end_to_end:
         single = isinstance(model, SingleStageDetector)
         detector = EndToEndSingleStage(model) if single else EndToEndDetector(model)
-        sizes = [(160, 192), (96, 128 if single else 130)]  # necks of single-stage detectors take no odd ones
+        sizes = [(160, 192), (96, 128 if single else 130)]  # necks of single-stage detectors need even map sizes
         return [Target('detector', detector, 'images', {2: 'height', 3: 'width'},
                        [(1, channels, *size) for size in sizes])]
     heads = _roi_heads(model) if parts else []
@@ -47,18 +47,18 @@ def targets_of(model: nn.Module, parts: bool, end_to_end: bool) -> List[Target]:
         held = {id(p) for target in targets for p in target.module.parameters()}
         lacking = next((name for name, p in model.named_parameters() if id(p) not in held), None)
         if lacking:
-            raise ArgumentError(f'--parts is not for this {type(model).__name__}, which has weights in no part of it '
-                                f'({lacking}). Export without it')
+            raise ArgumentError(f'--parts does not work for this {type(model).__name__}, which has weights outside of '
+                                f'all parts ({lacking}). Export without it')
     return targets
 
 
 def _roi_heads(model: nn.Module) -> List[Target]:
     roi_head: Any = getattr(model, 'roi_head', None)
-    # Their subclasses call their heads in ways of their own.
+    # Subclasses call their heads differently.
     if type(roi_head) not in (StandardRoIHead, CascadeRoIHead) or roi_head.with_shared_head:
         kind = type(model if roi_head is None else roi_head).__name__
-        raise ArgumentError(f'--parts is for detectors with a StandardRoIHead or CascadeRoIHead, and this is a {kind}. '
-                            f'Export without it')
+        raise ArgumentError(f'--parts is for detectors with a StandardRoIHead or CascadeRoIHead, but this is a {kind}. '
+                            'Export without it')
     targets = []
     for kind in ('bbox', 'mask'):
         heads = getattr(roi_head, f'{kind}_head', None)
@@ -71,7 +71,7 @@ def _roi_heads(model: nn.Module) -> List[Target]:
 
 
 def output_names(target: Target) -> List[List[str]]:
-    """Names of the outputs in groups, as :class:`Part` has them."""
+    """Names of the outputs in groups, as in :class:`Part`."""
     outputs = target.module(torch.zeros(target.shapes[0]))
     if isinstance(target.module, DensePart):
         maps, kinds = outputs
@@ -85,7 +85,7 @@ def output_names(target: Target) -> List[List[str]]:
 
 
 class Flat(nn.Module):
-    """Gives a module's output tensors one after another."""
+    """Flattens a module's outputs to a tuple of tensors."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

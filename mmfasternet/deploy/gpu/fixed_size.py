@@ -1,4 +1,4 @@
-"""Post-processing with outputs of fixed sizes: by Triton on a GPU, by mmcv and MMDetection elsewhere."""
+"""Post-processing with fixed-size outputs: with Triton on a GPU, with mmcv and MMDetection elsewhere."""
 
 from typing import Tuple
 
@@ -16,7 +16,7 @@ def suppress(boxes: Tensor, groups: Tensor, valid: Tensor, threshold: float, lim
     kept, numbers = groups.new_zeros(len(boxes), limit), groups.new_zeros(len(boxes))
     for image, places in enumerate(mask.nonzero()[:, 0] for mask in valid):
         if len(places):
-            order = -places.float()  # scores that fall from the first on
+            order = -places.float()  # decreasing scores
             _, chosen = batched_nms(boxes[image, places], order, groups[image, places],
                                     dict(type='nms', iou_threshold=threshold))
             numbers[image] = len(chosen[:limit])

@@ -1,4 +1,4 @@
-"""An end-to-end detector by CUDA graphs, from normalisation to the masks in their boxes."""
+"""An end-to-end detector in CUDA graphs, from normalisation to the masks in their boxes."""
 
 import copy
 import functools
@@ -34,23 +34,24 @@ from mmfasternet.deploy.roi_align import DeployedRoIExtractor
 
 #: Boxes of all classes that enter the last suppression, the likeliest first.
 CANDIDATES = 4096
-_MOST_OF_A_LEVEL = 10_000  # boxes of a level that enter the first one: the overlaps of all pairs are computed
+_MOST_OF_A_LEVEL = 10_000  # boxes per level that enter the first suppression, which computes the overlaps of all pairs
 _LARGEST_SHIFT = 4.135166556742356  # log(1000 / 16), of a side: MMDetection's default
 
 
 def record_detector(model: nn.Module, sizes: Sequence[Size] = ()) -> None:
-    """Have a GPU replay a model as CUDA graphs, in place.
+    """Make a GPU replay a model as CUDA graphs, in place.
 
-    Of any model these are backbone, neck and dense head (or the head of a
-    classifier), or a bare backbone; of a detector normalisation, too. A
-    two-stage detector with MMDetection's ``RPNHead``, ``StandardRoIHead``,
-    plain ``nms`` and, if it has masks, ``FCNMaskHead`` is replayed end-to-end:
-    the CPU waits once, for the number of objects. Boxes are filled up to their
-    limits by some that don't count. The results are the same.
+    The graphs of any model contain backbone, neck and dense head (or the head
+    of a classifier), or a bare backbone; for a detector, normalisation as
+    well. A two-stage detector with MMDetection's ``RPNHead``,
+    ``StandardRoIHead``, plain ``nms`` and, if it has masks, ``FCNMaskHead`` is
+    replayed end-to-end: the CPU waits once, for the number of objects. The
+    lists of boxes are padded to their limits with invalid boxes. The results
+    are the same.
 
-    A graph is recorded at the first call for each shape of a batch. From then
-    on the model must not be moved, nor its weights exchanged, and a two-stage
-    one only predicts (``test_step``, or mode ``'predict'``).
+    A graph is recorded on the first call for each shape of a batch. From then
+    on the model must not be moved, its weights must not be replaced, and a
+    two-stage detector only predicts (``test_step``, or mode ``'predict'``).
 
     Args:
         model: A model in inference form, on a GPU.
@@ -74,7 +75,7 @@ def record_detector(model: nn.Module, sizes: Sequence[Size] = ()) -> None:
 
 
 def remove_recordings(model: nn.Module) -> None:
-    """Take back what :func:`record_detector` did, in place."""
+    """Undo :func:`record_detector`, in place."""
     for module in model.modules():
         remove_replay(module)
         for name, value in list(module.__dict__.items()):
@@ -83,7 +84,7 @@ def remove_recordings(model: nn.Module) -> None:
 
 
 def is_known(model: nn.Module) -> bool:
-    """Whether a detector is one that is replayed end-to-end."""
+    """Whether a detector can be replayed end-to-end."""
     rpn: Any = getattr(model, 'rpn_head', None)
     head: Any = getattr(model, 'roi_head', None)
     if not isinstance(model, TwoStageDetector) or type(rpn) is not RPNHead or type(head) is not StandardRoIHead:
@@ -101,7 +102,7 @@ def is_known(model: nn.Module) -> bool:
 
 
 def is_known_preprocessor(module: Any) -> bool:
-    """Whether a preprocessor's normalisation is the one computed here."""
+    """Whether a preprocessor's normalisation is the one implemented here."""
     return type(module) is DetDataPreprocessor and normalizes(module) and module.pad_value == 0
 
 
@@ -114,11 +115,11 @@ def _is_plain(nms: Dict[str, Any]) -> bool:
 
 
 class _Original(functools.partial):
-    """A method of a module's class, as a copy of the module has it in the place of a graph."""
+    """A method of a module's class, which a copy of the module gets instead of a graph."""
 
 
 class _InPlaceOf:
-    """Stands in the place of a method of a module; a copy of the module has its own method again."""
+    """Replaces a method of a module; copies of the module get the original method."""
 
     method = ''
 
@@ -127,7 +128,7 @@ class _InPlaceOf:
 
     @property
     def original(self) -> Any:
-        """The method that it stands for."""
+        """The original method."""
         return functools.partial(getattr(type(self.module), self.method), self.module)
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> Any:
@@ -135,7 +136,7 @@ class _InPlaceOf:
 
 
 class GraphedPreprocessor(_InPlaceOf):
-    """Stands in the place of a preprocessor's ``forward``: bytes go to the GPU, which normalises and pads them."""
+    """Replaces a preprocessor's ``forward``: bytes go to the GPU, which normalises and pads them."""
 
     method = 'forward'
 
@@ -145,7 +146,7 @@ class GraphedPreprocessor(_InPlaceOf):
         self.normalise = Graph(self._normalised, pool)
 
     def __call__(self, data: Dict[str, Any], training: bool = False) -> Dict[str, Any]:
-        """Images ``(N, 3, H, W)`` and their samples, as MMDetection gives them."""
+        """Images ``(N, 3, H, W)`` and their samples, as MMDetection returns them."""
         images, samples = data['inputs'], data.get('data_samples')
         if training or not isinstance(images, (list, tuple)) or not samples or any(
                 x.dtype != torch.uint8 or len(x) != 3 for x in images):
@@ -158,7 +159,7 @@ class GraphedPreprocessor(_InPlaceOf):
             sample.set_metainfo(dict(batch_input_shape=batch, pad_shape=shape))
         if self.module.boxtype2tensor:
             samplelist_boxtype2tensor(samples)
-        # What lies outside of an image is set in the graph.
+        # The area outside of an image is set in the graph.
         shape = (len(images), 3, *size_that_holds(batch, self.sizes))
         place = torch.empty(shape, dtype=torch.uint8, device=self.module.device)
         for own, x in zip(place, images):
@@ -176,7 +177,7 @@ class GraphedPreprocessor(_InPlaceOf):
 
 
 class GraphedProposals(_InPlaceOf):
-    """Stands in the place of an RPN's ``predict``; gives as many boxes as its limit, of which so many count."""
+    """Replaces an RPN's ``predict``; returns as many boxes as its limit, and the number of valid ones."""
 
     method = 'predict'
 
@@ -201,7 +202,7 @@ class GraphedProposals(_InPlaceOf):
         return _taken(boxes, kept), scores.gather(1, kept), numbers
 
     def _candidates(self, maps: Sequence[Tensor], bounds: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """The likeliest boxes of all levels: ``(N, K, 4)``, their scores and levels ``(N, K)``, the likeliest first."""
+        """The best boxes of all levels: ``(N, K, 4)``, their scores and levels ``(N, K)``, best first."""
         limit, found = self.module.test_cfg.get('nms_pre', -1), []
         for level, (scores, deltas, anchors) in enumerate(zip(*self.module(maps), self._anchors_for(maps))):
             scores = scores.permute(0, 2, 3, 1).flatten(1)
@@ -217,20 +218,20 @@ class GraphedProposals(_InPlaceOf):
         return _taken(boxes, places), scores, levels.gather(1, places)
 
     def _anchors_for(self, maps: Sequence[Tensor]) -> List[Tensor]:
-        """Anchors of each level; kept, since making them waits for the GPU."""
+        """Anchors of each level; cached, because making them waits for the GPU."""
         sizes = tuple(tuple(x.shape[2:]) for x in maps)
         if sizes not in self._anchors:
             if len(self._anchors) >= MAX_RECORDINGS:
-                self._anchors.pop(next(iter(self._anchors)))  # a recording keeps those that it reads
+                self._anchors.pop(next(iter(self._anchors)))  # a recording keeps the anchors that it reads
             self._anchors[sizes] = self.module.prior_generator.grid_priors(
                 sizes, dtype=torch.float32, device=maps[0].device)
         return self._anchors[sizes]
 
 
 class GraphedBoxes(_InPlaceOf):
-    """Stands in the place of an RoI head's ``predict_bbox``; takes what :class:`GraphedProposals` gives.
+    """Replaces a RoI head's ``predict_bbox``; takes the output of :class:`GraphedProposals`.
 
-    Of a detector with masks it gives as many objects as its limit, for
+    For a detector with masks it returns as many objects as its limit, for
     :class:`GraphedMasks`.
     """
 
@@ -243,7 +244,7 @@ class GraphedBoxes(_InPlaceOf):
 
     def __call__(self, x: Sequence[Tensor], batch_img_metas: Sequence[Dict[str, Any]], rpn_results_list: Any,
                  rcnn_test_cfg: Any, rescale: bool = False) -> Any:
-        """Objects of each image, in pixels of the input, or with ``rescale`` of the image as it was."""
+        """Objects of each image, in pixels of the input, or with ``rescale`` of the original image."""
         if isinstance(rpn_results_list, list):  # proposals that came with the data
             return self.original(x, batch_img_metas, rpn_results_list, rcnn_test_cfg, rescale)
         boxes, _, numbers = rpn_results_list
@@ -254,7 +255,7 @@ class GraphedBoxes(_InPlaceOf):
         return self.select(found, scales) or self.again(x, batch_img_metas, found, rescale)
 
     def select(self, found: Tuple[Any, ...], scales: Sequence[Optional[Tensor]]) -> List[InstanceData]:
-        """The objects that count, after the CPU has waited for their numbers; none if less likely ones may count."""
+        """The valid objects, after the CPU has waited for their numbers; empty if further candidates may be valid."""
         boxes, scores, labels, numbers, complete, _ = found
         counts, all_there = torch.stack((numbers, complete.long())).tolist()
         return [InstanceData(bboxes=own[:n].clone() if scale is None else own[:n] / scale, scores=score[:n].clone(),
@@ -263,7 +264,7 @@ class GraphedBoxes(_InPlaceOf):
 
     def again(self, x: Sequence[Tensor], metas: Sequence[Dict[str, Any]], found: Tuple[Any, ...],
               rescale: bool) -> List[InstanceData]:
-        """The objects by MMDetection, which looks at all candidates."""
+        """The objects from MMDetection, which considers all candidates."""
         boxes, scores, numbers = found[-1]
         proposals = [InstanceData(bboxes=own[:n], scores=score[:n])
                      for own, score, n in zip(boxes, scores, numbers.tolist())]
@@ -271,7 +272,7 @@ class GraphedBoxes(_InPlaceOf):
 
     def _objects(self, maps: Sequence[Tensor], proposals: Tensor, proposed: Tensor,
                  bounds: Tensor) -> Tuple[Tensor, ...]:
-        """Boxes ``(N, limit, 4)``, scores, labels, their number, and whether no other could be among them."""
+        """Boxes ``(N, limit, 4)``, scores, labels, their number, and whether no further candidate can be valid."""
         cfg, head = self.module.test_cfg, self.module.bbox_head
         found = box_forward(self.module, maps, rois_of(proposals))
         counts = torch.arange(self.limit, device=proposed.device) < proposed[:, None]
@@ -292,7 +293,7 @@ class GraphedBoxes(_InPlaceOf):
 
 
 class GraphedMasks(_InPlaceOf):
-    """Stands in the place of an RoI head's ``predict_mask``; takes what :class:`GraphedBoxes` gives."""
+    """Replaces a RoI head's ``predict_mask``; takes the output of :class:`GraphedBoxes`."""
 
     method = 'predict_mask'
 
@@ -303,7 +304,7 @@ class GraphedMasks(_InPlaceOf):
 
     def __call__(self, x: Sequence[Tensor], batch_img_metas: Sequence[Dict[str, Any]], results_list: Any,
                  rescale: bool = False) -> List[InstanceData]:
-        """The objects with their masks; their boxes in pixels of the image as it was with ``rescale``."""
+        """The objects with their masks; with ``rescale``, boxes are in pixels of the original image."""
         if isinstance(results_list, list):
             return self.original(x, batch_img_metas, results_list, rescale)
         probabilities = self.predict(tuple(x), results_list[0], results_list[2])
@@ -341,7 +342,7 @@ def decode(coder: DeltaXYWHBBoxCoder, boxes: Tensor, deltas: Tensor, bounds: Ten
         boxes: ``(..., 4)``: x1, y1, x2, y2.
         deltas: ``(..., 4)``: shifts of the centre over the sides, logarithms
             of the ratios of the sides.
-        bounds: ``(..., 4)``: the largest of each coordinate.
+        bounds: ``(..., 4)``: the maximum of each coordinate.
     """
     mean, std = coder.means, coder.stds
     dx, dy, dw, dh = (deltas[..., i] * std[i] + mean[i] if (mean[i], std[i]) != (0., 1.) else deltas[..., i]
@@ -360,7 +361,7 @@ def rois_of(boxes: Tensor) -> Tensor:
 
 
 def _taken(values: Tensor, places: Tensor) -> Tensor:
-    """Of values ``(N, K, 4)`` those at places ``(N, R)``."""
+    """The values ``(N, K, 4)`` at positions ``(N, R)``."""
     return values.gather(1, places[:, :, None].expand(-1, -1, values.shape[2]))
 
 
@@ -375,5 +376,5 @@ def _scale(meta: Dict[str, Any], device: torch.device) -> Tensor:
 
 @functools.lru_cache(maxsize=1024)
 def _constant(values: Any, device: torch.device) -> Tensor:
-    """A tensor on the device; kept, since its copy waits for the GPU."""
+    """A tensor on the device; cached, because its copy waits for the GPU."""
     return torch.tensor(values, device=device)

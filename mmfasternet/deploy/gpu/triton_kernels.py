@@ -1,4 +1,4 @@
-"""RoIAlign, the pasting of masks and non-maximum suppression on a GPU, by kernels of Triton's."""
+"""Triton kernels for RoIAlign, pasting of masks and non-maximum suppression on a GPU."""
 
 import functools
 import os
@@ -20,14 +20,14 @@ except ImportError:  # not on every system
 
 MAX_LEVELS = 5
 _OLDEST = (7, 0)  # compute capability that Triton compiles for
-_BITS = 64  # of the words that say which boxes overlap
-_ROWS, _COLUMNS = 4, 128  # of a part of an image that is pasted at once
+_BITS = 64  # of the words that mark overlapping boxes
+_ROWS, _COLUMNS = 4, 128  # of a part of an image that is pasted in one step
 _STRIPS = 8  # such parts, one below the other, in one program
 
 
 @functools.cache
 def available(device: torch.device) -> bool:
-    """Whether the kernels run on a device: Triton is there, and a C compiler, by which it makes their launchers."""
+    """Whether the kernels run on a device: they need Triton, and a C compiler for the launchers."""
     return (triton is not None and device.type == 'cuda' and torch.cuda.get_device_capability(device) >= _OLDEST
             and any(map(shutil.which, (os.environ.get('CC', 'gcc'), 'gcc', 'clang', 'cc'))))
 
@@ -80,7 +80,7 @@ if triton is not None:
         if SAMPLES > 0:
             grid_w = SAMPLES + 0 * height
             grid_h = SAMPLES + 0 * height
-        else:  # as many as the bin has positions; of a RoI that is many times as large as the map, not so many
+        else:  # the number of positions in the bin, capped for RoIs many times as large as the map
             grid_w = tl.ceil(tl.minimum(tl.maximum(bin_w, 0.), 4. * width)).to(tl.int32)
             grid_h = tl.ceil(tl.minimum(tl.maximum(bin_h, 0.), 4. * height)).to(tl.int32)
         count = tl.maximum(grid_w * grid_h, 1)
@@ -116,7 +116,7 @@ if triton is not None:
 
     @triton.jit
     def _place_in_mask(pixels, low, high, size):
-        """Where the centres of pixels lie in a mask of ``size`` from ``low`` to ``high``, as grid_sample has it."""
+        """Positions of pixel centres in a mask of ``size`` from ``low`` to ``high``, as in grid_sample."""
         place = tl.div_rn(pixels + 0.5 - low, high - low) * 2 - 1
         place = tl.where(tl.abs(place) == float('inf'), 0., place)
         return ((place + 1) * size - 1) * 0.5
@@ -124,7 +124,7 @@ if triton is not None:
     @triton.jit(do_not_specialize=['height', 'tiles_y', 'tiles_x'])
     def _paste_kernel(masks, boxes, out, height, width, mask_h, mask_w, tiles_y, tiles_x, threshold,
                       STRIPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-        """A rectangle of an image, in strips, for one mask."""
+        """Pastes one mask into a rectangle of an image, in strips."""
         pid = tl.program_id(0)
         box = pid // (tiles_y * tiles_x)
         top = (pid // tiles_x) % tiles_y * (STRIPS * ROWS)
@@ -133,8 +133,8 @@ if triton is not None:
         y0 = tl.load(boxes + box * 4 + 1)
         x1 = tl.load(boxes + box * 4 + 2)
         y1 = tl.load(boxes + box * 4 + 3)
-        # Places rise or fall all along a row or column, so its ends tell that it lies outside. Where they are infinite
-        # they were set into the mask, and NaN compares as inside: such rows are computed.
+        # Positions are monotonic along a row or column, so its ends tell whether it lies outside. Infinite ones were
+        # moved into the mask, and NaN compares as inside: such rows are computed.
         start = _place_in_mask(first, x0, x1, mask_w)
         end = _place_in_mask(first + COLUMNS - 1, x0, x1, mask_w)
         outside_x = ((start <= -1.) & (end <= -1.)) | ((start >= mask_w) & (end >= mask_w))
@@ -184,7 +184,7 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=['count', 'words'])
     def _overlap_kernel(boxes, groups, overlaps, count, words, threshold, BLOCK: tl.constexpr):
-        """Which of 64 boxes overlap which of 64 later ones, a bit for each."""
+        """Computes which of 64 boxes overlap which of 64 later ones, one bit per pair."""
         if tl.program_id(2) >= tl.program_id(1):
             image = tl.program_id(0).to(tl.int64)
             rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -213,7 +213,7 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=['count', 'words', 'limit'])
     def _keep_kernel(overlaps, valid, kept, numbers, count, words, limit, BLOCK: tl.constexpr, WORDS: tl.constexpr):
-        """Keeps the first boxes of an image that no kept one before them overlaps, 64 at a time."""
+        """Keeps the boxes of an image that no earlier kept box overlaps, 64 at a time."""
         image = tl.program_id(0).to(tl.int64)
         places = tl.arange(0, BLOCK)
         each = tl.arange(0, WORDS)
@@ -227,7 +227,8 @@ if triton is not None:
             gone = tl.sum(tl.where(each == block, removed, 0), axis=0)
             free = tl.load(valid + image * count + rows, mask=has_row, other=0) != 0
             free = tl.where(((gone >> places.to(tl.int64)) & 1) == 0, free.to(tl.int32), 0)
-            # Whether a box is kept depends on those before it only: as many turns settle it as the longest chain has.
+            # Whether a box is kept depends only on earlier boxes: the number of iterations is the length of the longest
+            # chain.
             alive = free
             changed = 1 + 0 * count
             while changed > 0:
@@ -254,20 +255,21 @@ def roi_align_levels(maps: Sequence[Tensor], rois: Tensor, levels: Tensor, outpu
 
     Args:
         maps: At most five of ``(N, C, H, W)``, of one type; best in the
-            channels-last memory format, else they are brought there.
+            channels-last memory format; others are converted.
         rois: ``(R, 5)`` float32: index of the image, then x1, y1, x2, y2 in
             pixels of the image.
-        levels: ``(R, )``: the map that each RoI reads; the nearest one if there
-            is none of that number.
+        levels: ``(R, )``: the map that each RoI reads; out-of-range numbers
+            are clamped.
         output_size: Bins along y and x.
-        spatial_scales: Side of each map over the side of the image.
-        sampling_ratio: Samples in a bin along each axis; 0 for as many as the
-            bin has positions, rounded up.
-        aligned: Take pixels for squares around their coordinates.
+        spatial_scales: Size of each map over the size of the image.
+        sampling_ratio: Samples per bin along each axis; 0 for the number of
+            positions in the bin, rounded up.
+        aligned: Treat pixels as squares around their coordinates.
 
     Returns:
         ``(R, C, *output_size)`` in the type of the maps and the channels-last
-        memory format; zeros for a RoI that is NaN or infinite or of no image.
+        memory format; zeros for a RoI that is NaN or infinite or has no valid
+        image index.
     """
     maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
     channels, (height, width) = maps[0].shape[1], output_size
@@ -285,14 +287,14 @@ def roi_align_levels(maps: Sequence[Tensor], rois: Tensor, levels: Tensor, outpu
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
-    """Paste masks into images as MMDetection does on a GPU: bilinear, zero outside of the boxes, over a threshold.
+    """Paste masks into images as MMDetection does on a GPU: bilinear, zero outside of the boxes, with a threshold.
 
     Args:
         masks: Probabilities in the boxes, ``(R, h, w)``.
         boxes: ``(R, 4)`` float32: x1, y1, x2, y2 in pixels of the image.
         height: Of the image, in pixels.
         width: Of the image, in pixels.
-        threshold: The least probability of an object's pixel.
+        threshold: Minimum probability of an object's pixel.
 
     Returns:
         ``(R, height, width)``, bool.
@@ -308,19 +310,20 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
 
 
 def suppress(boxes: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> Tuple[Tensor, Tensor]:
-    """Non-maximum suppression of a fixed size: nothing waits for the GPU.
+    """Non-maximum suppression with fixed sizes: nothing waits for the GPU.
 
     Args:
-        boxes: ``(N, K, 4)`` float32: x1, y1, x2, y2, the likeliest first; at
-            most 65,536 for an image.
+        boxes: ``(N, K, 4)`` float32: x1, y1, x2, y2, best first; at most
+            65,536 per image.
         groups: ``(N, K)`` int64: boxes of different classes or levels don't
             suppress each other.
-        valid: ``(N, K)`` bool: others are not kept, and suppress nothing.
-        threshold: Intersection over union from which on a box is suppressed.
-        limit: The largest number of boxes kept of an image.
+        valid: ``(N, K)`` bool: invalid boxes are not kept, and suppress
+            nothing.
+        threshold: Intersection over union above which a box is suppressed.
+        limit: Maximum number of boxes to keep per image.
 
     Returns:
-        Places of the boxes kept, ``(N, limit)``, 0 behind the last; and their
+        Indices of the kept boxes, ``(N, limit)``, 0 after the last; and their
         numbers, ``(N, )``.
     """
     num_images, count = boxes.shape[:2]
@@ -338,7 +341,7 @@ def suppress(boxes: Tensor, groups: Tensor, valid: Tensor, threshold: float, lim
 
 
 class TritonRoIExtractor(DeployedRoIExtractor):
-    """MMDetection's ``SingleRoIExtractor`` on a GPU, by :func:`roi_align_levels`: it does not wait for the GPU.
+    """MMDetection's ``SingleRoIExtractor`` on a GPU with :func:`roi_align_levels`: it does not wait for the GPU.
 
     Args:
         extractor: The extractor; see :meth:`of`.
@@ -346,7 +349,7 @@ class TritonRoIExtractor(DeployedRoIExtractor):
 
     @classmethod
     def of(cls, module: nn.Module) -> Optional['TritonRoIExtractor']:
-        """One that computes the output of a module; None if it can't."""
+        """The equivalent of a module; None if there is none."""
         known = type(module) in (SingleRoIExtractor, DeployedRoIExtractor) and all(
             type(layer) is RoIAlign and layer.pool_mode == 'avg' for layer in module.roi_layers)
         alike = known and len(module.roi_layers) <= MAX_LEVELS and len(

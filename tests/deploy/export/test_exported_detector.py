@@ -105,7 +105,7 @@ def test_weights_that_no_part_holds_are_missed(cfg, exported, tmp_path):
     extended.roi_head.bbox_roi_extractor.type = 'GenericRoIExtractor'
     extended.roi_head.bbox_roi_extractor.pre_cfg = dict(
         type='ConvModule', in_channels=64, out_channels=64, kernel_size=3, padding=1)
-    with pytest.raises(ArgumentError, match='in no part of it.*pre_module'):
+    with pytest.raises(ArgumentError, match='weights outside of all parts.*pre_module'):
         export_model(build(extended), str(tmp_path / 'out'), parts=True)
     content = json.loads((exported / 'onnx' / 'export.json').read_text())
     shutil.copytree(exported / 'onnx', tmp_path / 'forged')

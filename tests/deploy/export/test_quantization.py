@@ -151,7 +151,7 @@ def test_a_search_with_nothing_to_do(files, tmp_path):
 def test_without_nncf_one_line_says_so(files, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'nncf', None)
     before = dict(os.environ)
-    with pytest.raises(UserError, match=r'^nncf is not installed: pip install "mmfasternet\[int8\]" brings it$'):
+    with pytest.raises(UserError, match=r'^nncf is not installed: pip install "mmfasternet\[int8\]" installs it$'):
         quantize(files, 'openvino', [torch.rand(1, 4, 5, 6)], tmp_path)
     assert dict(os.environ) == before
 
