@@ -1,4 +1,4 @@
-"""Errors of what is built by a config that name its key, in one line."""
+"""One-line errors for failed builds from a config, which name the config's key."""
 
 import difflib
 import inspect
@@ -16,8 +16,8 @@ from mmfasternet.config_tree import walk
 from mmfasternet.engine.config import model_of
 from mmfasternet.errors import ArgumentError, UserError
 
-# By which libraries refuse what a config says; where other modules have part in it, it may be their fault, which needs
-# its traceback.
+# Libraries whose errors are about the config; an error that involves other modules may be their fault, and keeps its
+# traceback.
 _REFUSALS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _LIBRARIES = ('mmcv', 'mmdet', 'mmengine', 'mmfasternet', 'mmpretrain', 'torch')
 _NO_OWN = {*_LIBRARIES, *sys.stdlib_module_names}
@@ -29,10 +29,10 @@ Found = Tuple[str, Dict[str, Any]]
 
 @contextmanager
 def named_build_errors(cfg: Config) -> Iterator[None]:
-    """Within it, what a registry can't build by a config is an error that names the config's key.
+    """Within it, a registry's failure to build from a config becomes an error that names the config's key.
 
     Raises:
-        UserError: In the place of what MMEngine, MMDetection, MMPretrain, mmcv or PyTorch raise while a part is built.
+        UserError: Instead of what MMEngine, MMDetection, MMPretrain, mmcv or PyTorch raise while a part is built.
     """
     try:
         yield
@@ -44,18 +44,18 @@ def named_build_errors(cfg: Config) -> Iterator[None]:
 
 
 def unknown_type(where: str, name: str, registry: Registry) -> str:
-    """A line on a type that no registry knows, with names near it."""
+    """One line about a type that no registry knows, with similar names."""
     known: Dict[str, List[str]] = {}
     for registered in registered_names(registry):
         known.setdefault(registered.rpartition('.')[2].lower(), []).append(registered)
     close = difflib.get_close_matches(name.rpartition('.')[2].lower(), known, 3, 0.7)
     near = [registered for key in close for registered in known[key]][:3]
-    remedy = f'Near it: {", ".join(near)}' if near else 'If it is your own, import its module by custom_imports'
-    return f"{where}.type is '{name}', which is no {registry.name} that is registered. {remedy}"
+    remedy = f'Similar names: {", ".join(near)}' if near else 'If it is your own, import its module with custom_imports'
+    return f"{where}.type is '{name}', which is not a registered {registry.name}. {remedy}"
 
 
 def _line(cfg: Config, error: Exception) -> Optional[str]:
-    """What to say of an error; None of one that is not of a build, or of no library's."""
+    """The message for an error; None if it is not from a build, or not from one of the libraries."""
     builds = failed_builds(error)
     if not builds or isinstance(error, UserError) and not isinstance(error, ArgumentError):
         return None
@@ -65,11 +65,11 @@ def _line(cfg: Config, error: Exception) -> Optional[str]:
         return None
     config, registry = builds[-1]
     where, node = _place(cfg, [config for config, _ in builds])
-    if node.get('type') != config.get('type'):  # some builders change what they get
+    if node.get('type') != config.get('type'):  # some builders change their config
         where, node = f'a part within {where}' if where else 'a part', config
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     name = str(node.get('type'))
-    if isinstance(error, ArgumentError):  # its text begins with the argument
+    if isinstance(error, ArgumentError):  # its message begins with the argument
         key = re.split(r'\W', text)[0]
         return f'{where}.{text}' if where and key in node else f'{where or name}: {text}'
     if isinstance(error, KeyError) and text.startswith(f"{config.get('type')} is not in the "):
@@ -89,13 +89,13 @@ def _line(cfg: Config, error: Exception) -> Optional[str]:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether an error may be of a value; PyTorch's own kinds of RuntimeError are of memory and of other processes."""
+    """Whether an error may be about a value; PyTorch's subclasses of RuntimeError are about memory and processes."""
     of_the_machine = isinstance(error, RuntimeError) and type(error).__module__ != 'builtins'
     return isinstance(error, _REFUSALS) and not of_the_machine
 
 
 def _behind_the_build(error: Exception) -> List[str]:
-    """The modules of an error's frames from the innermost build on."""
+    """The modules of an error's frames, from the innermost build on."""
     modules: List[str] = []
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals.get('__name__'))
@@ -105,7 +105,7 @@ def _behind_the_build(error: Exception) -> List[str]:
 
 
 def _place(cfg: Config, builds: List[Dict[str, Any]]) -> Found:
-    """The innermost part of a config that was being built, with its path, as far as it is there."""
+    """The innermost part of a config that was being built, with its path as far as known."""
     content = {key: cfg[key] for key in cfg}
     if 'model' in content:
         content['model'] = model_of(cfg)
@@ -113,7 +113,7 @@ def _place(cfg: Config, builds: List[Dict[str, Any]]) -> Found:
     for build in builds:
         found = (pair for pair in (*walk(node, where), *walk(content)) if 'type' in pair[1] and all(
             key in build and _same(value, build[key]) for key, value in pair[1].items()))
-        # Some detectors remove keys from their config while they are built: then a type has to be enough.
+        # Some detectors remove keys from their config while they are built: then comparing types has to be enough.
         alike = [pair for pair in walk(node, where) if 'type' in pair[1] and pair[1]['type'] == build.get('type')]
         where, node = next(found, alike[0] if len(alike) == 1 else (where, node))
     return where, node
@@ -127,7 +127,7 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _unknown_layer(where: str, node: Dict[str, Any]) -> Optional[str]:
-    """A layer that mmcv looks up by itself, whose error does not name it."""
+    """A layer that mmcv looks up itself, and does not name in its error."""
     for path, inner in walk(node, where):
         if re.search(r'(norm|act|conv)_cfg$', path) and isinstance(inner.get('type'), str):
             with MODELS.switch_scope_and_registry(None) as registry:
@@ -145,7 +145,8 @@ def _unknown_key(where: str, node: Dict[str, Any], key: str, text: str, registry
             kind = registry.get(kind)
     known = {name for base in getattr(kind, '__mro__', ()) for name in _parameters(base)}
     near = difflib.get_close_matches(key, known, 3, 0.6)
-    return f'{path}.{key} is no argument of {owner}.' + (f' Near it: {", ".join(near)}' if near else ' Remove it')
+    remedy = f'Similar names: {", ".join(near)}' if near else 'Remove it'
+    return f'{path}.{key} is not an argument of {owner}. {remedy}'
 
 
 def _parameters(kind: type) -> List[str]:

@@ -1,4 +1,4 @@
-"""Models and their inputs by a config, outside of MMEngine's runner."""
+"""Builds models and their inputs from a config, outside of MMEngine's runner."""
 
 import copy
 import itertools
@@ -29,7 +29,7 @@ _NUM_REAL_IMAGES = 4
 
 
 def build_unloaded(cfg: Config) -> nn.Module:
-    """Build a config's model as MMEngine's runner does, without weights from any file.
+    """Build a config's model as MMEngine's runner does, without loading weights from files.
 
     Raises:
         UserError: If it can't be built.
@@ -61,20 +61,20 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, device: Optional[
 
 
 class ImageBatches:
-    """Image files in batches by a config's test pipeline, without annotations; each is read when it is asked for.
+    """Batches of image files, loaded by a config's test pipeline without annotations; each is read when requested.
 
     Args:
         cfg: The config.
         images: The files.
-        batch_size: Images in a batch; the last one is there only if it is
-            full. Defaults to 1.
+        batch_size: Batch size; an incomplete last batch is dropped. Defaults
+            to 1.
     """
 
     def __init__(self, cfg: Config, images: Sequence[str], batch_size: int = 1) -> None:
         self.scope, self.images, self.batch_size = scope_of(cfg), images, batch_size
         steps = _steps(cfg)
         if not any(is_kind_of(step, LoadImageFromFile, TRANSFORMS, self.scope) for step in steps):
-            steps = [dict(type='LoadImageFromFile'), *steps]  # the config's data set holds images, not files
+            steps = [dict(type='LoadImageFromFile'), *steps]  # the config's dataset holds images, not files
         with DefaultScope.overwrite_default_scope(self.scope):
             self._pipeline = Compose(steps)
 
@@ -90,11 +90,11 @@ class ImageBatches:
 
 
 class TrainingBatches:
-    """Images of a config's training data by its test pipeline, one by one, spread over the data.
+    """Images of a config's training data, loaded one by one by its test pipeline, spread over the data.
 
     Args:
         cfg: The config.
-        at_most: How many.
+        at_most: Maximum number of images.
 
     Raises:
         UserError: If the config has no training data, or it can't be used.
@@ -102,12 +102,12 @@ class TrainingBatches:
 
     def __init__(self, cfg: Config, at_most: int) -> None:
         self.scope = scope_of(cfg)
-        cfg = prepare(cfg, TestOptions())  # read as training reads it
+        cfg = prepare(cfg, TestOptions())  # reads the data as training does
         check_data(cfg, ('train', ))
         dataset = copy.deepcopy(innermost_dataset(cfg, 'train'))
         if 'pipeline' not in dataset:
-            raise UserError(f"the training data of '{cfg.filename}' are several data sets ({dataset.get('type')}): "
-                            f'name a folder of images by --calibration')
+            raise UserError(f"the training data of '{cfg.filename}' are several datasets ({dataset.get('type')}): give "
+                            'a folder of images with --calibration')
         dataset.pipeline = _steps(cfg)
         with DefaultScope.overwrite_default_scope(self.scope), named_build_errors(cfg):
             self._dataset = DATASETS.build(dataset)
@@ -126,13 +126,13 @@ class TrainingBatches:
 
 def calibration_batches(cfg: Config, folder: Optional[str], at_most: int
                         ) -> Union[ImageBatches, TrainingBatches]:
-    """Images to calibrate on, one by one, by a config's test pipeline.
+    """Images to calibrate on, loaded one by one by a config's test pipeline.
 
     Args:
         cfg: The config.
-        folder: Their folder, which may hold others. None: the config's
-            training data.
-        at_most: How many, spread over all.
+        folder: Their folder, including subfolders. None: the config's training
+            data.
+        at_most: Maximum number, spread over all images.
 
     Raises:
         UserError: If there are none, or one can't be read.
@@ -141,27 +141,27 @@ def calibration_batches(cfg: Config, folder: Optional[str], at_most: int
 
 
 def _steps(cfg: Config) -> List[Dict[str, Any]]:
-    """A config's test pipeline without the reading of annotations."""
+    """A config's test pipeline without loading of annotations."""
     return [step for step in innermost_dataset(cfg).pipeline
             if not is_kind_of(step, LoadAnnotations, TRANSFORMS, scope_of(cfg))]
 
 
 def load_batches(cfg: Config, images: Sequence[str], batch_size: int = 1) -> List[Batch]:
-    """All of :class:`ImageBatches`."""
+    """All batches of :class:`ImageBatches`."""
     return list(ImageBatches(cfg, images, batch_size))
 
 
 def real_images(cfg: Config, model: nn.Module, folder: Optional[str] = None) -> List[Tensor]:
-    """The first four images of a folder as a model gets them: normalised, ``(1, C, H, W)``.
+    """The first four images of a folder as the model's input: normalised, ``(1, C, H, W)``.
 
     Args:
         cfg: The model's config, whose test pipeline resizes them.
         model: The model, whose preprocessor normalises them.
-        folder: Their folder. Defaults to None: that of the config's test
-            data, if it is there.
+        folder: Their folder. Defaults to None: that of the config's test data,
+            if it exists.
 
     Raises:
-        DataError: If ``folder`` is given and holds none, or a broken one.
+        DataError: If ``folder`` is given and holds no image or a broken one.
     """
     if folder:
         paths = find_images(folder, _NUM_REAL_IMAGES)

@@ -1,4 +1,4 @@
-"""What is looked at before a run starts, so that it does not fail an hour later or with a page of traceback."""
+"""Checks before a run starts, so that it does not fail an hour later or with a long traceback."""
 
 from typing import Any, Dict, Sequence
 
@@ -21,7 +21,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
 
     Args:
         cfg: The config.
-        splits: Which are used, of ``'train'``, ``'val'`` and ``'test'``.
+        splits: The splits in use, of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
         DataError: See :meth:`~mmfasternet.datasets.dataset_checks.DatasetChecks.check`.
@@ -36,11 +36,11 @@ def check_checkpoints(cfg: Config, model: nn.Module, trains: bool) -> None:
     """Read the checkpoints that a run will load, and check that they fit; MMEngine then gets what was read.
 
     Args:
-        cfg: The config of the run: its ``load_from``, and for a training its
-            ``resume`` and what ``init_cfg`` names.
+        cfg: The config of the run: checked are its ``load_from``, and for a
+            training its ``resume`` and ``init_cfg``.
         model: Its model.
-        trains: Whether it is a training. One that starts from a checkpoint,
-            and does not go on from it, needs only the backbone to fit.
+        trains: Whether it is a training. If it starts from a checkpoint
+            without resuming it, only the backbone must fit.
 
     Raises:
         CheckpointError: If a checkpoint is missing or broken, or does not
@@ -55,7 +55,7 @@ def check_checkpoints(cfg: Config, model: nn.Module, trains: bool) -> None:
         if isinstance(module, FasterNet):
             for node in _pretrained(module.init_cfg, scope_of(cfg)):
                 path = node['checkpoint']
-                # As it is in the file: a classifier's head may be any.
+                # Unconverted: a classifier may have any head.
                 check_pretrained(module, read_ahead(path, converted=False), path, node.get('prefix'))
     for node in _pretrained(cfg.model, scope_of(cfg)):
         if is_local(node['checkpoint']):
@@ -63,14 +63,14 @@ def check_checkpoints(cfg: Config, model: nn.Module, trains: bool) -> None:
 
 
 def check_weights(model: nn.Module, content: Dict[str, Any], path: str, starts: bool = False) -> None:
-    """Check that a checkpoint's content holds all of a model, which may be one for test-time augmentation.
+    """Check that a checkpoint holds all weights of a model, which may be wrapped for test-time augmentation.
 
     Args:
         model: The model.
-        content: The checkpoint, as it was read.
+        content: The checkpoint's content.
         path: Its path, for the error.
-        starts: Whether a training starts from it: then only the backbone has
-            to fit. Defaults to False.
+        starts: Whether a training starts from it: then only the backbone must
+            fit. Defaults to False.
 
     Raises:
         CheckpointError: If not.
@@ -79,6 +79,6 @@ def check_weights(model: nn.Module, content: Dict[str, Any], path: str, starts: 
 
 
 def _pretrained(config: Any, scope: str) -> Sequence[Dict[str, Any]]:
-    """What names pre-trained weights in a part of a config, by path or URL."""
+    """The paths and URLs of pre-trained weights in a part of a config."""
     return [node for _, node in walk(config)
             if node.get('checkpoint') and is_kind_of(node, PretrainedInit, WEIGHT_INITIALIZERS, scope)]

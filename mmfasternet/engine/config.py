@@ -1,4 +1,4 @@
-"""Reading a config: from its file, with what the command line and the environment say, and with types as text."""
+"""Reads a config from its file, applies the command line and the environment, and turns types into strings."""
 
 import copy
 import hashlib
@@ -37,15 +37,15 @@ def load_config(path: str,
     Args:
         path: The config file, or the name of one that comes with the package,
             such as ``'mask_rcnn_fasternet_s_1x_coco'``.
-        options: Values that replace the config's, by dotted keys, as
-            ``--cfg-options`` gives them. Defaults to None.
+        options: Values that replace the config's, by dotted keys, as from
+            ``--cfg-options``. Defaults to None.
         work_dir: Folder for logs and checkpoints. Defaults to None: the
             config's own, else ``work_dirs/`` and the config's name.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
             Defaults to ``'none'``.
 
     Returns:
-        The config, with types as text. Where the environment variable
+        The config, with types as strings. If the environment variable
         ``MMDET_DATASETS`` is set, it replaces ``data/coco/`` everywhere.
 
     Raises:
@@ -64,11 +64,11 @@ def load_config(path: str,
 
 
 def config_digest(cfg: Config, *keys: str) -> str:
-    """Twelve hexadecimal digits that tell the content of a config's entries from any other, whatever its file's name.
+    """A hash (twelve hexadecimal digits) of the content of a config's entries, independent of the file's name.
 
     Args:
-        cfg: The config, with types as text.
-        keys: The entries, by dotted keys; those that it lacks count as None.
+        cfg: The config, with types as strings.
+        keys: The entries, by dotted keys; missing ones count as None.
     """
     content = [(key, _entry(cfg, key)) for key in keys]
     text = json.dumps(content, default=_text_of, sort_keys=True)
@@ -76,7 +76,7 @@ def config_digest(cfg: Config, *keys: str) -> str:
 
 
 def _text_of(value: Any) -> str:
-    """What an object is, without its address in memory, which is another in each process."""
+    """An object's representation without its memory address, which differs between processes."""
     return re.sub(r' at 0x[0-9a-f]+', '', repr(value))
 
 
@@ -91,8 +91,8 @@ def _from_file(path: str) -> Config:
     try:
         return Config.fromfile(path)
     except SyntaxError as error:
-        place = f'line {error.lineno}: {error.msg}'  # MMEngine does not say of which file
-        raise UserError(f"config '{path}', or one that it inherits from, is no Python in {place}") from None
+        place = f'line {error.lineno}: {error.msg}'  # MMEngine does not name the file
+        raise UserError(f"config '{path}', or one that it inherits from, is not valid Python in {place}") from None
     except FileNotFoundError as error:
         if not error.filename:
             raise
@@ -110,9 +110,9 @@ def _merge(cfg: Config, options: Dict[str, Any], path: str) -> None:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError, AssertionError) as error:
         raise UserError(f'--cfg-options do not apply to {path}: {error}') from None
-    except AttributeError:  # MMEngine merges what is at a place in a list
-        raise UserError(f'--cfg-options do not apply to {path}: of a list, only what is within its dicts can be '
-                        f'replaced. Give the whole list') from None
+    except AttributeError:  # MMEngine merges into list items
+        raise UserError(f'--cfg-options do not apply to {path}: in a list, only values in its dicts can be replaced. '
+                        'Give the whole list') from None
 
 
 def _value_at(cfg: Config, key: str) -> Any:
@@ -131,7 +131,7 @@ def _named(name: str) -> str:
     try:
         return config_path(name)
     except UserError as error:
-        raise UserError(f"config '{name}' is no file, and {error}") from None
+        raise UserError(f"config '{name}' is not a file, and {error}") from None
 
 
 def _update_coco_root(cfg: Config) -> None:
@@ -154,20 +154,20 @@ def _update_coco_root(cfg: Config) -> None:
 
 
 def with_text_types(cfg: Config) -> Config:
-    """A copy of a config in which types are text, as MMDetection's own code expects them.
+    """A copy of a config in which types are strings, as MMDetection's own code expects.
 
-    Configs in MMEngine's pure Python style hold classes and functions. Each
-    becomes the name that a config in text would have: that of the registry,
-    with its scope where the config's own scope has another of that name; that
-    of mmcv's operators; or its import path where no registry knows it.
-    PyTorch's types of numbers become text, too. Where the config has no
-    default scope, it gets that of its model.
+    Configs in MMEngine's pure Python style hold classes and functions. Each is
+    replaced by the string that a text config would use: its name in the
+    registry, with the scope if the config's own scope has another type of that
+    name; its name among mmcv's operators; or its import path if no registry
+    knows it. PyTorch dtypes become strings, too. A config without a default
+    scope gets that of its model.
 
     Args:
-        cfg: The config, which stays as it is.
+        cfg: The config, which is not changed.
     """
-    # to_dict() is without the names that such a config imports.
-    # With a text, the file is not read again: it may be gone.
+    # to_dict() leaves out the names that such a config imports.
+    # With the text given, the file is not read again: it may be gone.
     copied = Config({key: _plain(cfg[key]) for key in cfg.to_dict()}, cfg_text=cfg.text or ' ', filename=cfg.filename,
                     env_variables=cfg.env_variables)
     nodes: List[Any] = [copied, *(node for _, node in walk([copied[key] for key in copied]))]
@@ -189,7 +189,7 @@ def with_text_types(cfg: Config) -> Config:
 
 
 def _plain(value: Any) -> Any:
-    """A copy whose objects are there, and not only named by an import that is still to be done."""
+    """A copy with lazily imported objects resolved."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -198,7 +198,7 @@ def _plain(value: Any) -> Any:
 
 
 def add_imports(cfg: Config, modules: List[str]) -> None:
-    """Have a config import modules, in place, beside those that it imports already."""
+    """Make a config import modules, in place, in addition to those that it already imports."""
     own = copy.deepcopy(cfg.get('custom_imports') or {})
     imports = own.get('imports') or []
     imports = [imports] if isinstance(imports, str) else list(imports)
@@ -228,9 +228,9 @@ def _registries() -> Iterator[Registry]:
 
 
 def model_of(cfg: Config) -> ConfigDict:
-    """A copy of the model's config, with the preprocessor that stands beside it, as MMEngine's runner builds it.
+    """A copy of the model's config with the config's top-level preprocessor, as MMEngine's runner builds it.
 
-    One that the model's own config has comes first, ``None`` included.
+    A preprocessor in the model's own config takes precedence, even ``None``.
     """
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
@@ -239,16 +239,16 @@ def model_of(cfg: Config) -> ConfigDict:
 
 
 def scope_of(cfg: Config) -> str:
-    """The scope that a config's types are in: MMDetection's unless it says so."""
+    """The scope of a config's types: MMDetection's by default."""
     return cfg.get('default_scope') or 'mmdet'
 
 
 def class_of(config: Dict[str, Any], registry: Registry, scope: Optional[str] = None) -> Any:
-    """The class or function that a part of a config names by ``type``; None if there is none.
+    """The class or function that a part of a config names with ``type``; None if it is unknown.
 
     Args:
         config: The part.
-        registry: Where its type is looked up, such as MMEngine's ``HOOKS``.
+        registry: The registry to look it up in, such as MMEngine's ``HOOKS``.
         scope: The scope of the config. Defaults to None, the current one.
     """
     kind = config.get('type')
@@ -259,18 +259,18 @@ def class_of(config: Dict[str, Any], registry: Registry, scope: Optional[str] = 
 
 
 def is_kind(config: Dict[str, Any], kind: Any, registry: Registry, scope: Optional[str] = None) -> bool:
-    """Whether a part of a config names a class itself, by whatever name; not a class derived from it."""
+    """Whether a part of a config names exactly this class, under any name, and not a subclass."""
     return class_of(config, registry, scope) is kind
 
 
 def is_kind_of(config: Dict[str, Any], kind: Any, registry: Registry, scope: Optional[str] = None) -> bool:
-    """Whether a part of a config names a class or one derived from it, by whatever name."""
+    """Whether a part of a config names a class or a subclass of it, under any name."""
     found = class_of(config, registry, scope)
     return isinstance(found, type) and issubclass(found, kind)
 
 
 def innermost_dataset(cfg: Config, split: str = 'test') -> ConfigDict:
-    """The data set of the test data, or of another split, without what it is wrapped in.
+    """The dataset of the test split, or another split, without its wrappers.
 
     Raises:
         UserError: If the config has no such data.
@@ -285,13 +285,13 @@ def innermost_dataset(cfg: Config, split: str = 'test') -> ConfigDict:
 
 
 def image_channels_of(cfg: Config) -> int:
-    """Channels of the images that a config's model takes, which may stand within test-time augmentation."""
+    """Input channels of a config's model, which may be wrapped for test-time augmentation."""
     model = cfg.model.get('module', cfg.model)
     return (model.get('backbone') or {}).get('in_channels', 3)
 
 
 def is_classifier(cfg: Config) -> bool:
-    """Whether the model, within test-time augmentation or not, is one of MMPretrain's classifiers."""
+    """Whether the model, possibly wrapped for test-time augmentation, is an MMPretrain classifier."""
     kind = class_of(cfg.model.get('module', cfg.model), MODELS, scope_of(cfg))
     return any(base.__name__ == 'BaseClassifier' and base.__module__.startswith('mmpretrain.')
                for base in getattr(kind, '__mro__', ()))

@@ -1,6 +1,6 @@
-"""Registered parts that a prepared config names: loops, a sampler, hooks, transforms, data sets, metrics.
+"""Registered parts that are added to a config: loops, a sampler, hooks, transforms, datasets, metrics.
 
-Each function gives whether it added its part.
+Each function returns whether it added its part.
 """
 
 from typing import Any, Callable, Dict, Optional
@@ -27,24 +27,24 @@ Part = Callable[[Config, Any], bool]
 
 
 def _load_images(cfg: Config, options: Options) -> bool:
-    """Load images by the transform that names and refuses broken ones, in all pipelines."""
+    """Load images with the transform that refuses broken ones with an error that names them, in all pipelines."""
     # Some hooks switch the pipeline.
     places = [*(cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')), cfg.get('custom_hooks')]
     return _replace(cfg, places, LoadImageFromFile, TRANSFORMS)
 
 
 def _read_coco(cfg: Config, options: Options) -> bool:
-    """Read COCO's format as people have it, in all data sets."""
+    """Read imperfect COCO files, in all datasets."""
     return _replace(cfg, [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')], CocoDataset, DATASETS)
 
 
 def _evaluate_coco(cfg: Config, options: Options) -> bool:
-    """Evaluate COCO's format as people have it."""
+    """Evaluate imperfect COCO files."""
     return _replace(cfg, [cfg.get(f'{split}_evaluator') for split in ('val', 'test')], CocoMetric, METRICS)
 
 
 def _replace(cfg: Config, places: Any, kind: type, registry: Any) -> bool:
-    """Have a config name our class in the place of another library's of the same name."""
+    """Make a config use our class instead of another library's class of the same name."""
     found = [node for _, node in walk(places) if _names(node, kind, registry, cfg)]
     for node in found:
         node['type'] = f'mmfasternet.{kind.__name__}'
@@ -52,14 +52,14 @@ def _replace(cfg: Config, places: Any, kind: type, registry: Any) -> bool:
 
 
 def _names(node: Dict[str, Any], kind: type, registry: Any, cfg: Config) -> bool:
-    """Whether a dict names a class; cheap for those that name another by its own name."""
+    """Whether a dict names a class; a cheap check for dicts that name another class."""
     name = node.get('type')
     return isinstance(name, str) and name.rpartition('.')[2] == kind.__name__ and is_kind(
         node, kind, registry, scope_of(cfg))
 
 
 def _draw_apart(cfg: Config, options: TestOptions) -> bool:
-    """Draw by the hook of ours that keeps images of one name apart, where pictures are written."""
+    """If pictures are written, draw them with our hook, which keeps images with the same name apart."""
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if not isinstance(hook, dict) or not (hook.get('test_out_dir') or hook.get('out_dir')):
         return False
@@ -83,7 +83,7 @@ def _loop_over_tests(cfg: Config, options: TestOptions) -> bool:
 
 
 def _use_loop(cfg: Config, key: str, theirs: type, ours: type, by_epoch: Optional[bool] = None) -> bool:
-    """Have a config loop by ours in the place of MMEngine's own."""
+    """Make a config use our loops instead of MMEngine's."""
     loop = cfg.get(key)
     if loop is None:
         return False
@@ -98,7 +98,7 @@ def _use_loop(cfg: Config, key: str, theirs: type, ours: type, by_epoch: Optiona
 
 
 def _seed_samples(cfg: Config, options: TrainOptions) -> bool:
-    """Seed the augmentations of a config that trains by epochs sample by sample."""
+    """Seed the augmentations of each sample, for a config that trains by epochs."""
     loader: Any = cfg.get('train_dataloader') or {}
     loop = cfg.get('train_cfg') or {}
     by_epoch = is_kind_of(loop, EpochBasedTrainLoop, LOOPS, scope_of(cfg)) if 'type' in loop else loop.get(
@@ -106,11 +106,11 @@ def _seed_samples(cfg: Config, options: TrainOptions) -> bool:
     if not by_epoch or not isinstance(loader.get('sampler'), dict) or 'dataset' not in loader:
         return False
     if is_kind_of(loader.sampler, (SeededSampler, TrackImgSampler), DATA_SAMPLERS, scope_of(cfg)):
-        return False  # batch samplers of tracks ask for the class, and they draw pairs
+        return False  # batch samplers of tracks require the class, and draw pairs
     loader.sampler = ConfigDict(type='mmfasternet.SeededSampler', sampler=loader.sampler)
     for _, node in walk([loader.dataset, cfg.get('custom_hooks')]):  # some hooks switch the pipeline
         for key, pipeline in list(node.items()):
-            # The pipeline of a data set of data sets comes after those of the inner ones.
+            # The pipeline of a wrapper of datasets runs after those of the inner ones.
             if key.endswith('pipeline') and isinstance(pipeline, list) and not {'dataset', 'datasets'} & set(node):
                 pipeline.insert(0, ConfigDict(type='mmfasternet.SeedAugmentations'))
     return True
@@ -126,7 +126,7 @@ def _save_atomically(cfg: Config, options: TrainOptions) -> bool:
         changed = dict(hook, type='mmfasternet.CheckpointHook')
     elif isinstance(kind, type) and issubclass(kind, CheckpointHook) and kind is not hooks.CheckpointHook and hook.get(
             'backend_args') is None and '://' not in str(hook.get('out_dir')):
-        changed = dict(hook, backend_args=dict(ATOMIC))  # one of somebody else's
+        changed = dict(hook, backend_args=dict(ATOMIC))  # another project's
     else:
         return False
     cfg.default_hooks = dict(default_hooks, checkpoint=changed)
@@ -135,7 +135,7 @@ def _save_atomically(cfg: Config, options: TrainOptions) -> bool:
 
 def _add_hook(kind: type, arguments: Callable[[Config, Any], Optional[Dict[str, Any]]] = lambda cfg, options: {}
               ) -> Callable[[Config, Any], bool]:
-    """A part that is a hook; ``arguments`` gives None where it is not needed."""
+    """A part that is a hook; ``arguments`` returns None if it is not needed."""
 
     def add(cfg: Config, options: Any) -> bool:
         given = arguments(cfg, options)
@@ -144,7 +144,7 @@ def _add_hook(kind: type, arguments: Callable[[Config, Any], Optional[Dict[str, 
             return False
         there = next((hook for hook in own if isinstance(hook, dict)
                       and class_of(hook, HOOKS, scope_of(cfg)) is kind), None)
-        if there is not None:  # what an option asks for holds for it, too
+        if there is not None:  # options apply to an existing hook, too
             there.update({key: value for key, value in given.items() if value})
             return False
         cfg.custom_hooks = [*own, dict(type=f'mmfasternet.{kind.__name__}', **given)]
@@ -154,7 +154,7 @@ def _add_hook(kind: type, arguments: Callable[[Config, Any], Optional[Dict[str, 
 
 
 def _guard_losses(cfg: Config, options: TrainOptions) -> bool:
-    """Our hook replaces MMDetection's, which looks for the loss of each batch, also of one that was skipped."""
+    """Our hook replaces MMDetection's, which expects a loss for each batch, even for skipped ones."""
     own = [hook for hook in cfg.get('custom_hooks') or [] if not _is_mmdets_check(hook, cfg)]
     cfg.custom_hooks = own
     return _add_hook(hooks.FiniteLossHook, lambda cfg, options: dict(skip=options.skip_nan))(cfg, options)

@@ -1,4 +1,4 @@
-"""What options do to a config, and what a machine without a GPU or with few CPUs does."""
+"""Changes to a config for options, and for machines without a GPU or with few CPUs."""
 
 import inspect
 import logging
@@ -34,12 +34,12 @@ from mmfasternet.engine.speedups import SpeedUps
 from mmfasternet.errors import UserError
 
 _FLIP_KEYS = ('flip', 'flip_direction')
-_UNSCALED = dict(enabled=False)  # of a GradScaler: it skips no step, and no step waits for the GPU to see if it should
+_UNSCALED = dict(enabled=False)  # for GradScaler: it skips no steps, so no step waits for the GPU to check
 Step = Callable[[Config, Any], None]
 
 
 def with_speed_ups(cfg: Config, speed_ups: SpeedUps) -> Config:
-    """Give a copy of a config whose optimizer has these speed-ups' automatic mixed precision, or none.
+    """Return a copy of a config with the automatic mixed precision of these speed-ups, or without any.
 
     Raises:
         UserError: If there is no GPU, which AMP needs, or no C++ compiler,
@@ -52,10 +52,10 @@ def with_speed_ups(cfg: Config, speed_ups: SpeedUps) -> Config:
 
 
 def with_exported(cfg: Config, folder: str, options: Optional[DeployOptions] = None) -> Config:
-    """Give a copy of a detector's config that runs exported files in the place of its networks.
+    """Return a copy of a model's config that runs exported files instead of its networks.
 
     Raises:
-        UserError: If the model is a classifier, or the options are for PyTorch.
+        UserError: If the options are for PyTorch.
     """
     cfg = with_text_types(cfg)
     _use_exported(cfg, TestOptions(folder, deploy=options or DeployOptions()))
@@ -66,7 +66,7 @@ def with_exported(cfg: Config, folder: str, options: Optional[DeployOptions] = N
 
 
 def _resume(cfg: Config, options: TrainOptions) -> None:
-    """Name the checkpoint to go on from, and take the seed it was trained with."""
+    """Set the checkpoint to resume from, and use the seed it was trained with."""
     resume = options.resume or cfg.get('resume')
     if not resume:
         return
@@ -79,7 +79,7 @@ def _resume(cfg: Config, options: TrainOptions) -> None:
         return
     cfg.load_from, seed = found
     if seed is not None:
-        # MMEngine takes it over as well, but only after it has shuffled the data by another.
+        # MMEngine restores the seed as well, but only after it has shuffled the data with another one.
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
 
 
@@ -87,13 +87,13 @@ def _scale_lr(cfg: Config, options: TrainOptions) -> None:
     if not options.auto_scale_lr:
         return
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size, and the config has none. '
-                        'Add auto_scale_lr = dict(base_batch_size=...) with the batch size its rate is meant for')
+        raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size, and the config has none. Add '
+                        'auto_scale_lr = dict(base_batch_size=...) with the batch size its learning rate is meant for')
     cfg.auto_scale_lr.enable = True
 
 
 def _seed(cfg: Config, options: TrainOptions) -> None:
-    """Decide what is random: a run of one process has its seed in the config; several draw one together."""
+    """Set up randomness: a single process gets its seed in the config; several processes draw one together."""
     randomness = dict(cfg.get('randomness') or {})
     if options.deterministic:
         randomness['deterministic'] = True
@@ -111,7 +111,7 @@ def _speed_up(cfg: Config, options: TrainOptions) -> None:
         if not torch.cuda.is_available():
             raise UserError('--amp needs a GPU, and PyTorch sees none here. Train without it')
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype)
-        if dtype == 'bfloat16':  # reaches as far as float32, and needs no scaling of the loss
+        if dtype == 'bfloat16':  # has float32's range, and needs no loss scaling
             cfg.optim_wrapper.loss_scale = dict(_UNSCALED)
         elif cfg.optim_wrapper.get('loss_scale', _UNSCALED) == _UNSCALED:
             cfg.optim_wrapper.loss_scale = 'dynamic'
@@ -120,7 +120,7 @@ def _speed_up(cfg: Config, options: TrainOptions) -> None:
 
 
 def _remove_amp(cfg: Config) -> bool:
-    """Give whether there was any."""
+    """Return whether there was any."""
     if not _has_amp(cfg):
         return False
     cfg.optim_wrapper.type = 'OptimWrapper'
@@ -141,14 +141,14 @@ def _remove_amp_without_gpu(cfg: Config, options: Options) -> None:
 
 
 def _wrap_for_cpu_processes(cfg: Config, options: Options) -> None:
-    """Several processes without a GPU: MMEngine would name a CUDA device."""
+    """Adapt to several processes without a GPU: MMEngine would use a CUDA device."""
     if cfg.get('launcher', 'none') == 'none' or torch.cuda.is_available():
         return
     kinds = (nn.SyncBatchNorm, SyncBatchNorm)
     places = [f'{path}.type=BN' for path, node in walk(cfg.model, 'model')
               if is_kind_of(node, kinds, MODELS, scope_of(cfg))] + ['sync_bn=None'] * bool(cfg.get('sync_bn'))
     if places:
-        raise UserError(f"SyncBN of several processes needs GPUs, and PyTorch sees none here. Take BN (--cfg-options "
+        raise UserError('SyncBN of several processes needs GPUs, and PyTorch sees none here. Use BN (--cfg-options '
                         f"{' '.join(places).replace('[', '.').replace(']', '')})")
     wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
@@ -170,10 +170,10 @@ def _load(cfg: Config, options: TestOptions) -> None:
 def _use_exported(cfg: Config, options: TestOptions) -> None:
     folder, deploy = options.checkpoint, options.deploy
     if deploy.compile or deploy.graphs or (deploy.deploy and deploy.dtype == 'float32'):
-        raise UserError(f"--deploy, --compile and --cuda-graphs are for checkpoints: '{folder}' holds files in "
-                        f'inference form')
+        raise UserError(f"--deploy, --compile and --cuda-graphs are for checkpoints: '{folder}' already holds files in "
+                        'inference form')
     if cfg.get('launcher', 'none') != 'none':
-        raise UserError('exported files are run by one process: test without --launcher')
+        raise UserError('exported files run in one process: test without --launcher')
     kind, key = ('Classifier', 'classifier') if is_classifier(cfg) else ('Detector', 'detector')
     exported = ConfigDict(type=f'mmfasternet.Exported{kind}', exported=folder, dtype=deploy.dtype)
     if 'module' in cfg.model:  # within test-time augmentation
@@ -183,7 +183,7 @@ def _use_exported(cfg: Config, options: TestOptions) -> None:
 
 
 def _show(cfg: Config, options: TestOptions) -> None:
-    """Have the test loop draw its predictions."""
+    """Make the test loop draw its predictions."""
     if not options.show_dir:
         return
     hook = _visualization(cfg)
@@ -204,12 +204,12 @@ def _visualization(cfg: Config) -> Dict[str, Any]:
 
 
 def _augment(cfg: Config, options: TestOptions) -> None:
-    """Average the predictions over an image and its mirror image, unless the config says how."""
+    """Average the predictions over an image and its mirror image, unless the config sets other views."""
     if not options.tta:
         return
     classifies = is_classifier(cfg)
     if classifies and _visualization(cfg).get('enable'):
-        raise UserError('--tta and --show-dir do not go together for a classifier: MMPretrain draws single views only. '
+        raise UserError("--tta and --show-dir can't be combined for a classifier: MMPretrain only draws single views. "
                         'Give one of them')
     dataset = innermost_dataset(cfg)
     if 'pipeline' not in dataset:
@@ -237,7 +237,7 @@ def _instance_tta(test_cfg: Dict[str, Any]) -> ConfigDict:
 
 
 def _dump(cfg: Config, options: TestOptions) -> None:
-    """Have an evaluator write the raw predictions."""
+    """Make an evaluator write the raw predictions."""
     if not options.out:
         return
     dump, evaluator = dict(type='mmdet.DumpDetResults', out_file_path=options.out), cfg.test_evaluator

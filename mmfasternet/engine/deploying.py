@@ -20,13 +20,13 @@ from mmfasternet.errors import UserError
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """How a model is brought into its inference form.
+    """How a model is converted to its inference form.
 
     Attributes:
-        deploy: Whether it is at all.
-        dtype: Name of the type it computes in.
-        compile: Whether its networks are compiled.
-        graphs: Whether a GPU replays them as CUDA graphs.
+        deploy: Whether it is converted at all.
+        dtype: Name of the type to compute in.
+        compile: Whether the networks are compiled.
+        graphs: Whether a GPU replays the networks as CUDA graphs.
     """
     deploy: bool = False
     dtype: str = 'float32'
@@ -35,7 +35,7 @@ class DeployOptions:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> 'DeployOptions':
-        """Those of the command line; ``--dtype``, ``--compile`` and ``--cuda-graphs`` imply ``--deploy``."""
+        """The options of the command line; ``--dtype``, ``--compile`` and ``--cuda-graphs`` imply ``--deploy``."""
         deploy = args.deploy or args.compile or args.cuda_graphs or args.dtype != 'float32'
         return cls(deploy, args.dtype, args.compile, args.cuda_graphs)
 
@@ -46,7 +46,7 @@ class DeployOptions:
             ', CUDA graphs' if self.graphs else '')
 
     def apply(self, model: nn.Module, cfg: Config, sizes: Optional[Sequence[Tuple[int, int]]] = None) -> nn.Module:
-        """Give a copy of the model in its inference form, or the model itself if none is wanted.
+        """Return a copy of the model in its inference form, or the model itself if ``deploy`` is False.
 
         Args:
             model: Model of ``cfg``, which may be wrapped for several processes
@@ -61,7 +61,7 @@ class DeployOptions:
         model = model.module if is_model_wrapper(model) else model
         on_gpu = any(p.is_cuda for p in model.parameters())
         if self.graphs and not on_gpu:
-            raise UserError('--cuda-graphs needs a GPU, and the model is on the CPU: run it without')
+            raise UserError('--cuda-graphs needs a GPU, but the model is on the CPU: run without it')
         padded: Sequence[Tuple[int, int]] = ()
         if (self.compile or self.graphs) and on_gpu and not is_classifier(cfg):
             padded = image_sizes(cfg) if sizes is None else [padded_size(size, cfg) for size in sizes]
@@ -74,15 +74,15 @@ class DeployOptions:
 
 
 def is_export(checkpoint: Optional[str]) -> bool:
-    """Whether it is a folder, which only exports are."""
+    """Whether it is an export: only those are folders."""
     return checkpoint is not None and Path(checkpoint).is_dir()
 
 
 def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
-    """Heights and widths, lying and standing, that hold all images of a config's test pipeline; and batches of both.
+    """Heights and widths, that all images of a config's test pipeline fit in: landscape, portrait, mixed batches.
 
-    They follow from its ``Resize`` with the aspect ratio kept, and the
-    divisor that images are padded to.
+    They follow from its ``Resize`` with a kept aspect ratio, and the divisor
+    that images are padded to.
 
     Raises:
         UserError: If the pipeline has no such step.

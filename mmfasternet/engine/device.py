@@ -1,4 +1,4 @@
-"""The device that work is done on."""
+"""The device to compute on."""
 
 import os
 from typing import Any, Optional
@@ -16,10 +16,10 @@ _VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
 
 
 def find_device(name: Optional[str] = None) -> torch.device:
-    """The device called ``name``; without a name the first GPU, else the CPU.
+    """The device named ``name``; without a name the first GPU, else the CPU.
 
     Raises:
-        UserError: If it is not there.
+        UserError: If it does not exist.
     """
     if name is None:
         name = 'cuda:0' if torch.cuda.is_available() else 'cpu'
@@ -27,7 +27,7 @@ def find_device(name: Optional[str] = None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type == 'cuda' and device.index is not None:
-            torch.cuda.set_device(device)  # of events and graphs, too
+            torch.cuda.set_device(device)  # for events and graphs, too
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device '{name}' can't be used: {str(error).splitlines()[0]}. Use cpu, or cuda:0 for the "
                         f'first GPU') from None
@@ -35,16 +35,15 @@ def find_device(name: Optional[str] = None) -> torch.device:
 
 
 def set_threads(count: Optional[int] = None) -> None:
-    """Have PyTorch use so many threads on a CPU.
+    """Set the number of PyTorch's threads on a CPU.
 
     Args:
-        count: Their number. Defaults to None: what PyTorch takes by itself,
-            but no more than the CPUs that this process may use, as in a
-            container with a quota, unless ``OMP_NUM_THREADS`` or
-            ``MKL_NUM_THREADS`` says it.
+        count: The number. Defaults to None: PyTorch's own choice, but at most
+            the CPUs that this process may use (as in a container with a
+            quota), unless ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` is set.
 
     Raises:
-        UserError: If there can't be so many.
+        UserError: If the number is not possible.
     """
     if count is not None and count < 1:
         raise UserError(f'--threads must be at least 1, got {count}')
@@ -52,17 +51,17 @@ def set_threads(count: Optional[int] = None) -> None:
         count = usable_cpus()
         if count >= torch.get_num_threads():
             return
-        print_log(f'PyTorch uses {count} threads, as many as this process may use CPUs, and not '
+        print_log(f'PyTorch uses {count} threads, the number of CPUs that this process may use, instead of '
                   f'{torch.get_num_threads()}; OMP_NUM_THREADS sets another number', 'current')
     if count:
         torch.set_num_threads(count)
 
 
 def limit_workers(cfg: Config, options: Any = None) -> None:
-    """A step of :func:`~mmfasternet.engine.preparing.prepare`: no more workers of data loaders than CPUs to be used.
+    """A step of :func:`~mmfasternet.engine.preparing.prepare`: no more data loader workers than usable CPUs.
 
-    Where this process may use all CPUs of the machine, the config's number
-    stays. Several processes of a machine that ``torchrun`` started share them.
+    If this process may use all CPUs of the machine, the config's number is
+    kept. Processes that ``torchrun`` started on one machine share the CPUs.
     """
     if not is_limited():
         return
@@ -75,5 +74,5 @@ def limit_workers(cfg: Config, options: Any = None) -> None:
                 loader['num_workers'] = most
                 lowered.append(f'{where} {workers}')
     if lowered:
-        print_log(f'num_workers is {most} in the place of {", ".join(lowered)}: of {os.cpu_count()} CPUs, this process '
-                  f'may use {usable_cpus()}', 'current')
+        print_log(f'num_workers is {most} instead of {", ".join(lowered)}: of {os.cpu_count()} CPUs, this process may '
+                  f'use {usable_cpus()}', 'current')

@@ -1,4 +1,4 @@
-"""The accuracy of a model with exported files in the place of its networks."""
+"""The accuracy of a model with exported files instead of its networks."""
 
 import contextlib
 import copy
@@ -18,31 +18,31 @@ from mmfasternet.engine.run_options import TestOptions
 from mmfasternet.engine.train_test import test
 from mmfasternet.errors import UserError
 
-# What a metric's value is divided by, by the end of its name: AP and top-1 are compared as they are between 0 and 1.
+# Divisors of metrics by the end of their names: AP and top-1 are compared between 0 and 1.
 _METRICS = {'bbox_mAP': 1, 'segm_mAP': 1, 'pascal_voc/mAP': 1, 'accuracy/top1': 100}
 
 
 def accuracy_of(cfg: Config, model: nn.Module) -> Evaluate:
-    """A function that evaluates a model on its config's validation data, or test data if it has no other.
+    """A function that evaluates a model on its config's validation data, or on test data if there is none.
 
     Args:
-        cfg: The model's config, which stays as it is.
-        model: The model with its weights, which stays as it is.
+        cfg: The model's config, which is not changed.
+        model: The model with its weights, which is not changed.
 
     Returns:
         A function of an export's parts and of its files as functions, which
-        gives box AP, mask AP or top-1 accuracy by name, between 0 and 1.
+        returns box AP, mask AP or top-1 accuracy by name, between 0 and 1.
 
     Raises:
         UserError: If the config has no such data; from the function, if the
-            data can't be used or its metrics are others.
+            data can't be used or it gives other metrics.
     """
     cfg = copy.deepcopy(cfg)
     for key in ('dataloader', 'evaluator'):
         cfg[f'test_{key}'] = cfg.get(f'val_{key}') or cfg.get(f'test_{key}')
         if not cfg[f'test_{key}']:
-            raise UserError(f"config '{cfg.filename}' has no val_{key}, by which to tell what int8 costs: name one "
-                            f'that has, or --no-accuracy')
+            raise UserError(f"config '{cfg.filename}' has no val_{key}, which is needed to measure what int8 costs: "
+                            'give one that has it, or --no-accuracy')
     cfg.test_cfg = cfg.get('test_cfg') or ConfigDict()
     _write_nothing(cfg)
 
@@ -54,16 +54,16 @@ def accuracy_of(cfg: Config, model: nn.Module) -> Evaluate:
             metrics = test(cfg, TestOptions(), replaced)
         found = {name: value / scale for name, value in metrics.items()
                  for end, scale in _METRICS.items() if name.endswith(end)}
-        if metrics and not found:  # there are none where nothing is detected
-            raise UserError(f"the evaluator of '{cfg.filename}' gives {', '.join(metrics)}, and none of "
-                            f"{', '.join(_METRICS)}, by which to tell what int8 costs: --no-accuracy does without")
+        if metrics and not found:  # there are none if nothing is detected
+            raise UserError(f"the evaluator of '{cfg.filename}' gives {', '.join(metrics)}, but none of "
+                            f"{', '.join(_METRICS)}, which are needed to measure what int8 costs: use --no-accuracy")
         return found
 
     return evaluate
 
 
 def _write_nothing(cfg: Config) -> None:
-    """Leave out what writes elsewhere than into the work folder."""
+    """Remove parts that write outside of the work folder."""
     cfg.log_level = 'ERROR'
     cfg.visualizer = ConfigDict(type='Visualizer', name='exported_accuracy', vis_backends=[])
     cfg.default_hooks = {key: hook for key, hook in (cfg.get('default_hooks') or {}).items() if key != 'visualization'}

@@ -1,4 +1,4 @@
-"""Predictions for pictures and videos: drawn, and as a json file in COCO's result format."""
+"""Predictions for images and videos: drawn, and as a JSON file in COCO's result format."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def predict(cfg: Config,
             score_thr: float = 0.3,
             ann_file: Optional[str] = None,
             batch_size: int = 1) -> List[Dict[str, Any]]:
-    """Predict, draw and write down what is on some images.
+    """Predict on images; draws and writes the predictions.
 
     Args:
         cfg: Config of a detector or a classifier.
@@ -39,21 +39,21 @@ def predict(cfg: Config,
         images: Image files.
         out_dir: Folder that gets ``predictions.json``, and the drawn images in
             ``vis``.
-        device: Such as ``'cpu'`` or ``'cuda:0'``. Defaults to None, the first
-            GPU where there is one.
+        device: Such as ``'cpu'`` or ``'cuda:0'``. Defaults to None: the first
+            GPU, else the CPU.
         score_thr: Detections below this score are omitted. Defaults to 0.3.
-        ann_file: COCO annotation file that gives the ids of images, by their
-            file names, and of categories. Defaults to None: images and
-            classes are counted from 1.
+        ann_file: COCO annotation file with the ids of images (matched by file
+            name) and categories. Defaults to None: images and classes are
+            numbered from 1.
         batch_size: Images at a time. Defaults to 1.
 
     Returns:
-        What ``predictions.json`` holds. Of a detector, a dict for each object
-        as COCO's results have it (``image_id``, ``category_id``, ``bbox`` as
-        x, y, width, height in pixels, ``score``, ``segmentation`` as RLE),
-        with ``file_name`` and ``category_name``. Of a classifier, a dict for
-        each image with ``file_name`` and the five likeliest ``classes``
-        and ``scores``. ``file_name`` is the bare name, with folders where two
+        The content of ``predictions.json``. For a detector, a dict for each
+        object in COCO's result format (``image_id``, ``category_id``, ``bbox``
+        as x, y, width, height in pixels, ``score``, ``segmentation`` as RLE),
+        with ``file_name`` and ``category_name``. For a classifier, a dict for
+        each image with ``file_name`` and the five most likely ``classes`` and
+        ``scores``. ``file_name`` is the bare file name, with folders if two
         images have the same one.
 
     Raises:
@@ -90,21 +90,21 @@ def predict_video(cfg: Config,
                   score_thr: float = 0.3,
                   ann_file: Optional[str] = None,
                   batch_size: int = 1) -> Tuple[List[Dict[str, Any]], Path]:
-    """Predict, draw and write down what is on each frame of a video, of which a batch is in memory at a time.
+    """Predict on each frame of a video; draws and writes the predictions, with one batch in memory at a time.
 
     Args:
         cfg, checkpoint, device, score_thr: As for :func:`predict`.
         video: The file.
         out_dir: Folder that gets ``predictions.json``, and in ``vis`` the
             drawn video as ``.mp4``, without sound.
-        ann_file: COCO annotation file that gives the ids of categories.
-            Defaults to None: they are counted from 1.
+        ann_file: COCO annotation file with the ids of categories. Defaults to
+            None: they are numbered from 1.
         batch_size: Frames at a time. Defaults to 1.
 
     Returns:
-        What ``predictions.json`` holds, as of :func:`predict` with ``frame``,
-        the number of the frame from 0, in the place of ``file_name``; it is
-        the ``image_id`` of detections, too. And the drawn video.
+        The content of ``predictions.json``, as for :func:`predict`, but with
+        ``frame``, the frame number from 0, instead of ``file_name``; it is
+        also the ``image_id`` of detections. And the path of the drawn video.
 
     Raises:
         UserError: If the video, the checkpoint, the device or ``ann_file``
@@ -138,7 +138,7 @@ def _write(out_dir: str, rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
 
 
 def _names(images: Sequence[str]) -> List[str]:
-    """What images are called: bare names, or where these are not unique, paths within the folder of all of them."""
+    """Names of images: bare file names or, if these are not unique, paths relative to their common folder."""
     paths = [Path(os.path.abspath(image)) for image in images]
     names = [path.name for path in paths]
     if len(set(names)) == len(set(paths)):
@@ -148,7 +148,7 @@ def _names(images: Sequence[str]) -> List[str]:
 
 
 def _drawn_file(out_dir: str, name: str) -> Path:
-    """Where an image is drawn to: a format that OpenCV writes."""
+    """The path of a drawn image, in a format that OpenCV writes."""
     return Path(out_dir) / _DRAWN / (name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f'{name}.png')
 
 
@@ -156,8 +156,8 @@ def _check_sources(sources: Sequence[str], targets: Sequence[Path]) -> None:
     read = {Path(source).resolve() for source in sources}
     overwritten = next((target for target in targets if target.resolve() in read), None)
     if overwritten:
-        raise UserError(f"'{overwritten}' would be overwritten by what is drawn on it. Name another folder for the "
-                        f'results (--out-dir)')
+        raise UserError(f"'{overwritten}' would be overwritten by its drawn picture. Choose another folder for the "
+                        'results (--out-dir)')
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[List[_T]]:

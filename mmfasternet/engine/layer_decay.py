@@ -1,4 +1,4 @@
-"""Learning rates that decay from the head of a model to its image side."""
+"""Layer-wise learning rate decay, from the head of a model to its input."""
 
 from typing import Any, Dict, List, Optional, Union
 
@@ -11,16 +11,17 @@ from mmfasternet.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """MMEngine's constructor, with a learning rate that decays from group to group of a backbone's layers.
+    """MMEngine's constructor with a learning rate that decays over the layer groups of a backbone.
 
-    It serves detectors and classifiers. MMPretrain's constructor does the
-    same for classifiers; MMDetection's takes its own ConvNeXt only.
+    It works for detectors and classifiers. MMPretrain's constructor does the
+    same for classifiers only; MMDetection's only supports its own ConvNeXt.
 
     Args:
         optim_wrapper_cfg: As MMEngine's.
         paramwise_cfg: As MMEngine's, and ``layer_decay_rate``: the last group
-            (neck and heads) has the full learning rate, each group before it
-            the next one's times this, in (0, 1].
+            (neck and heads) has the full learning rate, and each group before
+            it the learning rate of the next group times this factor, in (0,
+            1].
 
     Raises:
         ValueError: If there is no ``layer_decay_rate``, or if it is out of its
@@ -49,14 +50,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Add a group for each parameter; MMEngine calls this for the model and, with ``prefix``, for each module.
 
         Raises:
-            ValueError: If the optimizer has no ``lr``, or the model's backbone does not name its layers'
-                groups by ``get_layer_depth(name, prefix)``.
+            ValueError: If the optimizer has no ``lr``, or the model's backbone lacks ``get_layer_depth(name, prefix)``.
         """
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:
             return
         if self.base_lr is None:
-            raise ArgumentError('optim_wrapper.optimizer.lr must be given, since layers have shares of it')
+            raise ArgumentError("optim_wrapper.optimizer.lr must be set, because the layers' learning rates are "
+                                'fractions of it')
         backbone: Any = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise ArgumentError(f'{type(self).__name__} needs a model whose backbone has get_layer_depth(), as '

@@ -1,4 +1,4 @@
-"""MMEngine's loops that go on in the middle of an epoch, and end in order however they end."""
+"""MMEngine's loops, which can resume in the middle of an epoch and always clean up at the end."""
 
 import itertools
 import logging
@@ -22,13 +22,13 @@ VALIDATED = 'last_validated_iteration'
 
 
 class TrainingStopped(Exception):
-    """The training was asked to stop, and its state is saved; the text says so and how to go on."""
+    """The training was asked to stop, and its state is saved; the message says how to continue."""
 
 
 class _InOrder:
-    """Mixin of a loop: hooks get a last word, :meth:`after_loop`, also where an error ends it.
+    """Mixin for a loop: calls the hooks' :meth:`after_loop` at the end, also after an error.
 
-    A training that was asked to stop ends as one that is done.
+    A training that was asked to stop ends like a finished one.
 
     Raises:
         DataError: If there is no batch to loop over.
@@ -41,12 +41,11 @@ class _InOrder:
         loader = self.dataloader
         if not len(loader):
             dropped = f', fewer than a batch of {loader.batch_size}, and drop_last=True leaves incomplete ones out'
-            raise DataError(f'the data set has {len(loader.dataset)} images'
-                            f"{dropped if loader.drop_last else ''}: there is no batch to loop over. Take a smaller "
-                            f'batch_size, or more data')
+            raise DataError(f"the dataset has {len(loader.dataset)} images{dropped if loader.drop_last else ''}: there "
+                            'is no batch to loop over. Use a smaller batch_size, or more data')
 
     def run(self) -> Any:
-        """Run, from where a checkpoint was written if there is one."""
+        """Run, from the resumed position if there is one."""
         try:
             return super().run()  # type: ignore[misc]
         except TrainingStopped as stopped:
@@ -57,17 +56,17 @@ class _InOrder:
 
 
 class _NamesOneValue:
-    """Mixin of a training loop: a batch norm that gets one value per channel is an error of one line."""
+    """Mixin for a training loop: a batch norm that gets one value per channel raises a one-line error."""
     iter: int
 
     def run_iter(self, *args: Any) -> None:
-        """Train on a batch, the last argument."""
+        """Train on a batch (the last argument)."""
         with named_norm_errors(args[-1], self.iter + 1):
             super().run_iter(*args)  # type: ignore[misc]
 
 
 class _RepeatsValidation:
-    """Mixin of a training loop: a validation that may have been interrupted is repeated."""
+    """Mixin for a training loop: a validation that may have been interrupted is repeated."""
     runner: Any
     iter: int
     val_begin: int
@@ -103,7 +102,7 @@ class _Epochs(_NamesOneValue, _RepeatsValidation, MMEngineEpochBasedTrainLoop):
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Train an epoch, or what is left of it."""
+        """Train an epoch, or the rest of it."""
         done, self._done = self._done, 0
         if not done:
             super().run_epoch()
@@ -116,7 +115,7 @@ class _Epochs(_NamesOneValue, _RepeatsValidation, MMEngineEpochBasedTrainLoop):
         set_progress(self, epoch=self.epoch + 1)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Train on a batch; before the first one, see whether the last one of an epoch can be trained on."""
+        """Train on a batch; before the first one, check that the last batch of an epoch can be trained on."""
         if not self._last_batch_checked:
             check_last_batch(self.dataloader, self.runner.model, data_batch)
             self._last_batch_checked = True
@@ -126,8 +125,8 @@ class _Epochs(_NamesOneValue, _RepeatsValidation, MMEngineEpochBasedTrainLoop):
         done = self.iter - self.epoch * length
         if not done or length == len(self.dataloader) and 0 < done <= length:
             return done
-        print_log(f'the checkpoint is of iteration {self.iter}, with {length} batches in an epoch, and here are '
-                  f'{len(self.dataloader)}: epoch {self.epoch + 1} begins anew', 'current', logging.WARNING)
+        print_log(f'the checkpoint is from iteration {self.iter} with {length} batches per epoch, but there are now '
+                  f'{len(self.dataloader)}: epoch {self.epoch + 1} is restarted', 'current', logging.WARNING)
         set_progress(self, iteration=self.epoch * len(self.dataloader))
         self.runner.optim_wrapper.initialize_count_status(self.runner.model, self.iter, self.max_iters)
         return 0
@@ -149,13 +148,13 @@ class _Epochs(_NamesOneValue, _RepeatsValidation, MMEngineEpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(_InOrder, _Epochs):
-    """MMEngine's ``EpochBasedTrainLoop`` that goes on in the middle of an epoch, and ends in order.
+    """MMEngine's ``EpochBasedTrainLoop``, able to resume in the middle of an epoch, with a clean end.
 
-    MMEngine would begin the epoch anew, and do more iterations than the
-    schedule has. Here the batches that were trained on are skipped, without
-    being loaded. A validation that may have been interrupted is repeated. The
-    place in the epoch is known where
-    :class:`~mmfasternet.engine.hooks.ResumeHook` is there.
+    MMEngine would restart the epoch, and run more iterations than the schedule
+    has. Here, batches that were already trained on are skipped without loading
+    them. A validation that may have been interrupted is repeated. The position
+    in the epoch is known if :class:`~mmfasternet.engine.hooks.ResumeHook` is
+    used.
 
     Args:
         See :class:`mmengine.runner.EpochBasedTrainLoop`.
@@ -164,23 +163,23 @@ class EpochBasedTrainLoop(_InOrder, _Epochs):
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(_InOrder, _NamesOneValue, _RepeatsValidation, MMEngineIterBasedTrainLoop):
-    """MMEngine's ``IterBasedTrainLoop`` that ends in order.
+    """MMEngine's ``IterBasedTrainLoop`` with a clean end.
 
-    A validation that may have been interrupted is repeated, where
-    :class:`~mmfasternet.engine.hooks.ResumeHook` is there.
+    A validation that may have been interrupted is repeated if
+    :class:`~mmfasternet.engine.hooks.ResumeHook` is used.
 
     Args:
         See :class:`mmengine.runner.IterBasedTrainLoop`.
     """
 
     def repeat_validation(self) -> None:
-        """Validate before the first iteration if the checkpoint is of one with a validation after it."""
+        """Validate before the first iteration if the checkpoint's iteration is followed by a validation."""
         self._repeat_validation(self.iter, self.max_iters)
 
 
 @LOOPS.register_module()
 class TestLoop(_InOrder, MMEngineTestLoop):
-    """MMEngine's ``TestLoop`` that ends in order.
+    """MMEngine's ``TestLoop`` with a clean end.
 
     Args:
         See :class:`mmengine.runner.TestLoop`.

@@ -1,4 +1,4 @@
-"""What automatic mixed precision in bfloat16 leaves in float32: what has no operator for it, or needs more digits."""
+"""Keeps in float32 what bfloat16 mixed precision can't compute: missing operators, and values that need more digits."""
 
 import functools
 import threading
@@ -14,19 +14,19 @@ from mmfasternet.compat import tree_map_only
 
 
 class KeptFloat32:
-    """What :func:`keep_float32` did, to be undone by :meth:`remove` or at the end of a ``with``."""
+    """Handle of :func:`keep_float32`; :meth:`remove` or the end of a ``with`` undoes it."""
 
     def __init__(self, model: nn.Module) -> None:
         self._hooks = [module.register_forward_pre_hook(_Float32Inputs())
                        for module in model.modules() if isinstance(module, BaseRoIExtractor)]
         _Float32Operators.enter()
         self._model = model
-        # Whoever forgets to remove it gives the operators back with the model.
+        # Without a call of remove(), deleting the model restores the operators.
         self._leave = weakref.finalize(model, _Float32Operators.leave)
         self._leave.atexit = False
 
     def remove(self) -> None:
-        """Undo it; mmcv's operators are again what they were once all have done so. A second time does nothing."""
+        """Undo it; mmcv's operators are restored once all handles are removed. A second call does nothing."""
         for hook in self._hooks:
             hook.remove()
         self._leave()
@@ -39,17 +39,17 @@ class KeptFloat32:
 
 
 def keep_float32(model: nn.Module) -> KeptFloat32:
-    """Have RoIs and mmcv's own operators computed in float32 under autocast in bfloat16; in float16 nothing changes.
+    """Compute RoIs and mmcv's own operators in float32 under bfloat16 autocast; float16 is not affected.
 
     MMDetection rounds RoIs to the type of the maps: in bfloat16 by up to 4
-    pixels at coordinates beyond 1024. mmcv has no operators for it.
+    pixels at coordinates beyond 1024. mmcv has no bfloat16 operators.
 
     Args:
-        model: The model, changed in place. mmcv's operators are those of the
-            process, and stay so as long as any model needs them.
+        model: The model, changed in place. mmcv's operators are changed for the whole process, as long as any model
+            needs it.
 
     Returns:
-        What undoes it; the end of the model's life does so, too.
+        A handle to undo it; deleting the model undoes it, too.
 
     Example:
         >>> with keep_float32(model), torch.autocast('cuda', torch.bfloat16):  # doctest: +SKIP
@@ -59,7 +59,7 @@ def keep_float32(model: nn.Module) -> KeptFloat32:
 
 
 class _Float32Inputs:
-    """Brings what is in bfloat16 into float32 before a module reads it; gradients go back through it."""
+    """Casts bfloat16 inputs of a module to float32; gradients flow through."""
 
     def __call__(self, module: nn.Module, inputs: Tuple[Any, ...]) -> Tuple[Any, ...]:
         return tree_map_only(Tensor, _widened, inputs)
@@ -70,7 +70,7 @@ def _widened(x: Tensor) -> Tensor:
 
 
 class _Float32Operators:
-    """mmcv's operators, of which a process has one set: in float32 while anyone needs them so."""
+    """mmcv's operators, shared by the process: in float32 while any model needs it."""
 
     users = 0
     forwards: Dict[Any, Any] = {}
@@ -80,7 +80,7 @@ class _Float32Operators:
     def enter(cls) -> None:
         with cls.lock:
             cls.users += 1
-            # Not by modules: some make inputs of their own under autocast, and losses call the functions.
+            # Not at the modules: some create their inputs under autocast, and losses call the functions directly.
             for function in Function.__subclasses__():
                 if function.__module__.startswith('mmcv.ops.') and function not in cls.forwards:
                     cls.forwards[function] = vars(function)['forward']
@@ -97,7 +97,7 @@ class _Float32Operators:
 
 
 def _in_float32(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward pass of a function of autograd, in float32 where it is given bfloat16 under autocast."""
+    """The forward pass of an autograd function, in float32 if it gets bfloat16 under autocast."""
 
     @functools.wraps(forward)
     def widening(ctx: Any, *inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whether the settings of a model's parts agree: channels of images and maps, classes of labels, levels of anchors."""
+"""Checks that a model's parts fit together: channels of images and maps, classes of labels, levels of anchors."""
 
 import logging
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
@@ -18,8 +18,8 @@ from mmfasternet.deploy.dense import each_module, image_channels
 from mmfasternet.engine.config import is_classifier, model_of
 from mmfasternet.errors import UserError
 
-_SIDE = 256  # of the image that is tried
-_OTHER_STRIDE = 1.5  # a ratio: some configs name fractions, for images of their size
+_SIDE = 256  # of the test image
+_OTHER_STRIDE = 1.5  # a ratio: some configs have fractional strides, for images of their size
 _COLORS = dict(color=3, grayscale=1)
 _KNOWN = ('mmcv.', 'mmdet.', 'mmpretrain.', 'mmfasternet.')
 
@@ -30,12 +30,12 @@ def check_model(cfg: Config, model: nn.Module, splits: Sequence[str]) -> None:
     Args:
         cfg: Its config.
         model: The model, which stays as it is.
-        splits: Those whose pipelines are used, of ``'train'``, ``'val'`` and ``'test'``.
+        splits: The splits in use, of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        UserError: If a part takes other channels than it is given, there are more or fewer maps than levels of
-            anchors, the preprocessor is for images of other channels, or labels are mixed for other classes. It names
-            both keys.
+        UserError: If a part expects other channels than it gets, the number of maps differs from the levels of anchors,
+            the preprocessor is for another number of channels, or labels are mixed for another number of classes. The
+            message names both keys.
     """
     model = model.module if isinstance(model, BaseTTAModel) else model
     classifies = is_classifier(cfg)
@@ -51,8 +51,8 @@ def check_model(cfg: Config, model: nn.Module, splits: Sequence[str]) -> None:
             _check_maps(copied, torch.empty(1, image_channels(model), _SIDE, _SIDE))
     except UserError:
         raise
-    except Exception:  # a model of somebody's that can't be copied, or is made otherwise: the run will tell
-        print_log("the parts of the model could not be compared ahead: it can't be tried on shapes", 'current',
+    except Exception:  # a custom model that can't be copied, or is built differently: the run will tell
+        print_log("the parts of the model were not checked in advance: it can't run on shapes alone", 'current',
                   logging.DEBUG)
 
 
@@ -61,22 +61,23 @@ def _check_images(cfg: Config, model: Any, splits: Sequence[str]) -> None:
     takes = f'model.backbone takes images of {channels} channel{"s" * (channels != 1)}'
     mean = getattr(preprocessor, 'mean', None)
     if isinstance(mean, Tensor) and mean.numel() not in (1, channels):
-        raise UserError(f'data_preprocessor.mean has {mean.numel()} values, and {takes}: give mean and std one value, '
-                        f'or remove them')
+        raise UserError(f'data_preprocessor.mean has {mean.numel()} values, but {takes}: give mean and std one value, '
+                        'or remove them')
     if channels != 3 and isinstance(model, BaseDetector) and preprocessor is not None and swaps_channels(preprocessor):
-        raise UserError(f'data_preprocessor.bgr_to_rgb is True, and {takes}: set it to False')
+        raise UserError(f'data_preprocessor.bgr_to_rgb is True, but {takes}: set it to False')
     for split in splits:
         for where, node in walk(cfg.get(f'{split}_dataloader'), f'{split}_dataloader'):
             loaded = _loaded_channels(node.get('pipeline'))
             if loaded not in (None, channels):
                 names = {number: name for name, number in _COLORS.items()}
-                raise UserError(f"{where}.pipeline loads images by color_type='{names[loaded]}', which gives {loaded} "
-                                f"channel{'s' * (loaded != 1)}, and {takes}: set model.backbone.in_channels={loaded}, "
-                                f"or color_type='{names.get(channels, 'unchanged')}' of LoadImageFromFile")
+                raise UserError(f"{where}.pipeline loads images with color_type='{names[loaded]}', which gives "
+                                f"{loaded} channel{'s' * (loaded != 1)}, but {takes}: set "
+                                f'model.backbone.in_channels={loaded}, or '
+                                f"color_type='{names.get(channels, 'unchanged')}' of LoadImageFromFile")
 
 
 def _loaded_channels(pipeline: Any) -> Optional[int]:
-    """Channels that a pipeline gives, where it is known: it loads by mmcv, and nothing in it makes images grey."""
+    """Channels that a pipeline gives, if known: it loads images with mmcv, and does not convert them to grey."""
     names = [str(step.get('type')) for _, step in walk(pipeline)]
     loaders = [step for _, step in walk(pipeline) if str(step.get('type')).endswith('LoadImageFromFile')]
     if len(loaders) != 1 or any('Gray' in name or '.' in name and not name.startswith(_KNOWN) for name in names):
@@ -91,12 +92,12 @@ def _check_mixed_labels(cfg: Config) -> None:
     mixes = preprocessor.get('to_onehot') or (model.get('train_cfg') or {}).get('augments')
     mixed, classes = preprocessor.get('num_classes'), head.get('num_classes')
     if mixes and isinstance(mixed, int) and isinstance(classes, int) and mixed != classes:
-        raise UserError(f'data_preprocessor.num_classes is {mixed}, by which labels are mixed, and '
-                        f'model.head.num_classes is {classes}: make them agree')
+        raise UserError(f'data_preprocessor.num_classes is {mixed}, for mixing labels, but model.head.num_classes is '
+                        f'{classes}: make them equal')
 
 
 def _check_maps(model: Any, image: Tensor) -> None:
-    """Follow the maps from part to part, as far as these can be tried on shapes."""
+    """Follow the maps from part to part, as far as this is possible on shapes alone."""
     maps = _call(model.backbone, image)
     if not isinstance(maps, (list, tuple)) or not all(isinstance(x, Tensor) for x in maps):
         return
@@ -127,14 +128,14 @@ def _check_maps(model: Any, image: Tensor) -> None:
             _compare(f'{where}_head', head, 'in_channels', f'{where}_roi_extractor', [rois])
             size, given = getattr(head, 'roi_feat_size', None), tuple(rois.shape[2:])
             if isinstance(size, tuple) and size != given:
-                raise UserError(f'{where}_head.roi_feat_size is {size}, and {where}_roi_extractor.roi_layer gives '
-                                f'{given}: make them agree')
+                raise UserError(f'{where}_head.roi_feat_size is {size}, but {where}_roi_extractor.roi_layer gives '
+                                f'{given}: make them equal')
 
 
 def _call(part: Any, given: Any) -> Any:
     try:
         return part(given)
-    except Exception:  # of whatever it is: what is compared then says whether the settings are at fault
+    except Exception:  # of any kind: the comparisons below tell whether the settings are at fault
         return None
 
 
@@ -152,12 +153,12 @@ def _check_levels(where: str, head: Any, source: str, maps: Sequence[Tensor]) ->
     if strides is None:
         return
     if len(strides) != len(maps):
-        raise UserError(f'{where} has anchors or points of {len(strides)} levels (its strides), and {source} gives '
+        raise UserError(f'{where} has anchors or points for {len(strides)} levels (its strides), but {source} gives '
                         f'{len(maps)} maps: make them agree')
     given = [_SIDE // x.shape[-1] for x in maps if x.shape[-1]]
     wanted = [stride[0] if isinstance(stride, (list, tuple)) else stride for stride in strides]
     if any(max(a / b, b / a) >= _OTHER_STRIDE for a, b in zip(given, wanted)):
-        print_log(f'{where} has anchors or points of strides {wanted}, and the maps of {source} have strides {given}',
+        print_log(f'{where} has anchors or points with strides {wanted}, but the maps of {source} have strides {given}',
                   'current', logging.WARNING)
 
 

@@ -1,4 +1,4 @@
-"""What a run writes: whether it can, before it starts; and what a test has written that evaluates nothing."""
+"""Checks before a run that it can write its outputs; finds the files of a test that only writes results."""
 
 import glob
 import mmap
@@ -14,29 +14,29 @@ from mmfasternet.files import check_file, check_folder
 
 
 def check_outputs(cfg: Config, splits: Sequence[str]) -> None:
-    """Check that a run can write where its config says: logs, checkpoints, results, pictures.
+    """Check that a run can write its outputs: logs, checkpoints, results, pictures.
 
     Args:
         cfg: The config of the run.
         splits: Which are used, of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        UserError: If it can't, the config itself can't be written down, or
-            an evaluator is to write results and does not know where.
+        UserError: If it can't, the config itself can't be saved, or an
+            evaluator has no path for its results.
     """
     for path, node in walk({key: cfg[key] for key in cfg}):
         for key, value in node.items():
-            if callable(value):  # MMEngine writes the config down as Python, which has no word for it
+            if callable(value):  # MMEngine saves the config as Python, which can't express it
                 what = f"{f'{path}.' * bool(path)}{key} is {repr(value).splitlines()[0]}"
-                raise UserError(f"config '{cfg.filename}' can't be written down: {what}. Move it to a module that can "
-                                f'be imported')
+                raise UserError(f"config '{cfg.filename}' can't be saved: {what}. Move it to a module that can be "
+                                'imported')
     check_folder(cfg.work_dir)
     evaluators = {f'{split}_evaluator': cfg.get(f'{split}_evaluator') for split in splits}
     for path, node in _writing_only(evaluators):
         if not node.get('outfile_prefix'):
             key = f'{path}.outfile_prefix'.replace('[', '.').replace(']', '')
-            raise UserError(f'{path}.format_only=True writes results, and the config does not say where: set {key} to '
-                            f'what the names of their files begin with (--cfg-options {key}=PATH)')
+            raise UserError(f'{path}.format_only=True writes results, but the config does not say where: set {key} to '
+                            f'the prefix of their file names (--cfg-options {key}=PATH)')
     for _, node in walk([cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('visualizer'), evaluators]):
         for key, place in node.items():
             if not isinstance(place, (str, Path)) or '://' in str(place):
@@ -47,23 +47,22 @@ def check_outputs(cfg: Config, splits: Sequence[str]) -> None:
             elif key == 'test_out_dir' and node.get('draw'):
                 check_folder(Path(cfg.work_dir) / place)
             elif key == 'outfile_prefix':
-                check_file(f'{place}.bbox.json')  # for CityscapesMetric it is a folder, which may be there
+                check_file(f'{place}.bbox.json')  # for CityscapesMetric it is a folder, which may exist
             elif key == 'out_file_path':
                 check_file(place)
 
 
 def written_results(evaluator: Any, since: float) -> Optional[Dict[str, Optional[int]]]:
-    """What evaluators wrote that evaluate nothing (``format_only=True``, as for COCO's test-dev).
+    """What evaluators with ``format_only=True`` wrote, as for COCO's test-dev.
 
     Args:
         evaluator: A config's ``test_evaluator``.
-        since: When the test began, in seconds as ``time.time()`` has them.
+        since: Start of the test, in seconds as from ``time.time()``.
 
     Returns:
-        The files in their order, each with the number of results in it, or
-        None if it is no json file of COCO's; and folders, which end in
-        ``os.sep``, each with the number of files in it. None if all
-        evaluators evaluate.
+        The files in order, each with its number of results, or None if it is
+        not a COCO JSON file; and folders, which end in ``os.sep``, each with
+        its number of files. None if all evaluators compute metrics.
     """
     prefixes = [node['outfile_prefix'] for _, node in _writing_only(evaluator) if node.get('outfile_prefix')]
     if not prefixes:
@@ -80,7 +79,7 @@ def written_results(evaluator: Any, since: float) -> Optional[Dict[str, Optional
 
 
 def metric_types(evaluator: Any) -> List[str]:
-    """Types of a config's evaluators, by their own names."""
+    """Names of the types of a config's evaluators."""
     return [str(node['type']).rpartition('.')[2] for _, node in walk(evaluator) if 'type' in node]
 
 
@@ -93,7 +92,7 @@ def _is_new(path: str, since: float) -> bool:
 
 
 def _count(path: str) -> Optional[int]:
-    """How many results: without parsing them, which takes gigabytes of memory for COCO's test-dev."""
+    """Number of results, counted without parsing, which would take gigabytes of memory for COCO's test-dev."""
     if not os.path.getsize(path):
         return None
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

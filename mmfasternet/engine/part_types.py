@@ -1,4 +1,4 @@
-"""Whether the types that MMEngine's runner builds after the model are registered: some would fail an hour later."""
+"""Checks that the types that MMEngine's runner builds after the model are registered: some would fail an hour later."""
 
 from typing import Any, Dict, Iterator, Sequence, Tuple
 
@@ -28,8 +28,8 @@ from mmfasternet.engine.build_errors import named_build_errors, unknown_type
 from mmfasternet.engine.config import scope_of
 from mmfasternet.errors import UserError
 
-# Transforms with transforms in them, by library and name, and the key of these; None: all keys. Others may mean
-# something else by a type, as Albu does.
+# Transforms with nested transforms, by library and name, and the key of these; None: all keys. In other transforms,
+# such as Albu, a type may mean something else.
 _INNER = {
     **{name: 'transforms' for name in (
         'mmcv.Compose', 'mmcv.KeyMapper', 'mmcv.RandomApply', 'mmcv.RandomChoice', 'mmcv.TestTimeAug',
@@ -43,20 +43,20 @@ Named = Tuple[str, Any, Sequence[Registry], Any]
 
 
 def check_types(cfg: Config, splits: Sequence[str]) -> None:
-    """Check the types of data sets, transforms, samplers, loops, optimizers, schedules, metrics, hooks and visualizers.
+    """Check the types of datasets, transforms, samplers, loops, optimizers, schedules, metrics, hooks and visualizers.
 
-    Those of the model are left to its building. The pipelines that hooks
-    switch to, which MMEngine builds late in the training, are built once.
+    Types of the model are checked when it is built. Pipelines that hooks switch to, which MMEngine builds late in the
+    training, are built once here.
 
     Args:
-        cfg: A config that is prepared.
+        cfg: A prepared config.
         splits: Which are used, of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        UserError: If one is not registered, or such a pipeline can't be built; it names the key.
+        UserError: If one is not registered, or such a pipeline can't be built; the message names the key.
     """
     if cfg.get('runner_type'):
-        return  # it may read a config in ways of its own
+        return  # it may read a config in its own way
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         for where, name, registries, scope in _named_types(cfg, splits):
             if isinstance(name, str) and not any(_knows(registry, name, scope) for registry in registries):
@@ -111,7 +111,7 @@ def _typed(nodes: Sequence[Any], paths: Sequence[str], *registries: Registry) ->
 
 
 def _items(part: Any, path: str, *registries: Registry) -> Iterator[Named]:
-    """A part that is a dict, or a list of them."""
+    """A part that is a dict or a list of dicts."""
     nodes = part if isinstance(part, (list, tuple)) else [part]
     paths = [f'{path}[{index}]' for index in range(len(nodes))] if nodes is part else [path]
     yield from _typed(nodes, paths, *registries)
@@ -144,7 +144,7 @@ def _of_pipelines(node: Dict[str, Any], path: str) -> Iterator[Named]:
 
 
 def _of_transforms(part: Any, path: str, scope: Any = None) -> Iterator[Named]:
-    """A transform, or lists of them, with those within; these are built in the scope that the outer one names."""
+    """A transform or lists of transforms, with nested ones, which are built in the scope of the outer one."""
     if isinstance(part, (list, tuple)):
         for index, each in enumerate(part):
             yield from _of_transforms(each, f'{path}[{index}]', scope)

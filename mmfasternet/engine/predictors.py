@@ -1,4 +1,4 @@
-"""Detectors and classifiers that predict for images, drawn and as plain numbers."""
+"""Detectors and classifiers whose predictions are drawn and given as plain numbers."""
 
 from typing import Any, Dict, List, Protocol, Sequence, Union
 
@@ -21,28 +21,28 @@ Image = Union[str, np.ndarray]
 
 
 class Predictor(Protocol):
-    """What both kinds do.
+    """Interface of both kinds.
 
     Attributes:
-        ids: Of a detector, the ids of its classes in their order, from 1
-            unless they are set; empty of a classifier.
-        classes: Their names.
+        ids: For a detector, the ids of its classes in order, from 1 unless
+            set; empty for a classifier.
+        classes: Names of the classes.
     """
     ids: Sequence[int]
     classes: Sequence[str]
 
     def __call__(self, images: Sequence[Image]) -> List[Any]:
-        """Predict for a batch; gives a data sample for each image."""
+        """Predict for a batch; returns a data sample for each image."""
 
     def draw(self, image: np.ndarray, sample: Any) -> np.ndarray:
-        """An image, BGR ``(H, W, 3)``, with the predictions for it drawn in."""
+        """An image, BGR ``(H, W, 3)``, with its predictions drawn."""
 
     def rows(self, sample: Any) -> List[Row]:
-        """The predictions for an image as plain numbers and texts."""
+        """The predictions for an image as plain numbers and strings."""
 
 
 def make_predictor(cfg: Config, checkpoint: str, device: str, score_thr: float) -> Predictor:
-    """Build a model once, with its weights, to predict with.
+    """Build a model with its weights for prediction.
 
     Args:
         cfg: Config of a detector or a classifier.
@@ -54,14 +54,14 @@ def make_predictor(cfg: Config, checkpoint: str, device: str, score_thr: float) 
         UserError: If the checkpoint can't be used.
     """
     cfg = with_text_types(cfg)  # a copy, which the inferencers change
-    cfg.model = model_of(cfg)  # MMDetection's looks at the model alone
+    cfg.model = model_of(cfg)  # MMDetection's uses only the model
     if is_classifier(cfg):
         return ClassifierPredictor(cfg, checkpoint, device)
     return DetectorPredictor(cfg, checkpoint, device, score_thr)
 
 
 class DetectorPredictor:
-    """A detector: boxes, and masks where it has them. See :func:`make_predictor`."""
+    """A detector: boxes, and masks if it has them. See :func:`make_predictor`."""
 
     def __init__(self, cfg: Config, checkpoint: str, device: str, score_thr: float) -> None:
         has_classes = False
@@ -81,7 +81,7 @@ class DetectorPredictor:
                 self._inferencer.model.dataset_meta, classes=self.classes)
         self.ids: Sequence[int] = range(1, len(self.classes) + 1)
         self._drawn: np.ndarray
-        self._inferencer.visualizer.add_image = self._keep  # its get_image() resamples what was drawn
+        self._inferencer.visualizer.add_image = self._keep  # its get_image() resamples the drawing
 
     def __call__(self, images: Sequence[Image]) -> List[Any]:
         """See :class:`Predictor`."""
@@ -111,7 +111,7 @@ class DetectorPredictor:
 
 
 class ClassifierPredictor:
-    """A classifier: the five likeliest classes. See :func:`make_predictor`."""
+    """A classifier: the five most likely classes. See :func:`make_predictor`."""
 
     ids: Sequence[int] = ()
 
@@ -134,7 +134,7 @@ class ClassifierPredictor:
         return drawn[..., ::-1]
 
     def rows(self, sample: Any) -> List[Row]:
-        """One dict, of ``classes`` and ``scores``."""
+        """One dict with ``classes`` and ``scores``."""
         scores, order = sample.pred_score.detach().cpu().sort(descending=True)
         labels = order[:5].tolist()
         names = [self.classes[label] if self.classes else str(label) for label in labels]
@@ -142,7 +142,7 @@ class ClassifierPredictor:
 
 
 def _dataset_meta(cfg: Config) -> Dict[str, Any]:
-    """What the class of the test data says of them, if there are any."""
+    """The class names in the metainfo of the test dataset's class, if there are any."""
     if not cfg.get('test_dataloader'):
         return {}
     return getattr(class_of(innermost_dataset(cfg), DATASETS, scope_of(cfg)), 'METAINFO', {})

@@ -1,6 +1,7 @@
-"""What is done to a config before it runs: the one place where a config is changed.
+"""Prepares a config for a run: the only place where a config is changed.
 
-The config that comes out is the run: whatever reads it, MMDetection's own ``tools/train.py`` too, gives the same.
+The prepared config defines the run: any program that reads it, such as MMDetection's own ``tools/train.py``, does the
+same.
 """
 
 from typing import List
@@ -18,31 +19,30 @@ ENTRY = 'mmfasternet'
 
 
 def prepare(cfg: Config, options: Options) -> Config:
-    """Give a copy of a config that names all that runs.
+    """Return a copy of a config that names everything that runs.
 
-    First it does what the options say, step by step in the order of
-    ``TRAIN_STEPS`` or ``TEST_STEPS``, then it adds the parts of
-    ``TRAIN_PARTS`` or ``TEST_PARTS``: each a registered hook, loop,
-    sampler or transform, which the config then names. A part that is there
-    already stays as it is, so that a prepared config can be prepared again.
+    First it applies the options, step by step in the order of ``TRAIN_STEPS``
+    or ``TEST_STEPS``, then it adds the parts of ``TRAIN_PARTS`` or
+    ``TEST_PARTS``: each a registered hook, loop, sampler or transform, which
+    the config then names. An existing part is not changed, so a prepared
+    config can be prepared again.
 
     Args:
-        cfg: The config, which stays as it is. Its ``mmfasternet.omit`` lists
-            parts that are not to be added. Its ``resume`` may also be a
-            checkpoint to go on from, or ``'auto'``.
-        options: Those of a training or of a test.
+        cfg: The config, which is not changed. Its ``mmfasternet.omit`` lists
+            parts that are not added. Its ``resume`` may also be a checkpoint
+            to resume from, or ``'auto'``.
+        options: Options of a training or of a test.
 
     Returns:
-        The prepared config. Its ``mmfasternet.added`` lists the parts that
-        were added.
+        The prepared config. Its ``mmfasternet.added`` lists the added parts.
 
     Raises:
-        UserError: If an option does not go with the config or this machine, a
-            part to omit is unknown, or there is no model.
-        CheckpointError: If a checkpoint to go on from can't be used.
+        UserError: If an option does not work with the config or this machine,
+            a part to omit is unknown, or there is no model.
+        CheckpointError: If a checkpoint to resume from can't be used.
     """
     if 'model' not in cfg:
-        raise UserError(f"config '{cfg.filename}' has no model: it is a part of other configs")
+        raise UserError(f"config '{cfg.filename}' has no model: it is a base for other configs")
     cfg = with_text_types(cfg)
     trains = isinstance(options, TrainOptions)
     steps, parts = (TRAIN_STEPS, TRAIN_PARTS) if trains else (TEST_STEPS, TEST_PARTS)
@@ -53,12 +53,13 @@ def prepare(cfg: Config, options: Options) -> Config:
     omitted = [omitted] if isinstance(omitted, str) else list(omitted)
     unknown = sorted(set(omitted) - {*TRAIN_PARTS, *TEST_PARTS})
     if unknown:
-        raise UserError(f"{ENTRY}.omit names '{unknown[0]}': it must be of {', '.join({**TRAIN_PARTS, **TEST_PARTS})}")
+        raise UserError(f"{ENTRY}.omit names '{unknown[0]}': it must be one of "
+                        f"{', '.join({**TRAIN_PARTS, **TEST_PARTS})}")
     removed = _remove(cfg, omitted)
     before = [name for name in entry.get('added') or [] if name not in removed]
     for name in set(omitted) & set(before):
-        raise UserError(f"{ENTRY}.omit names '{name}', which was added when this config was prepared: omit it from the "
-                        f'config that was there before')
+        raise UserError(f"{ENTRY}.omit names '{name}', which was added when this config was prepared: omit it in the "
+                        'original config')
     added = [*before, *(name for name, add in parts.items() if name not in omitted and add(cfg, options))]
     if added != (entry.get('added') or []):
         cfg[ENTRY] = dict(entry, added=added)
@@ -68,7 +69,7 @@ def prepare(cfg: Config, options: Options) -> Config:
 
 
 def _remove(cfg: Config, names: List[str]) -> List[str]:
-    """Remove hooks of ours from a config's own; gives the names of those that were there."""
+    """Remove our hooks from a config's hooks; returns the names of those it had."""
     own = cfg.get('custom_hooks') or []
     types = {f'mmfasternet.{name}': name for name in names}
     found = [types[hook['type']] for hook in own if isinstance(hook, dict) and hook.get('type') in types]
@@ -78,7 +79,7 @@ def _remove(cfg: Config, names: List[str]) -> List[str]:
 
 
 def what_was_added(cfg: Config) -> str:
-    """A line for the log of a prepared config: what was added, and how to omit it."""
+    """A log line on a prepared config: what was added, and how to omit it."""
     added = (cfg.get(ENTRY) or {}).get('added') or []
     if not added:
         return 'mmfasternet added nothing to the config'

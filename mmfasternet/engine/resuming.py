@@ -1,4 +1,4 @@
-"""The checkpoint that a training goes on from."""
+"""Finds the checkpoint that a training resumes from."""
 
 import logging
 from typing import Any, Dict, List, Optional, Tuple
@@ -14,22 +14,22 @@ TRAINING_STATE = {'meta', 'message_hub', 'optimizer'}
 
 
 def find_training(resume: str, work_dir: str, out_dir: Optional[str] = None) -> Optional[Tuple[str, Optional[int]]]:
-    """The checkpoint to go on from, which is read for that; MMEngine then gets what was read.
+    """The checkpoint to resume from. It is read here, and MMEngine then gets what was read.
 
     Args:
         resume: Path or URL; or ``'auto'``, the newest complete checkpoint of
             the work folder.
         work_dir: The work folder.
-        out_dir: The folder of the ``CheckpointHook``, if it is another.
-            Defaults to None.
+        out_dir: The folder of the ``CheckpointHook``, if different. Defaults
+            to None.
 
     Returns:
-        Its path, and the seed it was trained with if it tells. None where
-        there is none yet, which is logged.
+        Its path, and the seed of its training if known. None if there is no
+        checkpoint yet, which is logged.
 
     Raises:
-        CheckpointError: If a checkpoint that is named is broken, or none of
-            the work folder's is complete.
+        CheckpointError: If the given checkpoint is broken, or the work folder
+            has no complete one.
     """
     if resume != 'auto':
         return resume, _read(resume)['meta'].get('seed')
@@ -41,17 +41,17 @@ def find_training(resume: str, work_dir: str, out_dir: Optional[str] = None) -> 
             problems.append(str(error))
             continue
         for problem in problems:
-            print_log(f'{problem}. Going on from {path}', 'current', logging.WARNING)
+            print_log(f'{problem}. Resuming from {path}', 'current', logging.WARNING)
         return path, content['meta'].get('seed')
     if problems:
         raise CheckpointError(f"no checkpoint in '{work_dir}' can be resumed: {problems[0]}")
-    print_log(f"no checkpoint in '{work_dir}' yet: training starts anew", 'current', logging.WARNING)
+    print_log(f"no checkpoint in '{work_dir}' yet: training starts from the beginning", 'current', logging.WARNING)
     return None
 
 
 def _read(path: str) -> Dict[str, Any]:
     content = read_ahead(path)
     if not set(content) >= TRAINING_STATE:
-        raise CheckpointError(f"checkpoint '{path}' holds weights, and no training that can be resumed here. "
-                              f'Start from it with --cfg-options load_from=PATH')
+        raise CheckpointError(f"checkpoint '{path}' holds weights, but no training state that can be resumed. Start "
+                              'from it with --cfg-options load_from=PATH')
     return content

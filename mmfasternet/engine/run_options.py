@@ -12,15 +12,15 @@ class TrainOptions:
     """How a config is trained.
 
     Attributes:
-        resume: Path or URL of a checkpoint to go on from, or ``'auto'``, the
-            work folder's newest complete one. None leaves it to the config.
-        auto_scale_lr: Scale the learning rate by the actual over the config's
-            base batch size.
-        deterministic: Deterministic operators, and the seed 0 unless the
+        resume: Path or URL of a checkpoint to resume from, or ``'auto'``, the
+            work folder's newest complete one. None: as the config says.
+        auto_scale_lr: Scale the learning rate by the actual batch size over
+            the config's base batch size.
+        deterministic: Use deterministic operators, and seed 0 unless the
             config has another.
-        skip_nan: Skip batches whose loss is NaN or infinite, instead of
-            stopping there.
-        speed_ups: What makes it faster.
+        skip_nan: Skip batches whose loss is NaN or infinite instead of
+            stopping.
+        speed_ups: Speed-ups of the training.
     """
     resume: Optional[str] = None
     auto_scale_lr: bool = False
@@ -34,12 +34,13 @@ class TestOptions:
     """How a config is tested.
 
     Attributes:
-        checkpoint: Path or URL of the weights, or folder of an export. None
-            leaves the weights as they are.
+        checkpoint: Path or URL of the weights, or folder of an export. None:
+            the weights are not changed.
         out: Pickle file for the raw predictions.
-        show_dir: Folder for pictures of the predictions beside the truth.
-        tta: Average over an image and its mirror image, unless the config
-            says how.
+        show_dir: Folder for pictures of the predictions next to the ground
+            truth.
+        tta: Average over an image and its mirror image, unless the config sets
+            other views.
         deploy: Inference form of the model.
     """
     checkpoint: Optional[str] = None

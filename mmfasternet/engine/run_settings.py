@@ -1,4 +1,4 @@
-"""Settings of a run that can't hold beside others, of which one follows from the other: mended, and logged."""
+"""Corrects conflicting settings of a run where one follows from another, and logs it."""
 
 import inspect
 import logging
@@ -11,12 +11,12 @@ from mmengine.registry import METRICS, MODELS
 from mmfasternet.config_tree import walk
 from mmfasternet.engine.config import class_of, is_classifier, scope_of
 
-# What PyTorch's DataLoader refuses, or asserts against, without workers.
+# Arguments that PyTorch's DataLoader refuses without workers.
 _OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout')
 
 
 def drop_settings_of_workers(cfg: Config, options: Any) -> None:
-    """Drop what is for a data loader's workers where it has none, which PyTorch refuses."""
+    """Drop worker settings of data loaders without workers, which PyTorch refuses."""
     found: Dict[str, List[str]] = {}
     for split in ('train', 'val', 'test'):
         for where, loader in walk(cfg.get(f'{split}_dataloader'), f'{split}_dataloader'):
@@ -27,11 +27,11 @@ def drop_settings_of_workers(cfg: Config, options: Any) -> None:
             if dropped:
                 found.setdefault(' and '.join(dropped), []).append(where)
     for keys, places in found.items():
-        _warn(f"{', '.join(places)}: num_workers is 0, so that {keys} is dropped")
+        _warn(f"{', '.join(places)}: num_workers is 0, so {keys} is dropped")
 
 
 def keep_topk_that_exist(cfg: Config, options: Any) -> None:
-    """Of a classifier's top-k accuracies, keep those that its number of classes has."""
+    """Keep only those top-k accuracies of a classifier for which it has enough classes."""
     if not is_classifier(cfg):
         return
     head = cfg.model.get('module', cfg.model).get('head') or {}
@@ -47,7 +47,8 @@ def keep_topk_that_exist(cfg: Config, options: Any) -> None:
             node['topk'] = kept
             found.setdefault((kept, given), []).append(where)
     for (kept, given), places in found.items():
-        _warn(f"{', '.join(places)}: topk is {kept} instead of {given}, since model.head.num_classes is {num_classes}")
+        _warn(f"{', '.join(places)}: topk is {kept} instead of {given}, because model.head.num_classes is "
+              f'{num_classes}')
 
 
 def _warn(text: str) -> None:
@@ -58,7 +59,7 @@ Found = Tuple[str, Dict[str, Any], Any]
 
 
 def _metrics(cfg: Config) -> Iterator[Found]:
-    """MMPretrain's accuracies in the evaluators; the two of a config may be one object."""
+    """MMPretrain's accuracies in the evaluators; a config's two evaluators may be the same object."""
     for split in ('val', 'test'):
         for where, node in walk(cfg.get(f'{split}_evaluator'), f'{split}_evaluator'):
             kind = class_of(node, METRICS, scope_of(cfg))

@@ -1,4 +1,4 @@
-"""The checkpoints in a work folder: which is the newest, and one more when a training stops between two."""
+"""The checkpoints in a work folder: finds the newest, and writes one when a training stops between two."""
 
 import os
 import re
@@ -20,15 +20,15 @@ ATOMIC = dict(backend='mmfasternet.atomic')
 
 
 def save_stopped(runner: Runner, epoch: int, iteration: int) -> str:
-    """Write the state of a training that stops between two checkpoints, and name it as the newest.
+    """Write the state of a training that stops between two checkpoints, and record it as the newest.
 
     Args:
         runner: The runner.
-        epoch: Epochs that are complete.
-        iteration: Iterations that are.
+        epoch: Number of complete epochs.
+        iteration: Number of complete iterations.
 
     Returns:
-        The file, :data:`STOPPED` in the folder of the checkpoints.
+        The path of :data:`STOPPED` in the folder of the checkpoints.
 
     Raises:
         UserError: If it can't be written.
@@ -40,7 +40,7 @@ def save_stopped(runner: Runner, epoch: int, iteration: int) -> str:
     path = os.path.join(folder, STOPPED)
     if is_main_process():
         write_atomically(Path(runner.work_dir) / POINTER, path.encode())
-    barrier()  # who launched the processes may end all as soon as one does
+    barrier()  # a launcher may end all processes as soon as one ends
     return path
 
 
@@ -49,8 +49,8 @@ def saved_trainings(work_dir: Union[str, Path], out_dir: Optional[str] = None) -
 
     Args:
         work_dir: The work folder.
-        out_dir: The ``CheckpointHook``'s, which adds the work folder's name.
-            Defaults to None.
+        out_dir: The folder of the ``CheckpointHook``, which appends the work
+            folder's name. Defaults to None.
     """
     folders = [Path(work_dir)]
     if out_dir and '://' not in out_dir:
@@ -61,11 +61,11 @@ def saved_trainings(work_dir: Union[str, Path], out_dir: Optional[str] = None) -
     if pointer.is_file() and pointer.read_text().strip():
         named = pointer.read_text().strip()
         here = next((path for path in paths if path.name == Path(named).name), None)
-        if here:  # the folder may have been moved or copied, and full paths are noted
+        if here:  # recorded paths are absolute, but the folder may have been moved or copied
             named = str(here)
         if '://' in named or Path(named).is_file():
-            # Those that were completed, and then the process was killed before it could name them. Numbers have to tell
-            # as well, since a copy of the folder may have any times; a stopped training's has none.
+            # Complete checkpoints of a process that was killed before it could record them. Numbers count as well as
+            # times, because a copy of the folder may have any times; the file of a stopped training has no number.
             later = [str(path) for path in paths if _time_of(path) > _time_of(pointer)
                      and _number_of(path) > _number_of(named) >= 0]
             return list(dict.fromkeys([*later, named, *map(str, paths)]))
@@ -77,6 +77,6 @@ def _time_of(path: Path) -> float:
 
 
 def _number_of(path: Union[str, Path]) -> int:
-    """Of its epoch or iteration, -1 where its name has none."""
+    """Its epoch or iteration, -1 if its name has none."""
     digits = re.search(r'_(\d+)$', Path(path).stem)
     return int(digits[1]) if digits else -1

@@ -1,4 +1,4 @@
-"""What makes training faster and keeps the recipe."""
+"""Speed-ups of training that keep the recipe."""
 
 import argparse
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class SpeedUps:
     """How a model is trained.
 
     Attributes:
-        amp: With automatic mixed precision in ``'float16'``, with dynamic loss
+        amp: Automatic mixed precision in ``'float16'``, with dynamic loss
             scaling, or in ``'bfloat16'``, with RoIs and mmcv's operators in
-            float32. ``'auto'`` becomes bfloat16 where the GPU computes in it
-            natively, else float16. None is without.
-        channels_last: With weights and feature maps in channels-last format.
-        compile: With backbone and neck compiled by ``torch.compile``, for
-            images of any size; in channels-last format, since PyTorch 2.11
-            fails to compile FasterNet-S for any size without.
+            float32. ``'auto'`` is bfloat16 if the GPU supports it natively,
+            else float16. None: off.
+        channels_last: Channels-last weights and feature maps.
+        compile: Backbone and neck compiled with ``torch.compile``, for images
+            of any size; in channels-last format, because PyTorch 2.11 fails to
+            compile FasterNet-S for any size without it.
     """
     amp: Optional[str] = None
     channels_last: bool = False
@@ -43,35 +43,36 @@ class SpeedUps:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> 'SpeedUps':
-        """Those of the command line."""
+        """The options of the command line."""
         return cls(args.amp, args.channels_last, args.compile)
 
     @classmethod
     def parse(cls, form: str) -> 'SpeedUps':
-        """Those of a text such as ``'plain'`` or ``'float16+channels-last'``; ``'amp'`` is the type that suits the GPU.
+        """Parse a string such as ``'plain'`` or ``'float16+channels-last'``; ``'amp'`` is the best type for the GPU.
 
         Raises:
-            ArgumentError: If it holds something else.
+            ArgumentError: If the string is not valid.
         """
         parts = [] if form == 'plain' else form.split('+')
         types = [part for part in parts if part in ('amp', *AMP_TYPES)]
         if len(types) > 1 or set(parts) - {*types, 'channels-last', 'compile'}:
-            raise ArgumentError(f"'{form}' must be plain, or of {' or '.join(AMP_TYPES)}, channels-last and compile, "
-                                f'joined by +')
+            raise ArgumentError(f"'{form}' must be plain, or a combination of {' or '.join(AMP_TYPES)}, channels-last "
+                                'and compile, joined by +')
         amp = types[0].replace('amp', 'auto') if types else None
         return cls(amp, 'channels-last' in parts, 'compile' in parts)
 
     @property
     def form(self) -> str:
-        """``'plain'``, or what is on, joined by ``+``."""
+        """``'plain'``, or the active options joined by ``+``."""
         parts = (self.amp, 'channels-last' if self.channels_last else None, 'compile' if self.compile else None)
         return '+'.join(filter(None, parts)) or 'plain'
 
     def apply_to_model(self, model: nn.Module) -> Optional[KeptFloat32]:
-        """Do, in place, what is the model's; names and values of its weights stay as they are.
+        """Apply to a model in place; names and values of its weights do not change.
 
         Returns:
-            What gives mmcv's operators back, if they were changed; else None.
+            A handle that restores mmcv's operators, if they were changed; else
+            None.
         """
         kept = keep_float32(model) if self.amp == 'bfloat16' else None
         if self.channels_last:
@@ -86,5 +87,5 @@ class SpeedUps:
 
 
 def native_amp_types() -> Tuple[str, ...]:
-    """Those of :data:`AMP_TYPES` that the GPU computes in, and does not only emulate."""
+    """Those of :data:`AMP_TYPES` that the GPU supports natively, without emulation."""
     return AMP_TYPES if torch.cuda.is_bf16_supported(including_emulation=False) else AMP_TYPES[:1]

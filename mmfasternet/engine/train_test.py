@@ -29,34 +29,36 @@ from mmfasternet.errors import UserError
 
 
 def train(cfg: Config, options: Optional[TrainOptions] = None) -> Runner:
-    """Train by a config, with validation where it has one.
+    """Train from a config, with validation if it has one.
 
-    What is random is so by the seed, the iteration and the sample, and
-    checkpoints are atomic: a training that was interrupted anywhere and is
-    resumed gives what an unbroken one gives. SIGTERM ends it in order.
+    All randomness depends on the seed, the iteration and the sample, and
+    checkpoints are atomic: a training that was interrupted anywhere and
+    resumed gives the same result as an uninterrupted one. SIGTERM ends it
+    cleanly.
 
     Args:
-        cfg: The config, which stays as it is; what runs is what
-            :func:`~mmfasternet.engine.preparing.prepare` makes of it.
-        options: How it is trained. Defaults to None: as the config says.
+        cfg: The config, which is not changed;
+            :func:`~mmfasternet.engine.preparing.prepare` makes the config that
+            runs.
+        options: Training options. Defaults to None: as the config says.
 
     Returns:
         The runner, after the training.
 
     Raises:
         UserError: If the config's data or checkpoints can't be used, the
-            options don't go with this machine, a loss is NaN or infinite, or
-            a folder or a checkpoint can't be written.
+            options don't work on this machine, a loss is NaN or infinite, or a
+            folder or a checkpoint can't be written.
     """
     with safe_loading(), _determinism_restored():
         runner = _make_runner(cfg, options or TrainOptions())
         try:
             with named_build_errors(runner.cfg):
                 runner.train()
-        except TrainingStopped as stopped:  # in a loop that is not ours
+        except TrainingStopped as stopped:  # in another loop than ours
             runner.logger.info(str(stopped))
         finally:
-            runner.call_hook('after_loop')  # after others than ours
+            runner.call_hook('after_loop')  # for loops other than ours
     end_processes()
     return runner
 
@@ -65,18 +67,19 @@ def test(cfg: Config, options: TestOptions, model: Optional[nn.Module] = None) -
     """Evaluate a checkpoint, or an exported model, on the config's test data.
 
     Args:
-        cfg: The config, which stays as it is; what runs is what
-            :func:`~mmfasternet.engine.preparing.prepare` makes of it.
-        options: The checkpoint, and how it is tested.
-        model: A model that is evaluated as it is. Defaults to None, the
-            config's.
+        cfg: The config, which is not changed;
+            :func:`~mmfasternet.engine.preparing.prepare` makes the config that
+            runs.
+        options: The checkpoint and the test options.
+        model: A model to evaluate without changes. Defaults to None: the
+            config's model.
 
     Returns:
         The metrics by name.
 
     Raises:
-        UserError: If the config's data or the checkpoint can't be used, or
-            what the config names can't be written.
+        UserError: If the config's data or the checkpoint can't be used, or the
+            outputs can't be written.
     """
     with safe_loading(), _determinism_restored():
         runner = _make_runner(cfg, options, model)
@@ -90,7 +93,7 @@ def test(cfg: Config, options: TestOptions, model: Optional[nn.Module] = None) -
 
 
 def _make_runner(cfg: Config, options: Options, given: Optional[nn.Module] = None) -> Runner:
-    """MMEngine's runner of the prepared config, with the one model that was checked, or the one that is given."""
+    """MMEngine's runner of the prepared config, with the model that was checked, or the given model."""
     setup_cache_size_limit_of_dynamo()
     check_launcher(cfg.get('launcher', 'none'))
     cfg = prepare(cfg, options)
@@ -110,7 +113,7 @@ def _make_runner(cfg: Config, options: Options, given: Optional[nn.Module] = Non
     with named_build_errors(cfg):
         runner = _runner_of(cfg, model, given is not None)
     if seeded:
-        _set_random_state(state)  # as if the runner, which seeds once more, had built the model
+        _set_random_state(state)  # as if the runner, which seeds again, had built the model
     runner.logger.info(what_was_added(cfg))
     return runner
 
@@ -121,18 +124,18 @@ def _runner_of(cfg: Config, model: nn.Module, is_given: bool) -> Runner:
         with RUNNERS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
             kind = registry.get(kind)
     if kind is None:
-        raise UserError(f"runner_type '{cfg.runner_type}' is not registered: import its module by custom_imports")
+        raise UserError(f"runner_type '{cfg.runner_type}' is not registered: import its module with custom_imports")
     if kind.from_cfg.__func__ is not Runner.from_cfg.__func__:
         if is_given:
-            raise UserError(f"runner_type '{cfg.runner_type}' builds a model of its own: it can't evaluate this one")
-        return RUNNERS.build(cfg)  # which knows other things of a config, and builds a model of its own
-    # What from_cfg() does, but for the model: its arguments have the names of the config's entries.
+            raise UserError(f"runner_type '{cfg.runner_type}' builds its own model: it can't evaluate this one")
+        return RUNNERS.build(cfg)  # a custom runner may read a config differently, and builds its own model
+    # The same as from_cfg(), except for the model: its arguments are named like the config's entries.
     names = [name for name in inspect.signature(kind.__init__).parameters if name in cfg and name != 'model']
     return kind(model=model, cfg=cfg, **{name: copy.deepcopy(cfg[name]) for name in names})
 
 
 def _seed(cfg: Config) -> bool:
-    """Seed as MMEngine's runner does before it builds a model; not where several processes have yet to agree on it."""
+    """Seed as MMEngine's runner does before it builds a model; not if several processes must still agree on a seed."""
     randomness = cfg.get('randomness') or {}
     seed = randomness.get('seed')
     if seed is None or randomness.get('diff_rank_seed') and cfg.get('launcher', 'none') != 'none':
@@ -155,7 +158,7 @@ def _set_random_state(state: Tuple[Any, Any, torch.Tensor]) -> None:
 
 @contextmanager
 def _determinism_restored() -> Iterator[None]:
-    """Leave PyTorch's choice of deterministic operators as it was."""
+    """Restore PyTorch's setting for deterministic operators."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     try:

@@ -34,11 +34,12 @@ def refusal(changes, path=str(SHAPES_CONFIG)):
 ])
 def test_a_misspelt_type(key, value, near):
     line = refusal({key: value})
-    assert line.startswith(f"model.{key} is '{value}', which is no ") and near in line.partition('Near it: ')[2]
+    assert line.startswith(f"model.{key} is '{value}', which is not a registered ")
+    assert near in line.partition('Similar names: ')[2]
 
 
 def test_a_type_that_is_near_none():
-    assert refusal({'backbone.type': 'Zzzzzz'}).endswith('import its module by custom_imports')
+    assert refusal({'backbone.type': 'Zzzzzz'}).endswith('import its module with custom_imports')
 
 
 @pytest.mark.parametrize('key, near', [
@@ -48,7 +49,7 @@ def test_a_type_that_is_near_none():
 ])
 def test_an_unknown_key(key, near):
     line = refusal({key: 1})
-    assert line.startswith(f'model.{key} is no argument of ') and near in line.partition('Near it: ')[2]
+    assert line.startswith(f'model.{key} is not an argument of ') and near in line.partition('Similar names: ')[2]
 
 
 @pytest.mark.parametrize('changes, start', [
@@ -78,7 +79,7 @@ def test_the_key_is_the_configs_own_where_parts_are_alike():
     cfg = load_config(str(SHAPES_CONFIG))
     cfg.model.rpn_head.loss_bbox = dict(type='L1Loss', loss_weight=1.)
     cfg.model.roi_head.bbox_head.loss_bbox = dict(type='L1Loss', loss_weight=1., beta=1)
-    with pytest.raises(UserError, match=r'^model\.roi_head\.bbox_head\.loss_bbox\.beta is no argument of L1Loss'):
+    with pytest.raises(UserError, match=r'^model\.roi_head\.bbox_head\.loss_bbox\.beta is not an argument of L1Loss'):
         build_unloaded(cfg)
 
 

@@ -20,7 +20,7 @@ from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 
 @pytest.fixture
 def data(shapes, tmp_path):
-    """A copy of the data set to spoil."""
+    """A copy of the dataset to spoil."""
     return shutil.copytree(shapes, tmp_path / 'shapes')
 
 

@@ -61,7 +61,7 @@ def test_workers_follow_the_quota(lines, monkeypatch, processes, expected):
     cfg = Config(dict(train_dataloader=dict(num_workers=8), val_dataloader=dict(num_workers=0), test_dataloader=dict()))
     limit_workers(cfg)
     assert workers(cfg) == [expected, 0, None]
-    assert len(lines) == 1 and f'num_workers is {expected} in the place of train_dataloader 8:' in lines[0]
+    assert len(lines) == 1 and f'num_workers is {expected} instead of train_dataloader 8:' in lines[0]
 
 
 def test_on_a_whole_machine_workers_are_as_many_as_the_config_says(lines, monkeypatch):

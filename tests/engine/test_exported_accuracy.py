@@ -59,5 +59,5 @@ def test_a_config_without_data_or_with_other_metrics(cfg, detector):
         accuracy_of(without, detector)
     other = copy.deepcopy(cfg)
     other.val_evaluator.metric = 'proposal'
-    with pytest.raises(UserError, match='gives .*AR.*, and none of bbox_mAP, .*--no-accuracy'):
+    with pytest.raises(UserError, match='gives .*AR.*, but none of bbox_mAP, .*--no-accuracy'):
         accuracy_of(other, detector)([], [])

@@ -91,7 +91,7 @@ def test_sigterm_saves_and_says_how_to_go_on(shapes, tmp_path):
     for process in [*psutil.Process(stopped.process.pid).children(), stopped.process]:  # its workers, too
         os.kill(process.pid, signal.SIGTERM)
     assert stopped.join() == 0, stopped.output()[-3000:]
-    message = re.search(r'stopped by SIGTERM after iteration (\d+) of 12; (\S+) is saved\. To go on: (.*)',
+    message = re.search(r'stopped by SIGTERM after iteration (\d+) of 12; (\S+) is saved\. To continue: (.*)',
                         stopped.output())
     assert 2 <= int(message[1]) < 12 and message[2] == str(tmp_path / 'stopped' / 'stopped.pth')
     assert message[3] == f'python tools/train.py {config} --work-dir {tmp_path}/stopped --resume'
@@ -132,7 +132,7 @@ def test_a_full_disk_is_said_and_keeps_the_last_checkpoint(shapes, tmp_path):
     full = Training(config, tmp_path / 'run', '--cfg-options', 'train_cfg.max_epochs=2', file_size=1_000_000)
     assert full.join() == 1
     assert re.search(r"^error: '\S+/run/iter_6\.pth' can't be written: File too large\. Allow larger files "
-                     r'\(ulimit -f\), then go on with --resume: what was there before is left as it is$',
+                     r'\(ulimit -f\), then continue with --resume: existing files were not changed$',
                      full.output(), re.M), full.output()[-2000:]
     assert (tmp_path / 'run' / 'iter_4.pth').read_bytes() == before
     assert not is_writing(full) and checkpoints(tmp_path / 'run') == [4]

@@ -37,7 +37,7 @@ def pictures(shapes):
 
 @pytest.fixture
 def clip(tmp_path, pictures):
-    """A video of the data set's images, without loss but for the rounding of its colours."""
+    """A video of the dataset's images, without loss but for the rounding of its colours."""
     writer = cv2.VideoWriter(str(tmp_path / 'clip.avi'), cv2.VideoWriter.fourcc(*'FFV1'), 10, (96, 96))
     assert writer.isOpened()
     for picture in pictures:

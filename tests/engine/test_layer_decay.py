@@ -99,6 +99,6 @@ def test_a_backbone_without_groups_is_refused():
 
 
 def test_an_optimizer_without_a_learning_rate_is_refused(classifier):
-    with pytest.raises(UserError, match=r'optim_wrapper\.optimizer\.lr must be given'):
+    with pytest.raises(UserError, match=r'optim_wrapper\.optimizer\.lr must be set'):
         build_optim_wrapper(classifier, dict(type='OptimWrapper', constructor=OURS, optimizer=dict(type='AdamW'),
                                              paramwise_cfg=dict(layer_decay_rate=0.5)))

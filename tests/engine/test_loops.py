@@ -12,5 +12,5 @@ def test_a_batch_that_is_never_full(shapes, tmp_path, loop):
     cfg = load_config(str(SHAPES_CONFIG), dict(option.split('=', 1) for option in data_options(shapes)), str(tmp_path))
     cfg.train_dataloader.update(batch_size=9, drop_last=True)
     cfg.train_cfg, cfg.param_scheduler = loop, []
-    with pytest.raises(DataError, match='the data set has 8 images, fewer than a batch of 9, and drop_last=True'):
+    with pytest.raises(DataError, match='the dataset has 8 images, fewer than a batch of 9, and drop_last=True'):
         train(cfg)

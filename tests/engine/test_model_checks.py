@@ -90,8 +90,8 @@ def test_a_model_that_cannot_be_copied_passes():
     ({'roi_head.mask_head.in_channels': 32}, 'model.roi_head.mask_head.in_channels is 32'),
     ({'roi_head.mask_roi_extractor.out_channels': 32}, 'model.roi_head.mask_roi_extractor.out_channels is 32, and'),
     ({'roi_head.bbox_head.roi_feat_size': 14},
-     'model.roi_head.bbox_head.roi_feat_size is (14, 14), and model.roi_head.bbox_roi_extractor.roi_layer gives (7'),
-    ({'neck.num_outs': 6}, 'model.rpn_head has anchors or points of 5 levels (its strides), and model.neck gives 6'),
+     'model.roi_head.bbox_head.roi_feat_size is (14, 14), but model.roi_head.bbox_roi_extractor.roi_layer gives (7'),
+    ({'neck.num_outs': 6}, 'model.rpn_head has anchors or points for 5 levels (its strides), but model.neck gives 6'),
 ])
 def test_parts_of_a_detector_that_do_not_fit(changes, line):
     cfg = config({f'model.{key}': value for key, value in changes.items()})
@@ -111,7 +111,7 @@ def test_parts_of_a_detector_that_do_not_fit(changes, line):
 
 @pytest.mark.parametrize('changes, line', [
     ({'model.head.in_channels': 512}, 'model.head.in_channels is 512, and model.backbone gives maps of 320 channels'),
-    ({'model.head.num_classes': 3}, 'data_preprocessor.num_classes is 1000, by which labels are mixed, and model'),
+    ({'model.head.num_classes': 3}, 'data_preprocessor.num_classes is 1000 for mixing labels, but model'),
 ])
 def test_parts_of_a_classifier_that_do_not_fit(changes, line):
     with pytest.raises(UserError) as caught:
@@ -122,10 +122,10 @@ def test_parts_of_a_classifier_that_do_not_fit(changes, line):
 
 @pytest.mark.parametrize('changes, line', [
     ({'model.data_preprocessor.mean': [1.] * 3, 'model.data_preprocessor.std': [1.] * 3},
-     'data_preprocessor.mean has 3 values, and model.backbone takes images of 1 channel'),
-    ({'model.data_preprocessor.bgr_to_rgb': True}, 'bgr_to_rgb is True, and model.backbone takes images of 1 channel'),
+     'data_preprocessor.mean has 3 values, but model.backbone takes images of 1 channel'),
+    ({'model.data_preprocessor.bgr_to_rgb': True}, 'bgr_to_rgb is True, but model.backbone takes images of 1 channel'),
     ({'val_dataloader.dataset.pipeline.0.color_type': 'color'},
-     "val_dataloader.dataset.pipeline loads images by color_type='color', which gives 3 channels, and model.backbone "
+     "val_dataloader.dataset.pipeline loads images with color_type='color', which gives 3 channels, but model.backbone "
      "takes images of 1 channel: set model.backbone.in_channels=3, or color_type='grayscale'"),
     ({'model.backbone.in_channels': 3}, "color_type='grayscale', which gives 1 channel"),
 ])
@@ -146,5 +146,5 @@ def test_what_is_not_known_passes():
 
 def test_anchors_of_other_strides_are_warned_of(warnings):
     check(config({'model.rpn_head.anchor_generator.strides': [8, 16, 32, 64, 128]}))
-    assert warnings == ['model.rpn_head has anchors or points of strides [8, 16, 32, 64, 128], and the maps of '
+    assert warnings == ['model.rpn_head has anchors or points with strides [8, 16, 32, 64, 128], but the maps of '
                         'model.neck have strides [4, 8, 16, 32, 64]']

@@ -43,7 +43,7 @@ def test_each_place_is_tried(config, tmp_path, entries):
             value.format(tmp_path / 'file') if isinstance(value, str) else value)
 
     cfg = config(**placed(entries))
-    with pytest.raises(UserError, match=f"{tmp_path}/file' is no folder. Name another place"):
+    with pytest.raises(UserError, match=f"{tmp_path}/file' is not a folder. Choose another place"):
         check_outputs(cfg, ('val', 'test'))
     if 'val_evaluator' in entries:
         check_outputs(cfg, ('test', ))
@@ -54,7 +54,7 @@ def test_each_place_is_tried(config, tmp_path, entries):
 def test_a_work_folder_is_tried(config, tmp_path):
     cfg = config()
     cfg.work_dir = str(tmp_path / 'file' / 'work')
-    with pytest.raises(UserError, match=f"^'{tmp_path}/file/work' can't be written: '{tmp_path}/file' is no folder"):
+    with pytest.raises(UserError, match=f"^'{tmp_path}/file/work' can't be written: '{tmp_path}/file' is not a folder"):
         check_outputs(cfg, ('train', ))
 
 

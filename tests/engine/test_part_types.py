@@ -59,7 +59,7 @@ def test_a_misspelt_type(key, value, near):
         check(cfg)
     line = str(caught.value)
     name = value if isinstance(value, str) else (value[0] if isinstance(value, list) else value)['type']
-    assert f"is '{name}'" in line and near in line.partition('Near it: ')[2] and '\n' not in line
+    assert f"is '{name}'" in line and near in line.partition('Similar names: ')[2] and '\n' not in line
     assert line.startswith(key.split('.')[0])
 
 
@@ -73,7 +73,7 @@ def test_a_part_that_is_not_used_is_not_looked_at():
 
 @pytest.mark.parametrize('transform, line', [
     (dict(type='Resise'), r"^custom_hooks\[0\]\.switch_pipeline\[1\]\.type is 'Resise'"),
-    (dict(type='Resize', scales=5), r'^custom_hooks\[0\]\.switch_pipeline\[1\]\.scales is no argument of Resize'),
+    (dict(type='Resize', scales=5), r'^custom_hooks\[0\]\.switch_pipeline\[1\]\.scales is not an argument of Resize'),
 ])
 def test_pipelines_that_hooks_switch_to(transform, line):
     cfg = load_config(str(SHAPES_CONFIG))

@@ -140,7 +140,7 @@ def test_a_config_without_a_file(tmp_path):
 
 
 def test_an_unknown_part_is_named():
-    with pytest.raises(UserError, match=r"^mmfasternet\.omit names 'SedHook': it must be of .*SeedHook"):
+    with pytest.raises(UserError, match=r"^mmfasternet\.omit names 'SedHook': it must be one of .*SeedHook"):
         prepare(load_config(COCO_CONFIG, {'mmfasternet.omit': ['SedHook']}), TrainOptions())
 
 
@@ -234,7 +234,7 @@ def test_several_processes_without_a_gpu_have_a_wrapper_without_one(monkeypatch)
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr('shutil.which', lambda name: None)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    with pytest.raises(UserError, match=r'install g\+\+, or go on without compiling'):
+    with pytest.raises(UserError, match=r'install g\+\+, or run without compiling'):
         coco(speed_ups=SpeedUps(compile=True))
 
 
@@ -316,9 +316,9 @@ def test_tta_without_a_pipeline():
 
 
 def test_a_classifiers_views_are_not_drawn():
-    with pytest.raises(UserError, match='--tta and --show-dir do not go together'):
+    with pytest.raises(UserError, match="--tta and --show-dir can't be combined"):
         prepared_test(load_config(IMAGENET_M_CONFIG), tta=True, show_dir='pictures')
-    with pytest.raises(UserError, match='--tta and --show-dir do not go together'):
+    with pytest.raises(UserError, match="--tta and --show-dir can't be combined"):
         prepared_test(load_config(IMAGENET_M_CONFIG, {'default_hooks.visualization.enable': True}), tta=True)
 
 

@@ -37,7 +37,7 @@ def test_loaders_without_workers(options, warnings):
         assert not left
     assert {key: prepared.val_dataloader[key] for key in given} == given
     assert cfg.train_dataloader.persistent_workers  # the one that was given stays
-    assert warnings == ['train_dataloader, test_dataloader: num_workers is 0, so that persistent_workers and '
+    assert warnings == ['train_dataloader, test_dataloader: num_workers is 0, so persistent_workers and '
                         'prefetch_factor and multiprocessing_context and timeout is dropped']
 
 
@@ -52,7 +52,7 @@ def test_topk_that_exist(warnings):
     cfg = prepare(three_classes(), TrainOptions())
     assert cfg.val_evaluator.topk == cfg.test_evaluator.topk == (1, )
     assert 'topk' not in cfg.model.head  # it logs none
-    assert warnings == ['val_evaluator, test_evaluator: topk is (1,) instead of (1, 5), since model.head.num_classes '
+    assert warnings == ['val_evaluator, test_evaluator: topk is (1,) instead of (1, 5), because model.head.num_classes '
                         'is 3']
     assert prepare(load_config(T0), TrainOptions()).val_evaluator.topk == (1, 5)
 

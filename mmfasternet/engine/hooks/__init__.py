@@ -1,4 +1,4 @@
-"""What holds a training together: hooks, each registered, to be named in any config as ``mmfasternet.NAME``."""
+"""Hooks for training and testing, each registered for use in any config as ``mmfasternet.NAME``."""
 
 from .checkpoint import CheckpointHook
 from .curves import CurvesHook

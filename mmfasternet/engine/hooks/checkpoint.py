@@ -1,4 +1,4 @@
-"""Checkpoints that are written atomically, with the one before kept until then."""
+"""Checkpoints that are written atomically; the previous one is kept until the new one is complete."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +16,10 @@ from mmfasternet.registry import HOOKS
 
 
 class AtomicBackend(LocalBackend):
-    """MMEngine's local files, written atomically. Configs name it by ``backend_args=dict(backend='...')``."""
+    """MMEngine's local backend with atomic writes. Configs select it with ``backend_args=dict(backend='...')``."""
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-        """Write bytes to ``filepath``, whose folder is made.
+        """Write bytes to ``filepath``; its folder is made if missing.
 
         Raises:
             UserError: If the disk is full, or the folder can't be written to.
@@ -28,15 +28,15 @@ class AtomicBackend(LocalBackend):
             Path(filepath).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(filepath, obj)
         except OSError as error:
-            raise UserError(f"{cannot_write(filepath, error, 'Make it writable')}, then go on with --resume: what was "
-                            f'there before is left as it is') from None
+            raise UserError(f"{cannot_write(filepath, error, 'Make it writable')}, then continue with --resume: "
+                            'existing files were not changed') from None
 
 
 register_backend(ATOMIC['backend'], AtomicBackend, force=True)
 
 
 class _RemovingLater:
-    """A file backend that collects what is to be removed."""
+    """A file backend that collects files to remove instead of removing them."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -53,7 +53,7 @@ class _RemovingLater:
 
 @HOOKS.register_module()
 class CheckpointHook(MMEngineCheckpointHook):
-    """MMEngine's ``CheckpointHook`` that writes atomically, and removes old checkpoints only after that.
+    """MMEngine's ``CheckpointHook`` with atomic writes; old checkpoints are removed only afterwards.
 
     Args:
         See :class:`mmengine.hooks.CheckpointHook`. ``backend_args`` defaults
@@ -82,7 +82,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         missing = [name for name in self.save_best or [] if name != 'auto' and name not in metrics]
         if missing:
             raise UserError(f"default_hooks.checkpoint.save_best is '{missing[0]}', which the validation does not "
-                            f"give: it must be 'auto' or of {', '.join(metrics)}")
+                            f"give: it must be 'auto' or one of {', '.join(metrics)}")
         with self._removing_afterwards():
             super()._save_best_checkpoint(runner, metrics)
 

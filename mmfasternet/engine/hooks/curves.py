@@ -1,4 +1,4 @@
-"""A plot of a training's losses, learning rate and metrics, without being asked."""
+"""Automatic plots of a training's losses, learning rate and metrics."""
 
 import logging
 from pathlib import Path
@@ -28,22 +28,22 @@ VALIDATIONS = 'curves_of_validations'
 Curve = Tuple[np.ndarray, np.ndarray]
 Curves = Dict[str, Curve]
 
-_POINTS = 400  # of a curve, each the mean of the iterations that it stands for
+_POINTS = 400  # per curve, each the mean of several iterations
 _LINES = 6  # in a panel
-# Metrics that are plotted where a validation gives them, by the end of their names; else all are.
+# Metrics to plot if a validation gives them, by the end of their names; else all are plotted.
 _MAIN, _NEXT = ('mAP', '/AP', 'bbox_AP', 'segm_AP', 'top1'), ('mAP_50', 'AP50', 'top5')
 
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
-    """Plots losses, learning rate and metrics over the iterations into the work folder, as ``curves.png``.
+    """Plots losses, learning rate and metrics over the iterations to ``curves.png`` in the work folder.
 
-    It does so after each validation and at the end, however that comes. What
-    it plots is what MMEngine's message hub has of each iteration, which
-    checkpoints hold: after a resumption the plot shows the whole training.
+    It does so after each validation and at the end, even after an error. The
+    data is the history in MMEngine's message hub, which checkpoints contain:
+    after a resumption the plot shows the whole training.
 
-    A plot that fails is a warning and never ends a training. It takes no
-    random number, and changes no settings of matplotlib's.
+    A failed plot is a warning and never ends a training. It uses no random
+    numbers, and does not change matplotlib's settings.
     """
 
     priority = 'LOW'  # after who counts, before who saves or stops
@@ -70,7 +70,7 @@ class CurvesHook(Hook):
         self.after_loop(runner)
 
     def after_loop(self, runner: Runner) -> None:
-        """Plot what came after the last validation, also where the training was stopped or has failed."""
+        """Plot again at the end, also if the training was stopped or has failed."""
         if self._done != self._plotted:
             self._plot(runner)
 
@@ -87,19 +87,19 @@ class CurvesHook(Hook):
                 figure.savefig(unfinished, format='png', pil_kwargs=dict(optimize=True))
         except OSError as error:
             self._warn(cannot_write(path, error, 'Make it writable'))
-        except Exception as error:  # whatever it is, the training is worth more
+        except Exception as error:  # no error in a plot may end the training
             self._warn(f"'{path}' could not be plotted: {type(error).__name__}: {error}")
 
     def _warn(self, problem: str) -> None:
-        line = (f'{" ".join(problem.split())}. The training goes on without it (--cfg-options '
-                f'mmfasternet.omit=[CurvesHook])')
+        line = (f'{" ".join(problem.split())}. The training continues without it (--cfg-options '
+                'mmfasternet.omit=[CurvesHook])')
         if line not in self._warned:
             self._warned.add(line)
             print_log(line, 'current', logging.WARNING)
 
 
 def _with(known: Mapping[str, List[Any]], metrics: Mapping[str, Any], iteration: int) -> Dict[str, List[Any]]:
-    """What validations gave, with one more; it replaces what an interrupted one of the same iteration gave."""
+    """The history of validations with a new one, which replaces an interrupted one of the same iteration."""
     found = {name: [point for point in points if point[0] < iteration] for name, points in known.items()}
     for name, value in metrics.items():
         if isinstance(value, (int, float, np.number)):
@@ -108,13 +108,13 @@ def _with(known: Mapping[str, List[Any]], metrics: Mapping[str, Any], iteration:
 
 
 def curves_of(hub: MessageHub, done: int) -> Dict[str, Curves]:
-    """The curves of a training, by panels: its losses, the learning rate, and metrics.
+    """The curves of a training, grouped in panels: losses, learning rate, and metrics.
 
     Args:
-        hub: MMEngine's, which has the values of each iteration.
-        done: Iterations that are done. The last value of each is that of the
-            last one: batches that were skipped have none, and shift what was
-            before them.
+        hub: MMEngine's message hub, which has the values of each iteration.
+        done: Number of finished iterations. The last value of each history
+            belongs to the last iteration: skipped batches have no value, which
+            shifts the values before them.
     """
     history = {name[len('train/'):]: np.asarray(buffer.data[0], dtype=float)[-done:]
                for name, buffer in hub.log_scalars.items() if name.startswith('train/')}
@@ -125,14 +125,14 @@ def curves_of(hub: MessageHub, done: int) -> Dict[str, Curves]:
     for name in [name for name in history if name.rpartition('.')[2] in ('lr', 'base_lr')][:_LINES]:
         panels['learning rate'][name] = thinned(history[name], done)
     for name, curve in _main_metrics(hub.runtime_info.get(VALIDATIONS, {})).items():
-        # An accuracy in percent would hide an AP in the same axes.
+        # An accuracy in percent would hide an AP on the same axes.
         panel = 'loss' if 'loss' in name else 'metrics' if curve[1].max() <= 1 else 'metrics above 1'
         panels.setdefault(panel, {})[f'{name} (validation)' if panel == 'loss' else name] = curve
     return {panel: curves for panel, curves in panels.items() if curves}
 
 
 def _main_metrics(validations: Mapping[str, List[Any]]) -> Curves:
-    """Those that a training is judged by; without NaN and COCO's -1, which is for sizes that no object has."""
+    """The main metrics; without NaN and COCO's -1, which marks sizes without objects."""
     found = {}
     for name, points in validations.items():
         at, values = np.array(points, dtype=float).T
@@ -151,14 +151,14 @@ def _last_mean(values: np.ndarray) -> float:
 
 
 def thinned(values: np.ndarray, done: int) -> Curve:
-    """A few hundred points of a long history: means over as many iterations each, without those that are not finite.
+    """Reduce a long history to a few hundred points: means over equally many iterations, without non-finite values.
 
     Args:
-        values: Of each iteration, ``(n, )``.
-        done: Number of the last one.
+        values: One per iteration, ``(n, )``.
+        done: Number of the last iteration.
 
     Returns:
-        The middles of the iterations and the means, of at most 400; NaN, which leaves a gap, where none is finite.
+        The middle iterations and the means of at most 400 points; NaN, drawn as a gap, where no value is finite.
     """
     length = -(-len(values) // _POINTS) or 1
     starts = np.arange(0, len(values), length)
@@ -171,17 +171,17 @@ def thinned(values: np.ndarray, done: int) -> Curve:
 
 
 def draw(panels: Mapping[str, Curves], per_epoch: Optional[int] = None) -> 'Figure':
-    """Draw curves below each other, over iterations, and with epochs on top.
+    """Draw panels below each other over the iterations, with an axis for epochs on top.
 
     Args:
         panels: As :func:`curves_of` gives them.
-        per_epoch: Iterations in an epoch. Defaults to None: none are shown.
+        per_epoch: Iterations per epoch. Defaults to None: no axis for epochs.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
     figure = Figure(figsize=(10, .8 + 2.4 * max(len(panels), 1)), dpi=90, layout='constrained')
-    FigureCanvasAgg(figure)  # not by pyplot, which may belong to the program around
+    FigureCanvasAgg(figure)  # not pyplot, which the calling program may use
     rows = figure.subplots(len(panels) or 1, sharex=True, squeeze=False)[:, 0]
     for axes, (panel, curves) in zip(rows, panels.items()):
         _draw_panel(axes, panel, curves)
@@ -195,12 +195,12 @@ def draw(panels: Mapping[str, Curves], per_epoch: Optional[int] = None) -> 'Figu
 
 def _draw_panel(axes: 'Axes', panel: str, curves: Curves) -> None:
     for name, (at, values) in curves.items():
-        few = len(at) < 50  # they are seen, also one alone
+        few = len(at) < 50  # markers make single points visible
         axes.plot(at, values, label=name.replace('$', r'\$'), linewidth=2 if name == 'loss' else 1.2,
                   marker='o' if few else None, markersize=3)
     every = np.concatenate([values[np.isfinite(values)] for _, values in curves.values()])
     if panel == 'loss' and every.size and 0 < every.min() < every.max() / 10:
-        axes.set_yscale('log')  # a part that is small is seen, and the first iterations don't hide the others
+        axes.set_yscale('log')  # small losses are visible, and the first iterations don't hide the others
     axes.set_ylabel(panel)
     axes.grid(alpha=.3)
     axes.spines[['top', 'right']].set_visible(False)

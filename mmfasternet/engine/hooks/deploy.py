@@ -1,4 +1,4 @@
-"""The inference form of a model in a test."""
+"""Tests a model in its inference form."""
 
 import gc
 from typing import Optional
@@ -13,15 +13,15 @@ from mmfasternet.registry import HOOKS
 
 @HOOKS.register_module()
 class DeployHook(Hook):
-    """Has a test loop run the model in its inference form, and gives the model back afterwards.
+    """Makes a test loop run the model in its inference form, and restores the model afterwards.
 
     Args:
-        dtype: Name of the type it computes in. Defaults to ``'float32'``.
+        dtype: Name of the type to compute in. Defaults to ``'float32'``.
         compile: Whether its networks are compiled. Defaults to False.
         graphs: Whether a GPU replays them as CUDA graphs. Defaults to False.
     """
 
-    priority = 'VERY_LOW'  # behind hooks that exchange weights, such as averaged ones
+    priority = 'VERY_LOW'  # after hooks that swap weights, such as EMA
 
     def __init__(self, dtype: str = 'float32', compile: bool = False, graphs: bool = False) -> None:
         self.options = DeployOptions(True, dtype, compile, graphs)
@@ -35,8 +35,8 @@ class DeployHook(Hook):
         self.after_loop(runner)
 
     def after_loop(self, runner: Runner) -> None:
-        """Give the model back, also where the test has failed."""
+        """Restore the model, also if the test has failed."""
         if self._model is None:
             return
         runner.model, self._model = self._model, None
-        gc.collect()  # graphs and what they replay hold each other, and the GPU's memory
+        gc.collect()  # graphs and the modules they replay form reference cycles that hold GPU memory

@@ -1,4 +1,4 @@
-"""A loss that is NaN or infinite stops a training before it reaches the weights."""
+"""Stops a training when a loss is NaN or infinite, before it reaches the weights."""
 
 import logging
 from collections import defaultdict
@@ -27,23 +27,23 @@ class TrainingDiverged(UserError):
 
 
 class _LossNotFinite(Exception):
-    """Between the losses and the step of the optimizer; the text names them."""
+    """Raised between the losses and the optimizer step; the message names the losses."""
 
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stops at a loss that is NaN or infinite, with the weights as they were before it, or skips the batch.
+    """Stops at a loss that is NaN or infinite, with the weights from before it, or skips the batch.
 
-    It takes the place of MMDetection's ``CheckInvalidLossHook``, which looks
-    for the loss of each batch, also of one that was skipped.
+    It replaces MMDetection's ``CheckInvalidLossHook``, which expects a loss
+    for each batch, even for skipped ones.
 
     Args:
         skip: Skip such batches. Defaults to False.
-        max_skipped: How many in a row may be skipped: then the weights are
-            at fault, and no longer the data. Defaults to 10.
+        max_skipped: Maximum number of batches skipped in a row: after that,
+            the weights are likely at fault, not the data. Defaults to 10.
 
     Raises:
-        TrainingDiverged: In the model's train step; its text names loss and
+        TrainingDiverged: In the model's train step; the message names loss and
             iteration.
     """
 
@@ -62,13 +62,13 @@ class FiniteLossHook(Hook):
         self._patches.close()
 
     def after_loop(self, runner: Runner) -> None:
-        """Give the model its own train step back, also where the training has failed."""
+        """Restore the model's own train step, also if the training has failed."""
         self._patches.close()
 
     def _guarding(self, runner: Runner) -> Callable[..., Any]:
         train_step = runner.model.train_step
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        # Batch norms have taken the batch into their statistics by the time that its losses are known.
+        # Batch norms have already included the batch in their statistics when its losses are known.
         statistics = _Copies(runner.model)
 
         def guarded(data: Any, optim_wrapper: Any) -> Dict[str, Tensor]:
@@ -92,32 +92,32 @@ class FiniteLossHook(Hook):
             self._skipped += 1
             print_log(f'{problem}: the batch is skipped', 'current', logging.WARNING)
             return
-        again = f', {self._skipped} batches after the first that was skipped' if self.skip else ''
-        # --resume brings the learning rate back as well: with another one, training starts from the weights.
+        again = f', {self._skipped} batches after the first skipped one' if self.skip else ''
+        # --resume restores the learning rate as well: to change it, training must start from the weights.
         if not _has_finite_weights(runner.model):
             raise TrainingDiverged(f'{problem}{again}; the weights are NaN or infinite, too. Start from an earlier '
                                    f'checkpoint in {runner.work_dir} with a lower learning rate, or clip the gradients')
         path = save_stopped(runner, runner.epoch, runner.iter)
-        raise TrainingDiverged(f'{problem}{again}. {path} holds the state before it. Go on with --resume --skip-nan or '
-                               'with --resume and optim_wrapper.clip_grad, or start from it with a lower learning rate '
-                               f'(--cfg-options load_from={path})')
+        raise TrainingDiverged(f'{problem}{again}. {path} holds the state before it. Continue with --resume --skip-nan '
+                               'or with --resume and optim_wrapper.clip_grad, or start from it with a lower learning '
+                               f'rate (--cfg-options load_from={path})')
 
 
 @contextmanager
 def _replaced(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """Within it, an instance has another method."""
+    """Within it, a method of an instance is replaced."""
     before = vars(owner).get(name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        delattr(owner, name)  # the class's own comes to light again
+        delattr(owner, name)  # uncovers the method of the class
         if before is not None:
             setattr(owner, name, before)
 
 
 class _Copies:
-    """Copies of a model's buffers; on a GPU those of a type are copied by few kernels, and not each by its own."""
+    """Copies of a model's buffers; on a GPU, buffers of one type are copied by a few kernels instead of one each."""
 
     def __init__(self, model: nn.Module) -> None:
         alike: DefaultDict[Tuple[torch.device, torch.dtype], List[Tensor]] = defaultdict(list)
@@ -140,7 +140,7 @@ def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Di
         total, variables = parse_losses(losses)
         is_bad = ~total.detach().isfinite().all()
         if get_world_size() > 1:
-            # All processes skip a batch, or none: the gradients are of all.
+            # Either all processes skip a batch or none, because gradients are averaged over all.
             is_bad = is_bad.to(torch.int)
             all_reduce(is_bad, 'max')
         if is_bad:
@@ -153,13 +153,13 @@ def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Di
 
 
 def _count_skipped(optim_wrapper: OptimWrapper) -> None:
-    """Have a batch count for gradient accumulation; where it was the last of a step, step by the others."""
+    """Count a skipped batch for gradient accumulation; if it was the last one of a step, step with the others."""
     count_batch(optim_wrapper)
     if accumulation(optim_wrapper) == 1 or not optim_wrapper.should_update():
         return
     parameters = [each for group in optim_wrapper.param_groups for each in group['params'] if each.requires_grad]
     if get_world_size() > 1:
-        # The backward pass that was skipped would have averaged over the processes.
+        # The skipped backward pass would have averaged the gradients over the processes.
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -170,7 +170,7 @@ def _count_skipped(optim_wrapper: OptimWrapper) -> None:
 
 
 def _has_finite_weights(model: nn.Module) -> bool:
-    """Whether all processes have; the statistics of batch norms differ between them."""
+    """Whether it holds in all processes: the statistics of batch norms differ between them."""
     values = [value for value in model.state_dict().values() if value.is_floating_point()]
     finite = torch.stack([value.isfinite().all() for value in values]).all().to(torch.int)
     if get_world_size() > 1:

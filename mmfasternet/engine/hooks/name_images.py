@@ -1,4 +1,4 @@
-"""Errors of a data set's pipeline that name the image."""
+"""Makes errors of a data pipeline name the image."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -10,7 +10,7 @@ from mmfasternet.registry import HOOKS
 
 @HOOKS.register_module()
 class NameImagesHook(Hook):
-    """Has the data sets name the image that their pipeline fails on; see :mod:`mmfasternet.datasets.naming`."""
+    """Makes the datasets name the image that their pipeline fails on; see :mod:`mmfasternet.datasets.naming`."""
 
     priority = 'LOWEST'
 

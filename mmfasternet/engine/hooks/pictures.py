@@ -1,4 +1,4 @@
-"""Pictures of a test that do not overwrite each other."""
+"""Keeps the drawn pictures of a test from overwriting each other."""
 
 import os
 from collections import Counter
@@ -13,10 +13,10 @@ from mmfasternet.registry import HOOKS
 
 @HOOKS.register_module()
 class PicturesHook(Hook):
-    """Has another hook draw, and where images of the test have the same bare name, into folders as theirs are.
+    """Wraps a hook that draws; if test images share a bare file name, their pictures keep the images' folders.
 
-    MMDetection's and MMPretrain's hooks call a picture by the bare name of its
-    image, and write ``cat/1.jpg`` over ``dog/1.jpg``.
+    MMDetection's and MMPretrain's hooks name a picture after its image's bare
+    file name, and overwrite ``dog/1.jpg`` with ``cat/1.jpg``.
 
     Args:
         hook: Config of that hook, of type ``'DetVisualizationHook'`` or
@@ -52,7 +52,7 @@ class PicturesHook(Hook):
 
 
 def _image_paths(dataset: Any) -> List[str]:
-    """The images of a data set, each once; none where it does not tell them."""
+    """The image paths of a dataset, each once; empty if it does not list them."""
     if not hasattr(dataset, 'get_data_info'):
         return []
     infos = (dataset.get_data_info(index) for index in range(len(dataset)))

@@ -1,4 +1,4 @@
-"""What MMEngine's checkpoints lack of a training that goes on in the middle of an epoch."""
+"""Saves what MMEngine's checkpoints lack for resuming in the middle of an epoch."""
 
 from typing import Any, Dict
 
@@ -19,11 +19,11 @@ _LENGTH, _GRADIENTS = 'batches_per_epoch', 'accumulated_gradients'
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Keeps in checkpoints what MMEngine does not, and brings it back.
+    """Adds missing state to checkpoints, and restores it.
 
-    That is how many batches an epoch has, by which the place in the epoch is
-    found, and, between two steps of gradient accumulation, the gradients. (The
-    gradients of several processes differ then, and are lost as in MMEngine.)
+    This is the number of batches per epoch, which gives the position in the
+    epoch, and, between two steps of gradient accumulation, the gradients.
+    (With several processes the gradients differ, and are lost as in MMEngine.)
     """
 
     def __init__(self) -> None:
@@ -46,23 +46,23 @@ class ResumeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         _check_agreement(runner.iter)
-        if runner.iter and get_world_size() == 1:  # it goes on, and does not only start from the weights
+        if runner.iter and get_world_size() == 1:  # it resumes, and does not just start from the weights
             for name, parameter in runner.model.named_parameters():
                 if name in self._gradients:
                     parameter.grad = self._gradients[name].to(parameter.device)
         self._gradients = {}
 
     def before_train_epoch(self, runner: Runner) -> None:
-        if isinstance(runner.train_loop, IterBasedTrainLoop):  # to which the whole training is one
+        if isinstance(runner.train_loop, IterBasedTrainLoop):  # for which the whole training is one epoch
             runner.train_loop.repeat_validation()
 
 
 def _check_agreement(iteration: int) -> None:
-    """Several machines may each look for a checkpoint on a disk of their own."""
+    """Check that all processes resume from the same iteration: machines may have separate disks."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     lowest, highest = torch.tensor(iteration, device=device), torch.tensor(iteration, device=device)
     all_reduce(lowest, 'min')
     all_reduce(highest, 'max')
     if lowest != highest:
-        raise UserError(f'some processes would go on from iteration {int(highest)}, others from {int(lowest)}: '
-                        'the work folder must be on a disk that all machines share')
+        raise UserError(f'some processes would continue from iteration {int(highest)}, others from {int(lowest)}: the '
+                        'work folder must be on a disk that all machines share')

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of seed and iteration, so that a resumed training goes on as if unbroken."""
+"""Makes random numbers depend on seed and iteration only, so that a resumed training equals an uninterrupted one."""
 
 import random
 from typing import Any
@@ -14,11 +14,11 @@ from mmfasternet.registry import HOOKS
 
 @HOOKS.register_module()
 class SeedHook(Hook):
-    """Seeds what is random in an iteration: stochastic depth, the sampling of RoIs, Mixup.
+    """Seeds the randomness of each iteration: stochastic depth, sampling of RoIs, Mixup.
 
-    In a deterministic run on a GPU, an operator without a deterministic
-    implementation is a warning. MMEngine has it stop the training: the
-    nearest-neighbour upsampling of an FPN is one.
+    In a deterministic run on a GPU, operators without a deterministic
+    implementation, such as the nearest-neighbour upsampling of an FPN, give a
+    warning. In MMEngine they stop the training.
     """
 
     priority = 'VERY_HIGH'

@@ -1,4 +1,4 @@
-"""The form that a model is trained in."""
+"""Converts a model to the form that it is trained in."""
 
 from dataclasses import replace
 from typing import Any, Dict, Optional
@@ -15,15 +15,15 @@ from mmfasternet.registry import HOOKS
 
 @HOOKS.register_module()
 class SpeedUpHook(Hook):
-    """Brings the model into the form it is trained in, once its weights are there; names and values of these stay.
+    """Converts the model to its training form once its weights are loaded; their names and values do not change.
 
-    The type of automatic mixed precision is that of the config's
+    The type of automatic mixed precision is taken from the config's
     ``optim_wrapper``: in bfloat16, RoIs and mmcv's operators stay in float32.
 
     Args:
-        channels_last: Weights and feature maps in channels-last format.
-            Defaults to False.
-        compile: Backbone and neck compiled by ``torch.compile``; implies
+        channels_last: Use channels-last weights and feature maps. Defaults to
+            False.
+        compile: Compile backbone and neck with ``torch.compile``; implies
             ``channels_last``. Defaults to False.
     """
 
@@ -32,7 +32,7 @@ class SpeedUpHook(Hook):
         self._kept: Optional[KeptFloat32] = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        # Training in bfloat16 has no loss scale, and may go on in float16 on another GPU.
+        # Training in bfloat16 has no loss scale, and may be resumed in float16 on another GPU.
         if checkpoint.get('optimizer', {}).get('loss_scaler') == {}:
             del checkpoint['optimizer']['loss_scaler']
 
@@ -45,6 +45,6 @@ class SpeedUpHook(Hook):
         self.after_loop(runner)
 
     def after_loop(self, runner: Runner) -> None:
-        """Give mmcv's operators back, also where the training has failed."""
+        """Restore mmcv's operators, also if the training has failed."""
         if self._kept:
             self._kept.remove()

@@ -1,4 +1,4 @@
-"""Training that stops in order when it is asked to."""
+"""Stops a training cleanly on SIGTERM."""
 
 import functools
 import os
@@ -23,16 +23,16 @@ from mmfasternet.registry import HOOKS
 
 @HOOKS.register_module()
 class StopHook(Hook):
-    """On SIGTERM, which schedulers send before they kill, saves after the iteration and stops.
+    """On SIGTERM, which schedulers send before they kill a job, saves a checkpoint after the iteration and stops.
 
-    With several processes all of them stop after the same iteration, if one
-    of them is asked to; they finish a validation first, and so does one
-    process with an ``EMAHook``.
+    If one of several processes gets the signal, all stop after the same
+    iteration; a running validation is finished first, also by a single process
+    with an ``EMAHook``.
     """
 
     priority = 'LOWEST'
 
-    _handling: Optional['StopHook'] = None  # the one that handles SIGTERM now
+    _handling: Optional['StopHook'] = None  # the hook that currently handles SIGTERM
 
     def __init__(self) -> None:
         self._asked = False
@@ -46,7 +46,7 @@ class StopHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._trains = True
-        if threading.current_thread() is threading.main_thread():  # Python sets handlers there only
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             _free_children()
             self._before = signal.signal(signal.SIGTERM, self._ask)
             StopHook._handling = self
@@ -55,14 +55,14 @@ class StopHook(Hook):
         self.after_loop(runner)
 
     def after_loop(self, runner: Runner) -> None:
-        """Put back what SIGTERM did before, also where the training has failed."""
+        """Restore the previous SIGTERM handler, also if the training has failed."""
         self._trains = False
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = StopHook._handling = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        # After the last one there is nothing to go on with.
+        # After the last iteration there is nothing to resume.
         if self._is_asked() and runner.iter + 1 < runner.max_iters:
             self._stop(runner, runner.iter + 1)
 
@@ -71,7 +71,7 @@ class StopHook(Hook):
             self._stop(runner, runner.iter)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        # An EMA is in the place of the weights now; and processes may have different numbers of images.
+        # The weights are currently swapped with an EMA, and processes may have different numbers of images.
         if self._trains and self._asked and get_world_size() == 1 and not any(
                 isinstance(hook, EMAHook) for hook in runner.hooks):
             self._stop(runner, runner.iter)
@@ -79,7 +79,7 @@ class StopHook(Hook):
     def _stop(self, runner: Runner, iteration: int) -> None:
         path = save_stopped(runner, runner.epoch, iteration)
         raise TrainingStopped(f'stopped by SIGTERM after iteration {iteration} of {runner.max_iters}; {path} is saved. '
-                              f'To go on: {how_to_resume()}')
+                              f'To continue: {how_to_resume()}')
 
     def _ask(self, *_: Any) -> None:
         self._asked = True
@@ -94,7 +94,7 @@ class StopHook(Hook):
 
 @functools.lru_cache(None)
 def _free_children() -> None:
-    """Have SIGTERM do in forked processes what it did before: ``multiprocessing.Pool`` ends them by it, and waits."""
+    """Restore the previous SIGTERM handler in forked processes: ``multiprocessing.Pool`` ends them with SIGTERM."""
     def give_back() -> None:
         if StopHook._handling is not None:
             StopHook._handling.after_loop(None)
@@ -103,7 +103,7 @@ def _free_children() -> None:
 
 
 def how_to_resume() -> str:
-    """What to type to go on with the training that this command line started."""
+    """The command that resumes the training started by this command line."""
     if 'WORLD_SIZE' in os.environ or 'SLURM_PROCID' in os.environ:
         return 'the same command with --resume'
     arguments: List[str] = []
@@ -115,10 +115,10 @@ def how_to_resume() -> str:
 
 
 def _shelter(inner: Optional[Callable[[int], None]], worker: int) -> None:
-    """Have a data loader's worker follow its own process's SIGTERM only.
+    """Make a data loader worker follow only its own process's SIGTERM.
 
-    Schedulers send theirs to all processes. A worker would end, and its
-    process, which was about to save, with an error for that.
+    Schedulers send SIGTERM to all processes. A worker would end, and its
+    process would fail because of that instead of saving.
     """
     if inner is not None:
         inner(worker)

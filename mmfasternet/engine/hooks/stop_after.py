@@ -1,4 +1,4 @@
-"""Training for a number of iterations, within the schedule of a longer one."""
+"""Stops a training after a number of iterations of a longer schedule."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from mmfasternet.registry import HOOKS
 
 @HOOKS.register_module()
 class StopAfterHook(Hook):
-    """Ends a training after so many iterations; its state is not saved for that.
+    """Ends a training after a number of iterations, without saving its state.
 
-    MMEngine's loops end with their epochs, and a shorter schedule would be
-    another training.
+    MMEngine's loops end only with an epoch, and a shorter schedule would be a
+    different training.
 
     Args:
-        iterations: Their number.
+        iterations: Number of iterations.
     """
 
     priority = 'LOWEST'

@@ -10,7 +10,7 @@ from tests.conftest import SHAPES_CONFIG, data_options
 
 @pytest.fixture
 def two_folders(shapes, tmp_path):
-    """The data set's first two images, each called ``x.png`` in a folder of its own."""
+    """The dataset's first two images, each called ``x.png`` in a folder of its own."""
     root = tmp_path / 'data'
     content = json.loads((shapes / 'annotations' / 'instances_val.json').read_text())
     content['images'] = content['images'][:2]

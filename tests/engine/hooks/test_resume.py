@@ -141,7 +141,7 @@ def test_with_another_batch_size_the_epoch_begins_anew(shapes, tmp_path, capfd, 
     cfg = shapes_config(shapes, tmp_path / 'larger', **{'train_dataloader.batch_size': 4})
     cfg.resume = str(tmp_path / 'run' / f'iter_{start}.pth')
     train(cfg)
-    assert capfd.readouterr().out.count('begins anew') == 1
+    assert capfd.readouterr().out.count('is restarted') == 1
     assert list(losses(tmp_path / 'larger')) == [1, 2, 3, 4]  # counted as if it had been so from the start
 
 
