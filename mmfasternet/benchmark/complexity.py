@@ -17,9 +17,9 @@ from mmfasternet.engine.config import is_classifier
 
 #: RoIs in the box and in the mask head of a two-stage detector (FasterNet, Table 4).
 NUM_ROIS = dict(bbox=1000, mask=100)
-_ALL = ('conv', 'linear', 'addmm', 'matmul', 'mm', 'bmm', 'einsum')  # as MMEngine's counter calls them
+_ALL = ('conv', 'linear', 'addmm', 'matmul', 'mm', 'bmm', 'einsum')  # as in MMEngine's counter
 COUNTED_WITH_NORMS = (*_ALL, 'layer_norm', 'group_norm')
-_LAYER_OPERATORS = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)  # of PyTorch's counter
+_LAYER_OPERATORS = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)  # in PyTorch's counter
 _ACTIVATIONS = (nn.ReLU, nn.GELU)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 _NORMS = (BatchNorm, nn.GroupNorm)
@@ -27,19 +27,19 @@ _NORMS = (BatchNorm, nn.GroupNorm)
 
 @dataclass(frozen=True)
 class Complexity:
-    """Parameters, and multiply-adds for one image, of a model's part."""
+    """Parameters of a model's part, and its multiply-adds for one image."""
     part: str
     parameters: int
     multiply_adds: int
 
 
 def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> List[Complexity]:
-    """Count parameters and multiply-adds by MMEngine's counter.
+    """Count parameters and multiply-adds with MMEngine's counter.
 
-    Multiply-adds are those of convolutions, linear layers and matrix
-    products; norms are folded into them, and the rest does not show in the
-    printed digits of Tables 3 and 8 of the paper. In a two-stage detector the
-    heads get :data:`NUM_ROIS`.
+    Multiply-adds are those of convolutions, linear layers and matrix products;
+    norms are folded into them, and the rest is below the printed digits of
+    Tables 3 and 8 of the paper. In a two-stage detector the heads get
+    :data:`NUM_ROIS` RoIs.
 
     Args:
         cfg: Config of a classifier or a detector.
@@ -61,11 +61,11 @@ def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> Lis
 def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Complexity:
     """Count a Mask R-CNN's parameters and FLOPs as Table 4 of the paper does.
 
-    Its parameters are those that train. Its FLOPs, found by matching all of
-    its rows, are the multiply-adds of convolutions and linear layers and one
-    for each of their biases, two for each element of a batch or group norm,
-    one for each of an activation or pooling; attention's products, layer norms
-    and the mask head's last two layers count nothing.
+    Parameters are the trainable ones. FLOPs, in a convention found by matching
+    all rows of the table, are the multiply-adds of convolutions and linear
+    layers plus one for each bias, two for each element of a batch or group
+    norm, and one for each element of an activation or pooling; the products of
+    attention, layer norms and the mask head's last two layers are not counted.
 
     Args:
         cfg: Config of a Mask R-CNN with one head for boxes and one for masks.
@@ -113,7 +113,7 @@ def _image(model: nn.Module, size: Tuple[int, int]) -> Tensor:
 
 
 def count_multiply_adds(module: nn.Module, *inputs: Any, kinds: Sequence[str] = _ALL) -> int:
-    """Multiply-adds of a module's convolutions, linear layers and matrix products, by MMEngine's counter."""
+    """Multiply-adds of a module's convolutions, linear layers and matrix products, from MMEngine's counter."""
     counter = FlopAnalyzer(module, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counted: Dict[str, int] = counter.by_operator()
     return sum(int(value) for name, value in counted.items() if name in kinds)

@@ -1,4 +1,4 @@
-"""The paper's measurements (FasterNet, CVPR 2023), to stand beside ours."""
+"""The paper's measurements (FasterNet, CVPR 2023), for comparison with ours."""
 
 from dataclasses import dataclass
 from typing import Dict, Tuple
@@ -6,10 +6,10 @@ from typing import Dict, Tuple
 
 @dataclass(frozen=True)
 class DetectorRow:
-    """A Mask R-CNN of Table 4; a GPU there is a 2080 Ti.
+    """A Mask R-CNN of Table 4; the GPU is a 2080 Ti.
 
     Attributes:
-        config: Its config here, below ``configs/``.
+        config: Its config in this project, below ``configs/``.
         parameters: Millions of trainable parameters.
         flops: 10^9 FLOPs at 1280 x 800 pixels, as the table counts them.
         latency: Milliseconds on a GPU.
@@ -100,7 +100,7 @@ TABLE_3: Dict[str, ClassifierRow] = {
 
 @dataclass(frozen=True)
 class OperatorRow:
-    """Ten layers of an operator, Table 1.
+    """Ten layers of an operator in Table 1.
 
     Attributes:
         flops: 10^6 multiply-adds.

@@ -1,4 +1,4 @@
-"""The least time that a detector's layers can take by themselves on a machine."""
+"""Lower bound of the time of a detector's layers on a machine."""
 
 from collections import defaultdict
 from typing import Any, Dict, List, Tuple
@@ -16,10 +16,10 @@ _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 def least_times(cfg: Config, size: Tuple[int, int], dtype: torch.dtype, teraflops: float,
                 gigabytes: float) -> Dict[str, float]:
-    """Milliseconds of each part of a two-stage detector, if each layer worked at one of the machine's two ceilings.
+    """Milliseconds of each part of a two-stage detector, if each layer ran at one of the machine's two ceilings.
 
-    A layer multiplies and adds, and it reads its input and its weights and
-    writes its output, once each: the longer of the two counts.
+    For each layer, the longer of two times counts: that of its operations, and
+    that of reading its input and weights and writing its output once each.
 
     Args:
         cfg: Config of a two-stage detector with one head for boxes and one
@@ -30,7 +30,7 @@ def least_times(cfg: Config, size: Tuple[int, int], dtype: torch.dtype, teraflop
         gigabytes: 10^9 bytes read or written per second.
     """
     model = build_for_counting(cfg)
-    with fake_tensors(), torch.no_grad():  # only shapes are computed
+    with fake_tensors(), torch.no_grad():  # computes shapes only
         found: Dict[str, float] = defaultdict(float)
         part: List[str] = ['']
 

@@ -1,4 +1,4 @@
-"""What stands behind partial convolution: Table 2 and Fig. 6 of the paper, on anyone's images and weights."""
+"""The evidence for partial convolution: Table 2 and Fig. 6 of the paper, on your own images and weights."""
 
 from .kernels import OPERATORS, approximate_conv, collect_maps
 from .salience import salient_positions

@@ -22,10 +22,10 @@ def analysis_report(checkpoint: str, images: Sequence[str], device: torch.device
     """Fit the operators to a ResNet-50's convolutions, and count the salient positions of its kernels.
 
     Args:
-        checkpoint: Path or URL of its weights; without images of any network
+        checkpoint: Path or URL of its weights; without images, of any network
             with 3x3 kernels.
-        images: Image files to fit on; none for the positions alone.
-        device: Where it is computed.
+        images: Image files to fit on; none to only count positions.
+        device: Device to compute on.
         epochs: Passes over the training images.
         lr: Learning rate.
 

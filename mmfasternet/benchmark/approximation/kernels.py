@@ -1,4 +1,4 @@
-"""How well cheap operators stand in for a 3x3 convolution: Table 2 of the paper."""
+"""How well cheap operators approximate a 3x3 convolution: Table 2 of the paper."""
 
 import copy
 from typing import Callable, Dict, List, Sequence, Tuple
@@ -44,27 +44,28 @@ def collect_maps(weights: Dict[str, Tensor], images: Sequence[str], device: torc
                  batch_size: int = 16) -> List[Maps]:
     """Feature maps before and after a 3x3 convolution of each stage of a ResNet-50.
 
-    It is the first one of the stage that keeps the size of its map: that of
-    the first block has a stride in the stages 2 to 4, which a partial
-    convolution can't have.
+    It is the first one of the stage that keeps the size of its map: the one in
+    the first block of stages 2 to 4 has a stride, which a partial convolution
+    can't have.
 
     Args:
-        weights: State dict of a ResNet-50, with the names of torchvision,
-            which are those of MMPretrain and MMDetection as well.
+        weights: State dict of a ResNet-50, with torchvision's names, which
+            MMPretrain and MMDetection also use.
         images: Image files; each is resized to its shorter side of 256 pixels
             and cropped to 224 x 224.
-        device: Where it is computed.
-        batch_size: Images at once. Defaults to 16.
+        device: Device to compute on.
+        batch_size: Batch size. Defaults to 16.
 
     Returns:
         Inputs and outputs, ``(images, C, H, W)`` on the CPU, of each stage.
 
     Raises:
-        CheckpointError: If the weights are no ResNet-50's.
+        CheckpointError: If the weights are not those of a ResNet-50.
         DataError: If there are fewer than ten images, or one is broken.
     """
     if len(images) < _FEWEST_IMAGES:
-        raise DataError(f'{len(images)} images are too few to train, validate and test on: at least {_FEWEST_IMAGES}')
+        raise DataError(f'{len(images)} images are too few to train, validate and test on: give at least '
+                        f'{_FEWEST_IMAGES}')
     model = _resnet50(weights).to(device)
     modules = dict(model.named_modules())
     seen: List[List[Maps]] = [[] for _ in _STAGES]
@@ -95,10 +96,9 @@ def approximate_conv(operator: str,
     Args:
         operator: A name of :data:`OPERATORS`.
         maps: Inputs and outputs of the convolution.
-        device: Where it is computed.
+        device: Device to compute on.
         epochs: Passes over the training images. Defaults to 50.
-        lr: Learning rate at the start, which falls to 0 by a cosine.
-            Defaults to 1e-3.
+        lr: Initial learning rate, with cosine decay to 0. Defaults to 1e-3.
         batch_size: Images in a batch. Defaults to 32.
 
     Returns:
@@ -139,9 +139,9 @@ def _resnet50(weights: Dict[str, Tensor]) -> nn.Module:
     found = {key.removeprefix('backbone.'): value for key, value in weights.items()}
     missing = sorted(wanted - found.keys())
     if missing:
-        raise CheckpointError(f'the checkpoint is no ResNet-50: it lacks {listed(missing, 5)}')
+        raise CheckpointError(f'the checkpoint is not a ResNet-50: it lacks {listed(missing, 5)}')
     try:
         model.load_state_dict({key: found[key] for key in wanted}, strict=False)
     except RuntimeError as error:
-        raise CheckpointError(f'the checkpoint is no ResNet-50: {str(error).splitlines()[-1].strip()}') from None
+        raise CheckpointError(f'the checkpoint is not a ResNet-50: {str(error).splitlines()[-1].strip()}') from None
     return model

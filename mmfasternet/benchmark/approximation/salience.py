@@ -1,4 +1,4 @@
-"""Which position of a 3x3 kernel weighs most: Fig. 6 of the paper."""
+"""Which position of a 3x3 kernel has the largest norm: Fig. 6 of the paper."""
 
 import re
 from typing import Dict, List, Mapping
@@ -15,12 +15,12 @@ def salient_positions(weights: Mapping[str, Tensor]) -> Dict[str, List[float]]:
     """Share of the filters in which each position has the largest norm, by stage.
 
     The norm of a position is that of the filter's weights there, over all
-    channels (section 3.3). Stages are told by the names: all up to the first
-    number, such as ``layer1``.
+    channels (section 3.3). Stages are found by name: everything up to the
+    first number, such as ``layer1``.
 
     Args:
         weights: State dict of any network; its kernels ``(O, C, 3, 3)`` are
-            looked at.
+            used.
 
     Returns:
         Nine shares, from the upper left to the lower right, that sum to 1, of

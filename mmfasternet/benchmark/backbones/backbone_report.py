@@ -1,4 +1,4 @@
-"""Accuracy of trained detectors beside their latency: one table, one plot, and the curves of their trainings."""
+"""Report on accuracy and latency of trained detectors: a table, a plot, and the curves of their trainings."""
 
 import statistics
 from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -8,7 +8,7 @@ from mmfasternet.benchmark.harness.records import LatencyRecord, failures, runs_
 from mmfasternet.benchmark.reporting.plots import Measured, lines, measured_trade_off
 from mmfasternet.benchmark.reporting.report import Report, Table
 
-# By COCO's metric and by LVIS's.
+# Names in COCO's metric and in LVIS's.
 _METRICS = {'box AP': ('bbox_mAP', 'bbox_AP'), 'mask AP': ('segm_mAP', 'segm_AP'),
             'mask AP50': ('segm_mAP_50', 'segm_AP50')}
 
@@ -31,9 +31,8 @@ def backbone_report(trained: Sequence[Trained], latencies: Sequence[LatencyRecor
         trained: Trainings, of one or more seeds of each config.
         latencies: Records of the detectors, in one or more forms; their
             ``model`` is the name of the config.
-        parameters: Parameters that train, by the name of the config.
-        ours: Names of configs that the plot shows in another colour. Defaults
-            to none.
+        parameters: Number of trainable parameters, by the name of the config.
+        ours: Names of configs that the plot highlights. Defaults to none.
     """
     names = list(dict.fromkeys(each.name for each in trained))
     forms = list(dict.fromkeys(record.conditions.full_form for record in latencies))
@@ -45,10 +44,10 @@ def backbone_report(trained: Sequence[Trained], latencies: Sequence[LatencyRecor
         columns.update({heading: '.3f', f'± {heading}': '.3f'})
     columns.update({f'{form} (ms)': '.1f' for form in forms})
     columns.update({'iterations': 'd', 'training (min)': '.1f'})
-    notes = ['AP: mean over the seeds, of the last validation; ±: sample standard deviation. Training: what the '
-             f'iterations took, without validations, on {trained[0].device}.',
+    notes = ['AP: mean over the seeds at the last validation; ±: sample standard deviation. Training: time of the '
+             'iterations without validations, on {trained[0].device}.',
              *(f'Latency: {record.conditions.describe()}' for record in latencies[:1]),
-             *([f'{runs_of(latencies).capitalize()}, by the weights of one seed.'] if latencies else ()),
+             *([f'{runs_of(latencies).capitalize()}, with the weights of one seed.'] if latencies else ()),
              *failures(latencies)]
     plots = {}
     heading = 'mask AP' if 'mask AP' in found else next(iter(found), '')
@@ -66,14 +65,14 @@ def backbone_report(trained: Sequence[Trained], latencies: Sequence[LatencyRecor
 
 
 def mean_curve(curves: Sequence[Curve]) -> List[Tuple[int, float]]:
-    """The mean of several curves, where all of them have a value."""
+    """The mean of several curves at the points that all of them have."""
     values = [dict(curve) for curve in curves]
     return [(at, statistics.mean(value[at] for value in values)) for at in sorted(values[0])
             if all(at in value for value in values)] if values else []
 
 
 def _metrics_of(trained: Sequence[Trained]) -> Dict[str, str]:
-    """Metrics by their headings: those that all detectors are judged by, else whatever the evaluator gives."""
+    """Metrics by their headings: the usual ones of detectors, else all that the evaluator gives."""
     given = list(dict.fromkeys(name.rpartition('/')[2] for each in trained for name in each.metrics))
     known = {heading: metric for heading, metrics in _METRICS.items() for metric in metrics if metric in given}
     return known or {metric: metric for metric in given}

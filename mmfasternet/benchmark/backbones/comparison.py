@@ -1,4 +1,4 @@
-"""Backbones compared by what they are picked for: accuracy on the own data, at a latency."""
+"""Comparison of backbones by accuracy on your own data and by latency."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,41 +29,41 @@ _IMAGES = 20
 
 def compare(configs: Mapping[str, Config], seeds: Sequence[int], work_dir: Union[str, Path], out: Union[str, Path],
             device: torch.device, flags: Sequence[str] = (), runs: int = 20) -> Report:
-    """Train detectors alike over several seeds, measure their latency in one interleaved run, and report both.
+    """Train detectors alike with several seeds, measure their latency in one interleaved run, and report both.
 
-    Trainings go seed by seed, so that all configs are there when it is
-    stopped early. Latency is that of the weights of the first seed whose
-    checkpoint is there, on validation images, as trained and in the inference
+    Training goes seed by seed, so that all configs have results if it is
+    stopped early. Latency is measured with the weights of the first seed that
+    has a checkpoint, on validation images, as trained and in the inference
     form.
 
     Args:
         configs: Configs by their names.
         seeds: Seeds of weights and data.
-        work_dir: Folder for checkpoints and logs. Trainings that were
-            interrupted go on from there.
-        out: Folder for records, tables and plots. What has a record is not
-            trained or measured again, and needs no checkpoint any more.
-        device: Where latency is measured.
+        work_dir: Folder for checkpoints and logs. Interrupted trainings are
+            resumed from there.
+        out: Folder for records, tables and plots. Anything with a record is
+            not trained or measured again, and no longer needs its checkpoint.
+        device: Device to measure latency on.
         flags: Flags of ``mmfasternet train``.
         runs: Timed runs of each detector. Defaults to 20.
 
     Returns:
-        The report, which is written into ``out`` as well.
+        The report, which is also written to ``out``.
 
     Raises:
-        UserError: If a config is a classifier's or has no validation at the
+        UserError: If a config is for a classifier or has no validation at the
             end, or a training fails.
     """
     for name, cfg in configs.items():
         if is_classifier(cfg):
-            raise UserError(f"'{name}' is the config of a classifier: only detectors can be compared so")
+            raise UserError(f"'{name}' is the config of a classifier: only detectors can be compared")
         if not cfg.get('val_cfg'):
             raise UserError(f"'{name}' has no validation: set val_cfg, val_dataloader and val_evaluator")
         begin, length = cfg.train_cfg.get('val_begin', 1), length_of(cfg)[1]
         if begin > length:
-            raise UserError(f"'{name}' would end without a validation: train_cfg.val_begin is {begin}, of {length}")
+            raise UserError(f"'{name}' would end without a validation: train_cfg.val_begin is {begin} of {length}")
         if not cfg.get('test_dataloader'):
-            raise UserError(f"'{name}' has no test_dataloader, by whose pipeline latency is measured")
+            raise UserError(f"'{name}' has no test_dataloader, whose pipeline is needed to measure latency")
     images = {name: validation_images(cfg, min(_IMAGES, runs)) for name, cfg in configs.items()}
     trainings = [Training(name, cfg, seed, tuple(flags)) for seed in seeds for name, cfg in configs.items()]
     trained = train_all(trainings, work_dir, out)
@@ -73,7 +73,7 @@ def compare(configs: Mapping[str, Config], seeds: Sequence[int], work_dir: Union
         for options in (DeployOptions(), DeployOptions(True)):
             entry = detector_entry(cfg, f'{name}, {options.form}', device, DetectorInput(images=images[name]),
                                    deploy=options, build=_trained_detector(own, work_dir, device), model=name)
-            # Not the checkpoint's path, by which records of another folder or machine would not count.
+            # Not the checkpoint's path: records from another folder or machine would not count.
             entries.append(replace(entry, conditions=replace(entry.conditions, weights='trained')))
     latencies = run_suite(entries, device, runs, out=out)
     ours = [name for name, cfg in configs.items()
@@ -87,12 +87,12 @@ def compare(configs: Mapping[str, Config], seeds: Sequence[int], work_dir: Union
 
 def _trained_detector(trainings: Sequence[Training], work_dir: Union[str, Path],
                       device: torch.device) -> Callable[[], nn.Module]:
-    """What builds a detector with the weights of the first of its trainings whose checkpoint is there."""
+    """A function that builds a detector with the weights of its first training that has a checkpoint."""
     def build() -> nn.Module:
         found = (newest_checkpoint(each.config, each.folder(work_dir)) for each in trainings)
         checkpoint = next(filter(None, found), None)
         if not checkpoint:
-            raise UserError(f"'{trainings[0].folder(work_dir).parent}' holds no checkpoint any more: to train "
+            raise UserError(f"'{trainings[0].folder(work_dir).parent}' no longer holds a checkpoint: to train "
                             f'{trainings[0].name} again, remove its lines from {TRAININGS}')
         return detector_of(trainings[0].config, checkpoint, device)
 
@@ -100,8 +100,8 @@ def _trained_detector(trainings: Sequence[Training], work_dir: Union[str, Path],
 
 
 def validation_images(cfg: Config, at_most: int) -> List[str]:
-    """Files of a config's validation images, spread over them."""
-    cfg = prepare(cfg, TrainOptions())  # its data set, which reads what MMDetection's does not
+    """A sample of a config's validation images, spread over all of them."""
+    cfg = prepare(cfg, TrainOptions())  # our dataset also reads files that MMDetection's does not
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         for _, part in walk(cfg.val_dataloader.dataset):  # which may be wrapped
             if 'pipeline' in part:

@@ -1,4 +1,4 @@
-"""Trainings that are compared: each in a process of its own, as ``mmfasternet train`` does it, and its record."""
+"""Trainings to compare: each in its own process, as by ``mmfasternet train``, with a record of its result."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ from mmfasternet.files import write_atomically
 TRAININGS = 'trainings.jsonl'
 #: What a training prints, in its folder.
 OUTPUT = 'output.log'
-# What a training depends on, of a config.
+# The entries of a config that a training depends on.
 _DECIDE = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'custom_hooks', 'load_from',
            'auto_scale_lr', 'val_dataloader', 'val_evaluator')
 #: Values, each with the iteration that it is of.
@@ -40,7 +40,7 @@ Curve = Sequence[Tuple[int, float]]
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is to be compared.
+    """A training to compare.
 
     Attributes:
         name: Name of its config.
@@ -55,7 +55,7 @@ class Training:
 
     @property
     def digest(self) -> str:
-        """What tells its config from another of its name."""
+        """Hash of the config, which distinguishes configs of the same name."""
         return config_digest(self.config, *_DECIDE)
 
     def folder(self, root: Union[str, Path]) -> Path:
@@ -65,16 +65,16 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training.
+    """Result of a training.
 
     Attributes:
         name: Name of its config.
         seed: Its seed.
-        digest: What tells its config from another of its name.
-        iterations: Their number.
-        seconds: What the iterations took, loading of data included, without
+        digest: Hash of its config, to distinguish configs of the same name.
+        iterations: Number of iterations.
+        seconds: Time of the iterations, including data loading, without
             validations and the start.
-        metrics: Those of the last validation, by MMEngine's names.
+        metrics: Metrics of the last validation, by MMEngine's names.
         curves: The loss, and each metric, over iterations.
         flags: Flags of ``mmfasternet train``.
         device: Name of the processor.
@@ -93,11 +93,11 @@ class Trained:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> 'Trained':
-        """What ``vars`` gave.
+        """Create a record from the output of ``vars``.
 
         Raises:
             KeyError: If curves or flags are missing.
-            TypeError: If another field is missing, or one is not known.
+            TypeError: If another field is missing, or a field is unknown.
         """
         curves = {name: [(int(at), float(value)) for at, value in curve] for name, curve in content['curves'].items()}
         return cls(**{**content, 'curves': curves, 'flags': tuple(content['flags'])})
@@ -107,38 +107,38 @@ def read_trained(folder: Union[str, Path]) -> List[Trained]:
     """The records in the folder of a comparison; none if it has no file of them.
 
     Raises:
-        UserError: If a line is no record.
+        UserError: If a line is not a record.
     """
     return read_lines(Path(folder) / TRAININGS, Trained.from_dict, 'training')
 
 
 def train_all(trainings: Sequence[Training], work_dir: Union[str, Path], out: Union[str, Path]) -> List[Trained]:
-    """Train each that has no record yet, one after the other.
+    """Train each training without a record, one after the other.
 
-    One that was interrupted goes on from its last checkpoint. What it prints
-    goes into a file of its folder.
+    An interrupted training is resumed from its last checkpoint. Its output
+    goes to a file in its folder.
 
     Args:
-        trainings: What to train.
+        trainings: The trainings.
         work_dir: Folder for checkpoints and logs: a folder for each.
-        out: Folder for ``trainings.jsonl``, written anew, atomically, after
-            each.
+        out: Folder for ``trainings.jsonl``, rewritten atomically after each.
 
     Returns:
         The records, in the order of the trainings.
 
     Raises:
-        UserError: If one fails or is stopped, a record or a work folder is of
-            another config of its name, or another process writes into ``out``.
+        UserError: If one fails or is stopped, a record or a work folder
+            belongs to another config of the same name, or another process
+            writes to ``out``.
     """
     with locked_folder(out), progress_bar() as progress:
         records = {(record.name, record.seed): record for record in read_trained(out)}
         for each in trainings:
             found = records.get((each.name, each.seed))
             if found and (found.digest, found.flags) != (each.digest, each.flags):
-                raise UserError(f"'{Path(out) / TRAININGS}' holds a training of another config that is called "
-                                f'{each.name}, or of this one before it was edited, or with other flags: name another '
-                                f'folder by --out')
+                raise UserError(f"'{Path(out) / TRAININGS}' holds a training of another config named {each.name}, of "
+                                'an earlier version of this config, or with other flags: name another folder with '
+                                '--out')
         task = progress.add_task('training', total=float(len(trainings)))
         for index, each in enumerate(trainings):
             if (each.name, each.seed) not in records:
@@ -154,14 +154,14 @@ def train_all(trainings: Sequence[Training], work_dir: Union[str, Path], out: Un
 
 
 def newest_checkpoint(cfg: Config, folder: Path) -> Optional[str]:
-    """The newest checkpoint of a training by a config, in its work folder; None if there is none."""
+    """The newest checkpoint of a config's training in its work folder; None if there is none."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     return next(iter(saved_trainings(folder, hook.get('out_dir'))), None)
 
 
 def _trained(each: Training, work_dir: Union[str, Path], report_progress: Callable[[float], Any]) -> Trained:
     folder = each.folder(work_dir)
-    taken = f"another process trains in '{folder}': wait for it, or end it, or name another folder by --work-dir"
+    taken = f"another process trains in '{folder}': wait for it, end it, or name another folder with --work-dir"
     with locked_folder(folder, taken) as lock:
         _claim(folder, each)
         _run(each, folder, lock, report_progress)
@@ -169,10 +169,10 @@ def _trained(each: Training, work_dir: Union[str, Path], report_progress: Callab
 
 
 def _run(each: Training, folder: Path, lock: int, report_progress: Callable[[float], Any]) -> None:
-    """Train in a process of its own.
+    """Train in a separate process.
 
-    It holds the lock of its folder as well: if this one is killed, no other
-    trains beside it.
+    The process also holds the lock of its folder: if the parent is killed, no
+    other process can train there.
 
     Raises:
         UserError: If it fails.
@@ -184,7 +184,7 @@ def _run(each: Training, folder: Path, lock: int, report_progress: Callable[[flo
     total = length_of(each.config)
     with open(folder / OUTPUT, 'ab') as output, _signals_end_us():
         before = output.tell()
-        # Of a session of its own: a terminal's Ctrl-C reaches this process only, which ends that one in order.
+        # In its own session: Ctrl-C in a terminal reaches only this process, which then ends the child cleanly.
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment(),
                                    pass_fds=[lock], start_new_session=True)
         try:
@@ -197,16 +197,16 @@ def _run(each: Training, folder: Path, lock: int, report_progress: Callable[[flo
             raise
     if process.returncode:
         if process.returncode < 0:
-            reason = f'it was ended by {signal.Signals(-process.returncode).name}'
+            reason = f'it was killed by {signal.Signals(-process.returncode).name}'
         else:
             lines = (folder / OUTPUT).read_bytes()[before:].decode(errors='replace').strip().splitlines()
             reason = (lines or ['no output'])[-1]
-        raise UserError(f'the training of {each.name} with the seed {each.seed} failed: {reason} '
-                        f"(all of its output is in '{folder / OUTPUT}')")
+        raise UserError(f'the training of {each.name} with seed {each.seed} failed: {reason} (all of its output is in '
+                        f"'{folder / OUTPUT}')")
 
 
 def _config(each: Training) -> Config:
-    """Its config, in which MMEngine's record says after which iteration a validation was, if it counts these."""
+    """Its config; if it counts iterations, MMEngine's record tells the iteration of each validation."""
     cfg = copy.deepcopy(each.config)
     if not length_of(cfg)[0]:
         hooks = cfg.get('default_hooks') or {}
@@ -217,8 +217,8 @@ def _config(each: Training) -> Config:
 
 @contextmanager
 def _signals_end_us() -> Iterator[None]:
-    """Within it, SIGTERM and SIGHUP are exceptions, so that what this process has started is ended, too."""
-    if threading.current_thread() is not threading.main_thread():  # Python sets handlers there only
+    """Within it, SIGTERM and SIGHUP raise exceptions, so that child processes are ended, too."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -234,26 +234,26 @@ def _signals_end_us() -> Iterator[None]:
 
 
 def _claim(folder: Path, each: Training) -> None:
-    """Mark a work folder as that of a training, or check that what is in it is of this training."""
+    """Mark a work folder as belonging to a training, or check that it belongs to this training."""
     mark, own = folder / 'digest.json', json.dumps([each.digest, *each.flags])
     if any(folder.iterdir()) and (mark.read_text() if mark.exists() else None) != own:
-        raise UserError(f"'{folder}' holds a training of another config that is called {each.name}, or of this one "
-                        f'before it was edited, or with other flags: remove it, or name another folder by --work-dir')
+        raise UserError(f"'{folder}' holds a training of another config named {each.name}, of an earlier version of "
+                        'this config, or with other flags: remove it, or name another folder with --work-dir')
     write_atomically(mark, own.encode())
 
 
 def _record(each: Training, folder: Path) -> Trained:
-    """The record of a training that has ended.
+    """The record of a finished training.
 
     Raises:
-        UserError: If it was stopped before its end, or its end had no
-            validation, or nothing was logged.
+        UserError: If it was stopped before its end, had no validation at the
+            end, or logged nothing.
     """
     checkpoint = newest_checkpoint(each.config, folder)
     meta = read_checkpoint(checkpoint)['meta'] if checkpoint else {}
     by_epoch, length = length_of(each.config)
     if meta.get('epoch' if by_epoch else 'iter', 0) < length:
-        raise UserError(f'the training of {each.name} with the seed {each.seed} was stopped: the same command goes on '
+        raise UserError(f'the training of {each.name} with seed {each.seed} was stopped: the same command resumes it '
                         f"from '{folder}'")
     rows = read_scalars(folder)
     losses = {row['iter']: row for row in rows if 'loss' in row}
@@ -263,8 +263,9 @@ def _record(each: Training, folder: Path) -> Trained:
         raise UserError(f'the training of {each.name} logged no loss in {meta["iter"]} iterations: lower '
                         f'default_hooks.logger.interval')
     if meta['iter'] not in validations:
-        raise UserError(f'the training of {each.name} with the seed {each.seed} ended without a validation, or was '
-                        f"stopped in it, and mmfasternet.omit omits what repeats one: remove '{folder}' to train again")
+        raise UserError(f'the training of {each.name} with seed {each.seed} ended without a validation, or was stopped '
+                        f"during it while mmfasternet.omit excludes the loop that repeats it: remove '{folder}' to "
+                        'train again')
     curves: Dict[str, List[Tuple[int, float]]] = {'loss': [(at, losses[at]['loss']) for at in sorted(losses)]}
     for at in sorted(validations):
         for metric, value in validations[at].items():
@@ -277,19 +278,19 @@ def _record(each: Training, folder: Path) -> Trained:
 
 
 def read_scalars(folder: Path) -> List[Dict[str, Any]]:
-    """The lines of MMEngine's own record, over all runs of a work folder in their order."""
+    """The lines of MMEngine's own record, over all runs of a work folder in order."""
     lines = (line for path in sorted(folder.glob('*/vis_data/scalars.json')) for line in path.read_text().splitlines())
-    return [json.loads(line) for line in lines if line.endswith('}')]  # a process that was killed may leave a half one
+    return [json.loads(line) for line in lines if line.endswith('}')]  # a killed process may leave an incomplete line
 
 
 def length_of(cfg: Config) -> Tuple[bool, int]:
-    """Whether a training counts epochs, and how many, of these or of iterations."""
+    """Whether a training counts epochs, and its number of epochs or iterations."""
     by_epoch = 'max_epochs' in cfg.train_cfg
     return by_epoch, cfg.train_cfg.max_epochs if by_epoch else cfg.train_cfg.max_iters
 
 
 def _share(folder: Path, length: Tuple[bool, int]) -> float:
-    """How much of a training is done."""
+    """The finished fraction of a training."""
     by_epoch, total = length
     rows = [row for row in read_scalars(folder) if 'loss' in row]
     return min((rows[-1]['epoch'] - 1 if by_epoch else rows[-1]['iter']) / total, 1) if rows else 0.
@@ -301,6 +302,6 @@ def _write(out: Union[str, Path], records: Iterable[Trained]) -> None:
 
 
 def _environment() -> Dict[str, str]:
-    """This process's own, in which the package is found where this one is."""
+    """The environment of this process, extended so that the same package is found."""
     own = str(Path(mmfasternet.__file__).resolve().parent.parent)
     return dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [own, os.environ.get('PYTHONPATH')])))

@@ -1,4 +1,4 @@
-"""What a latency is taken under: the work, the form of the model, the machine."""
+"""Conditions of a latency: the work, the form of the model, the machine."""
 
 import platform
 import sys
@@ -11,33 +11,31 @@ from mmfasternet.deploy.tf32 import tf32
 
 _LIBRARIES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmpretrain', 'timm', 'onnxruntime', 'openvino')
 
-# None where an early record does not say.
+# None if an early record does not tell.
 _MAY_BE_UNKNOWN = ('weights', 'images')
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What must agree for two latencies to be compared.
+    """What must agree to compare two latencies.
 
     Attributes:
         sizes: Heights and widths of the images in pixels, each once.
         batch_size: Images per call.
         dtype: Type of the images.
         memory_format: Memory format of the images, ``'NCHW'`` or ``'NHWC'``.
-        form: Form of the model in words, such as ``'eager'``.
-        algorithm: Algorithm of FasterNet's blocks in a form that chooses it;
+        form: Form of the model, such as ``'eager'``.
+        algorithm: Algorithm of FasterNet's blocks, if the form chooses one;
             else None.
         compiled: Whether networks are compiled.
         graphs: Whether a GPU replays CUDA graphs.
-        weights: ``'random'``, or the checkpoint's path; None if a record does
-            not say.
-        images: ``'random'``, or the images' folder; None if a record does not
-            say.
-        device: Name of the processor; this and what follows is the machine's,
-            and comes by :meth:`on`.
-        tf32: What the processor rounds to TF32 in float32: of
+        weights: ``'random'``, or the checkpoint's path; None if not recorded.
+        images: ``'random'``, or the images' folder; None if not recorded.
+        device: Name of the processor; this and the following describe the
+            machine, and are set by :meth:`on`.
+        tf32: The float32 operations that the processor rounds to TF32: of
             ``'convolutions'`` and ``'matrix products'``.
-        threads: Threads PyTorch may use on a CPU.
+        threads: Threads that PyTorch may use on a CPU.
         versions: Versions of the libraries by name.
     """
     sizes: Tuple[Tuple[int, int], ...]
@@ -56,13 +54,13 @@ class Conditions:
     versions: Dict[str, str] = field(default_factory=dict)
 
     def on(self, device: torch.device) -> 'Conditions':
-        """The same work on this machine, as it is set up now."""
+        """The same work on this machine, with its current settings."""
         rounded = _rounded(device) if self.dtype == torch.float32 else ()
         return replace(self, device=name_of(device), tf32=rounded, threads=torch.get_num_threads(),
                        versions=loaded_versions())
 
     def comparable(self, other: 'Conditions') -> bool:
-        """Whether both agree, as far as both tell: one may name libraries that the other has not loaded yet."""
+        """Whether both agree in all that both record: one may list libraries that the other has not loaded yet."""
         shared = self.versions.keys() & other.versions.keys()
         return all(self.versions[name] == other.versions[name] for name in shared) and all(
             getattr(self, f.name) == getattr(other, f.name) or f.name == 'versions'
@@ -70,12 +68,12 @@ class Conditions:
             for f in fields(self))
 
     def same_form(self, other: 'Conditions') -> bool:
-        """Whether models are in the same form, and compute in the same type."""
+        """Whether the models have the same form and type."""
         return all(getattr(self, name) == getattr(other, name) for name in ('form', 'compiled', 'graphs', 'dtype'))
 
     @property
     def input_size(self) -> str:
-        """The sizes in words, such as ``'800x1280'``."""
+        """The sizes as a string, such as ``'800x1280'``."""
         return ', '.join(f'{height}x{width}' for height, width in self.sizes) or '-'
 
     @property
@@ -84,26 +82,26 @@ class Conditions:
 
     @property
     def full_form(self) -> str:
-        """Form in words, with how it is run."""
+        """Form, with how it is run."""
         return self.form + (', compile' if self.compiled else '') + (', CUDA graphs' if self.graphs else '')
 
     @property
     def processor(self) -> str:
-        """Its name, with what it rounds."""
+        """Name of the processor, with what it rounds to TF32."""
         return f"{self.device} (TF32 in {' and '.join(self.tf32)})" if self.tf32 else self.device
 
     @property
     def machine(self) -> str:
-        """Processor and libraries in words."""
+        """Description of processor and libraries."""
         versions = ', '.join(f'{name} {version}' for name, version in self.versions.items())
         return f'on {self.processor} with {self.threads} threads, {versions}'
 
     def describe(self, form: bool = True) -> str:
-        """All of it in words.
+        """Description of all conditions.
 
         Args:
-            form: Whether type, memory format and form are among them.
-                Defaults to True.
+            form: Whether to include type, memory format and form. Defaults to
+                True.
         """
         parts = [f'batch {self.batch_size}', f'{self.input_size} pixels']
         if form:
@@ -112,12 +110,12 @@ class Conditions:
         return ', '.join([*parts, self.machine])
 
     def to_dict(self) -> Dict[str, Any]:
-        """For JSON."""
+        """A dict for JSON."""
         return {**vars(self), 'dtype': self.dtype_name}
 
     @classmethod
     def from_dict(cls, content: Dict[str, Any]) -> 'Conditions':
-        """What :meth:`to_dict` gave.
+        """Create from the output of :meth:`to_dict`.
 
         Raises:
             KeyError: If a field is missing.
@@ -128,7 +126,7 @@ class Conditions:
 
 
 def loaded_versions() -> Dict[str, str]:
-    """Versions of the libraries that are loaded and can weigh on a latency."""
+    """Versions of the loaded libraries that can affect a latency."""
     versions = {name: sys.modules[name].__version__ for name in _LIBRARIES if name in sys.modules}
     if torch.cuda.is_available() and torch.backends.cudnn.is_available():
         versions['cudnn'] = str(torch.backends.cudnn.version())  # torch's own names CUDA's
@@ -136,7 +134,7 @@ def loaded_versions() -> Dict[str, str]:
 
 
 def name_of(device: torch.device) -> str:
-    """Name of a processor, by its maker."""
+    """The manufacturer's name of a processor."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     try:
@@ -147,7 +145,7 @@ def name_of(device: torch.device) -> str:
 
 
 def _rounded(device: torch.device) -> Tuple[str, ...]:
-    """Where what PyTorch calls float32 is computed with fewer bits."""
+    """Where PyTorch's float32 is computed with fewer bits."""
     if device.type != 'cuda' or torch.cuda.get_device_capability(device) < (8, 0):
         return ()
     return tuple(what for what, flag in zip(('convolutions', 'matrix products'), tf32()) if flag)

@@ -1,4 +1,4 @@
-"""What a GPU does in a call: how long it works, by how many kernels, and by which."""
+"""What a GPU does in a call: how long it works, and with which kernels."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import torch
 
 @dataclass(frozen=True)
 class GpuWork:
-    """Work of a GPU in one call, a mean over some.
+    """Work of a GPU in one call, averaged over several.
 
     Attributes:
         busy_ms: Milliseconds in which kernels and copies run.
-        kernels: Their number.
-        longest: Names of the kernels that take longest together, with their
+        kernels: Number of kernels.
+        longest: Names of the kernels with the largest total time, with their
             milliseconds and number.
     """
     busy_ms: float
@@ -22,17 +22,17 @@ class GpuWork:
     longest: List[Tuple[str, float, float]]
 
     def to_dict(self) -> Dict[str, Any]:
-        """For JSON."""
+        """A dict for JSON."""
         return vars(self)
 
 
 def gpu_work(function: Callable[[], Any], count: int = 12, calls: int = 5) -> GpuWork:
-    """Look at a call by PyTorch's profiler; a call before is not looked at.
+    """Profile a call with PyTorch's profiler, after one call that is not profiled.
 
     Args:
         function: Called without arguments.
-        count: How many kernels are named. Defaults to 12.
-        calls: How many calls are looked at. Defaults to 5.
+        count: How many kernels to list. Defaults to 12.
+        calls: How many calls to profile. Defaults to 5.
     """
     activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
     with torch.no_grad():

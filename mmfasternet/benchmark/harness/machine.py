@@ -1,4 +1,4 @@
-"""What a machine can do at best: the yardsticks beside which latencies are read."""
+"""The best a machine can do: reference values for latencies."""
 
 import os
 import platform
@@ -19,11 +19,11 @@ _LAUNCHES = 2000
 
 
 def machine_facts(device: torch.device, small: bool = False) -> Dict[str, Any]:
-    """The processor, its clocks and libraries, and its two ceilings, of bytes and of operations.
+    """The processor, its clocks and libraries, and its two ceilings: bytes and operations per second.
 
     Args:
-        device: What is measured.
-        small: Whether small maps and matrices will do, for a try.
+        device: Device to measure.
+        small: Whether to use small maps and matrices, for a trial run.
 
     Returns:
         By name: GB/s of a copy, bytes read and written; TFLOP/s,
@@ -88,13 +88,13 @@ def _processor(device: torch.device) -> str:
 
 
 def _nvidia_smi(device: torch.device) -> Dict[str, str]:
-    """Driver, clocks and power, as they are after some work; nothing where the tool is missing."""
+    """Driver, clocks and power after some work; empty if the tool is missing."""
     x = torch.rand(4096, 4096, device=device)
     end = time.perf_counter() + 0.5
     while time.perf_counter() < end:  # the clocks go up
         time_call(lambda: x @ x, device)
     try:
-        # By its name: numbers there are not those of CUDA_VISIBLE_DEVICES.
+        # By UUID or name: its numbers ignore CUDA_VISIBLE_DEVICES.
         gpu = f'GPU-{torch.cuda.get_device_properties(device).uuid}'
         line = subprocess.run(['nvidia-smi', f'--id={gpu}', f"--query-gpu={','.join(_NVIDIA_SMI)}",
                                '--format=csv,noheader'], capture_output=True, text=True, timeout=20).stdout

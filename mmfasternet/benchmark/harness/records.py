@@ -1,4 +1,4 @@
-"""Records of latencies, and the file of a suite that keeps them."""
+"""Records of latencies, and the file of a suite that stores them."""
 
 import fcntl
 import json
@@ -22,7 +22,7 @@ _DERIVED = ('median_ms', 'p10_ms', 'p90_ms', 'runs', 'images_per_second', 'part_
 
 
 class Summary(NamedTuple):
-    """What an early release kept of its calls."""
+    """What an early release recorded of its calls."""
     median_ms: float
     p10_ms: float
     p90_ms: float
@@ -31,34 +31,33 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True)
 class LatencyRecord:
-    """Latency of one call, over many, and its conditions.
+    """Latency of a call, measured over many, and its conditions.
 
     Attributes:
         name: Name in its suite.
-        conditions: What it was taken under.
-        kind: What is measured, which says by which report it is shown.
+        conditions: Conditions of the measurement.
+        kind: What is measured, which selects the report.
         model: Name of the model or operator, whatever its form.
-        times_ms: Duration of each timed call in milliseconds; of batches on a
-            GPU the mean of several calls that follow each other.
-        warmup: Number of calls before them that were not timed.
-        memory_mb: What a call takes at its peak on top of what is there
-            before it (weights among it), in 10^6 bytes; None where the system
-            does not tell, or CUDA graphs keep their memory between calls.
+        times_ms: Duration of each timed call in milliseconds; for batches on a
+            GPU, the mean of several consecutive calls.
+        warmup: Number of untimed calls before them.
+        memory_mb: Peak memory of a call in addition to what was allocated
+            before it (such as weights), in 10^6 bytes; None if the system does
+            not tell, or CUDA graphs keep their memory between calls.
         operations: Multiplications and additions of a call; None if they were
             not counted.
-        difference: Largest difference to the model as it was given, in
-            float32, over the largest value of each output; None if it was not
-            looked at.
-        parts_ms: Durations of its parts in milliseconds, in calls of their
-            own between the timed ones, by the name of the part.
+        difference: Largest difference from the original model in float32,
+            relative to the largest value of each output; None if not checked.
+        parts_ms: Durations of its parts in milliseconds, from separate calls
+            between the timed ones, by the name of the part.
         error: Why it can't be measured, such as ``'out of memory'``; its
-            figures are NaN then, and times are those until it failed.
-        sessions: When the runs began that its calls were timed in.
-        digest: What tells its model from another one of its name, as
-            :class:`~mmfasternet.benchmark.harness.suite.Entry` has it; None if
-            the record does not say.
-        summary: What is known instead of ``times_ms`` where single calls
-            were not kept. Defaults to None.
+            figures are then NaN, and times are those before it failed.
+        sessions: Start times of the runs in which its calls were timed.
+        digest: Distinguishes its model from others of the same name, as in
+            :class:`~mmfasternet.benchmark.harness.suite.Entry`; None if not
+            recorded.
+        summary: Replaces ``times_ms`` if single calls were not recorded.
+            Defaults to None.
     """
 
     name: str
@@ -78,7 +77,7 @@ class LatencyRecord:
 
     @property
     def median_ms(self) -> float:
-        """In milliseconds; NaN, as the percentiles are, where it could not be measured to the end."""
+        """In milliseconds; NaN, like the percentiles, if the measurement did not finish."""
         return self.summary.median_ms if self.summary else self._percentile(50)
 
     @property
@@ -98,12 +97,12 @@ class LatencyRecord:
 
     @property
     def images_per_second(self) -> float:
-        """Throughput by the median."""
+        """Throughput, from the median."""
         return self.conditions.batch_size * 1e3 / self.median_ms
 
     @property
     def gflops(self) -> Optional[float]:
-        """10^9 multiplications and additions a second, by the median; None if they were not counted."""
+        """10^9 multiplications and additions per second, from the median; None if they were not counted."""
         return self.operations / self.median_ms / 1e6 if self.operations else None
 
     @property
@@ -112,24 +111,24 @@ class LatencyRecord:
 
     @property
     def parts_over_total(self) -> float:
-        """Sum of the parts over the complete call of the same round, the median of all rounds; NaN without parts."""
+        """Sum of the parts over the complete call of the same round, median of all rounds; NaN without parts."""
         sums = np.sum(list(self.parts_ms.values()), axis=0)
         if not self.parts_ms or not self.times_ms:
             return math.nan
-        totals = np.reshape(self.times_ms, (len(sums), -1)).mean(axis=1)  # there may be several calls in a round
+        totals = np.reshape(self.times_ms, (len(sums), -1)).mean(axis=1)  # a round may have several calls
         return float(np.median(sums / totals))
 
     def to_dict(self) -> Dict[str, Any]:
-        """For JSON: the fields and what follows from them."""
+        """A dict for JSON: the fields and derived values."""
         return {**{key: getattr(self, key) for key in _DERIVED}, **vars(self), 'conditions': self.conditions.to_dict()}
 
     @classmethod
     def from_dict(cls, content: Dict[str, Any]) -> 'LatencyRecord':
-        """What :meth:`to_dict` gave; fields that came with later releases may be missing.
+        """Create from the output of :meth:`to_dict`; fields of later releases may be missing.
 
         Raises:
             KeyError: If conditions or times are missing.
-            TypeError: If the name is.
+            TypeError: If the name is missing.
         """
         known = {f.name: content[f.name] for f in fields(cls) if f.name in content}
         return cls(**{**known,
@@ -145,15 +144,15 @@ class LatencyRecord:
 
 
 class RecordFile:
-    """The records of a suite: what is in its folder, written anew, atomically, with each that is kept.
+    """The records of a suite, stored in its folder and rewritten atomically with each new one.
 
     Args:
         folder: Folder of the suite. Without one, nothing is read or written.
-        names: Names of its records in their order; others that are there stay
-            behind them.
+        names: Names of its records in order; other existing records are kept
+            after them.
 
     Raises:
-        UserError: If a line of the file is no record.
+        UserError: If a line of the file is not a record.
     """
 
     def __init__(self, folder: Optional[Union[str, Path]], names: Sequence[str] = ()) -> None:
@@ -164,31 +163,31 @@ class RecordFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within it, no other process may write the file, which would lose records.
+        """Within it, no other process may write the file, because records would be lost.
 
         Raises:
-            UserError: If another one does.
+            UserError: If another process does.
         """
         with locked_folder(self.path.parent) if self.path else nullcontext():
             yield
 
     def keep(self, record: LatencyRecord) -> None:
-        """Put a record in the place of the one of its name, on the disk as well."""
+        """Replace the record of the same name, also on disk."""
         self.records[record.name] = record
         self._lines[record.name] = _line(record)
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(self.path.parent)  # of a process that was killed
+            remove_unfinished(self.path.parent)  # left by a killed process
             write_atomically(self.path, ''.join(self._lines.values()).encode())
 
 
 @contextmanager
 def locked_folder(folder: Union[str, Path], taken: Optional[str] = None) -> Iterator[int]:
-    """Within it, no other process may write into a folder, which is made.
+    """Within it, no other process may write to a folder, which is made if missing.
 
     Args:
         folder: The folder.
-        taken: What is said if another process does. Defaults to None: that it
+        taken: Error message if another process does. Defaults to None: that it
             writes records there.
 
     Yields:
@@ -204,63 +203,63 @@ def locked_folder(folder: Union[str, Path], taken: Optional[str] = None) -> Iter
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(taken or f"another process writes records into '{folder}': name another folder by "
-                            f'--out') from None
+            raise UserError(taken or f"another process is writing records to '{folder}': name another folder with "
+                            '--out') from None
         yield opened
     finally:
-        os.close(opened)  # which unlocks it, unless another process has inherited it
+        os.close(opened)  # unlocks it, unless another process has inherited it
 
 
 def read_records(folder: Union[str, Path]) -> List[LatencyRecord]:
-    """Those of a suite in their order; none if its folder has no file of them.
+    """The records of a suite in order; empty if its folder has no file of them.
 
     Raises:
-        UserError: If a line is no record, or the folder holds records of an
-            early release, a file each.
+        UserError: If a line is not a record, or the folder holds records of an
+            early release, in one file each.
     """
     path = Path(folder) / RECORDS
     if not path.exists():
         if any('"times_ms"' in other.read_text(encoding='utf-8', errors='replace')
                for other in Path(folder).glob('*.json')):
-            raise UserError(f"'{folder}' holds records of an earlier release, a file each: name another folder by "
-                            f'--out')
+            raise UserError(f"'{folder}' holds records of an earlier release, in one file each: name another folder "
+                            'with --out')
         return []
     return read_lines(path, LatencyRecord.from_dict, 'latency')
 
 
 def read_lines(path: Path, parse: Callable[[Dict[str, Any]], Parsed], what: str) -> List[Parsed]:
-    """Records from a file of JSON lines; none if there is no file.
+    """Records from a file of JSON lines; empty if there is no file.
 
     Args:
         path: The file.
-        parse: Makes a record of what a line holds.
-        what: What it is a record of, for the error.
+        parse: Creates a record from the content of a line.
+        what: What the records are of, for the error.
 
     Raises:
-        UserError: If a line is no record.
+        UserError: If a line is not a record.
     """
     records = []
     for number, line in enumerate(path.read_text(encoding='utf-8').splitlines() if path.exists() else (), 1):
         try:
             records.append(parse(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"line {number} of '{path}' is no record of a {what}: remove it, or name another folder "
-                            f'by --out') from None
+            raise UserError(f"line {number} of '{path}' is not a record of a {what}: remove it, or name another folder "
+                            'with --out') from None
     return records
 
 
 def runs_of(records: Sequence[LatencyRecord]) -> str:
-    """What the figures of a suite are, in words."""
+    """A description of the figures of a suite."""
     calls = f'medians of {max(record.runs for record in records)} calls'
     sessions = {record.sessions for record in records if not record.error}
     if len(sessions) > 1:
-        return f'{calls} in runs of different times, so that ratios mean less than in one interleaved run'
+        return f'{calls} in runs at different times, so ratios are less reliable than in one interleaved run'
     count = max(len(max(sessions, default=())), 1)
     return f'{calls} in one interleaved run' if count == 1 else f'{calls} in {count} interleaved runs'
 
 
 def failures(records: Sequence[LatencyRecord]) -> List[str]:
-    """A line for each record that could not be taken."""
+    """A line for each failed measurement."""
     return [f'{record.name} was not measured: {record.error}' for record in records if record.error]
 
 

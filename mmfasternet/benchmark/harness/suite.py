@@ -1,4 +1,4 @@
-"""Several models measured side by side, in turns, with records that survive an interruption."""
+"""Measures several models in turns, with records that survive an interruption."""
 
 import gc
 from contextlib import contextmanager, nullcontext
@@ -24,16 +24,17 @@ TimedParts = Callable[[], Dict[str, float]]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed, ready to be called.
+    """A call to time, ready to run.
 
     Attributes:
         function: Called without arguments.
-        parts: A call that is timed part by part, beside those of ``function``.
-        advance: Called before each round, to bring in its input.
-        keeps_memory: Whether its memory stays allocated between calls, as that
-            of CUDA graphs does: what a call takes can't be told then.
+        parts: A call that is timed part by part, in addition to those of
+            ``function``.
+        advance: Called before each round, to provide its input.
+        keeps_memory: Whether its memory stays allocated between calls, as with
+            CUDA graphs: the memory of a call is then unknown.
         operations: Multiplications and additions of a call, for the record.
-        difference: Difference to the model as it was given, for the record.
+        difference: Difference from the original model, for the record.
     """
     function: Callable[[], Any]
     parts: Optional[TimedParts] = None
@@ -45,17 +46,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a suite.
+    """An entry of a suite.
 
     Attributes:
         name: Its name.
-        conditions: Its conditions, without the machine's.
-        build: How it is built.
+        conditions: Its conditions, without the machine.
+        build: Builds it.
         kind: What is measured, for the record.
         model: Name of the model or operator, for the record.
-        digest: What tells it from another model of this name, as
-            :func:`~mmfasternet.engine.config.config_digest` of its config
-            does. Defaults to None, the name alone says it.
+        digest: Distinguishes it from other models of the same name, such as
+            :func:`~mmfasternet.engine.config.config_digest` of its config.
+            Defaults to None: the name is enough.
     """
     name: str
     conditions: Conditions
@@ -66,9 +67,9 @@ class Entry:
 
 
 def replayed(entry: Entry) -> Entry:
-    """The entry with its call recorded as a CUDA graph: the time of the GPU, without the launches of each kernel.
+    """The entry with its call recorded as a CUDA graph: the time of the GPU, without kernel launches.
 
-    Its call must not wait for the GPU, and takes the same input each time.
+    Its call must not wait for the GPU, and gets the same input each time.
     """
 
     def build() -> Subject:
@@ -86,34 +87,35 @@ def run_suite(entries: Sequence[Entry],
               rounds: int = 10,
               calls: int = 1,
               out: Optional[Union[str, Path]] = None) -> List[LatencyRecord]:
-    """Time all entries in turns, so that drift of the machine's speed hits all alike.
+    """Time all entries in turns, so that drift of the machine's speed affects all equally.
 
-    In each round each entry is called once without being timed, which brings
-    its data back into the caches, then ``calls`` times, then once part by part
-    if it has parts. On a GPU, a timed call of more than one image and without
-    parts is the mean of some that follow each other, for the throughput: as
-    many as take a quarter of a second, ten at most.
+    In each round each entry is called once untimed, which brings its data back
+    into the caches, then ``calls`` times, then once part by part if it has
+    parts. On a GPU, a timed call with more than one image and without parts is
+    the mean of several consecutive calls, for the throughput: as many as take
+    a quarter of a second, at most ten.
 
     Args:
-        entries: What to measure; names must differ.
+        entries: What to measure; names must be unique.
         device: The device they work on.
         rounds: Rounds of the run. Defaults to 10.
         calls: Timed calls of each entry in a round. Defaults to 1.
-        out: Folder for ``records.jsonl``, written anew, atomically, after each
-            turn. Records that are there already count: an interrupted suite
-            goes on where it was. Defaults to None, no file.
+        out: Folder for ``records.jsonl``, rewritten atomically after each
+            turn. Existing records count: an interrupted suite continues where
+            it was. Defaults to None, no file.
 
     Returns:
-        The records, in the order of the entries. One that can't be built, or
-        that its device can't run, for want of memory or of an operator for its
-        type, says so in its ``error``, and the others go on without it.
+        The records, in the order of the entries. An entry that can't be built,
+        or that its device can't run because memory or an operator for its type
+        is missing, has the reason in ``error``; the others continue without
+        it.
 
     Raises:
         ArgumentError: If ``rounds``, ``calls`` or a batch size is not
-            positive, or a name is there twice.
+            positive, or a name occurs twice.
         UserError: If a record in ``out`` can't be read, or was taken under
-            other conditions, before anything is built; or if none of the
-            entries can be measured.
+            other conditions (checked before anything is built); or if none of
+            the entries can be measured.
     """
     batches = [('the batch size', entry.conditions.batch_size) for entry in entries]
     for argument, value in (('rounds', rounds), ('calls', calls), *batches):
@@ -121,7 +123,7 @@ def run_suite(entries: Sequence[Entry],
             raise ArgumentError(f'{argument} must be at least 1, got {value}')
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
-        raise ArgumentError(f'each name must be there once: {names}')
+        raise ArgumentError(f'names must be unique, got {names}')
     file = RecordFile(out, names)
     records = {entry.name: _started(entry, device, file, rounds * calls) for entry in entries}
     try:
@@ -129,7 +131,7 @@ def run_suite(entries: Sequence[Entry],
             _run(entries, device, rounds, calls, file, records)
     except KeyboardInterrupt:
         if out:
-            raise KeyboardInterrupt(f"records are kept in '{out}', and the same command goes on from them") from None
+            raise KeyboardInterrupt(f"records are kept in '{out}': run the same command to continue") from None
         raise
     if all(record.error for record in records.values()):
         raise UserError(f"'{names[0]}' can't be measured: {records[names[0]].error}")
@@ -150,7 +152,7 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
             progress.update(task, description=f'building {name}')
             with _failure_noted(name, records, subjects, file):
                 subjects[name] = entry.build()
-            # Building has loaded more libraries.
+            # Building may have loaded more libraries.
             conditions = replace(records[name].conditions, versions=loaded_versions())
             _check_comparable(records[name], conditions, file)
             records[name] = replace(records[name], conditions=conditions)
@@ -171,45 +173,44 @@ def _run(entries: Sequence[Entry], device: torch.device, rounds: int, calls: int
 
 
 def _started(entry: Entry, device: torch.device, file: RecordFile, calls: int) -> LatencyRecord:
-    """The record that is there already, or one without any timed call yet."""
+    """The existing record, or a new one without timed calls."""
     fresh = LatencyRecord(entry.name, entry.conditions.on(device), entry.kind, entry.model, digest=entry.digest)
     found = file.records.get(entry.name)
     if found:
         if (found.kind, found.model) != (entry.kind, entry.model):
-            raise UserError(f"'{found.name}' in '{file.path}' is of {found.model or 'another model'}, and not of "
-                            f'{entry.model}: name another folder by --out')
+            raise UserError(f"'{found.name}' in '{file.path}' is of {found.model or 'another model'}, not of "
+                            f'{entry.model}: name another folder with --out')
         if None not in (found.digest, entry.digest) and found.digest != entry.digest:
-            raise UserError(f"'{found.name}' in '{file.path}' is of another config that is called "
-                            f"{entry.model or entry.name}, or of this one before it was edited: name another folder by "
-                            f'--out')
+            raise UserError(f"'{found.name}' in '{file.path}' is of another config named {entry.model or entry.name}, "
+                            'or of an earlier version of this config: name another folder with --out')
         _check_comparable(found, fresh.conditions, file)
         if found.summary and found.runs < calls:
-            raise UserError(f"'{found.name}' in '{file.path}' can't go on, since its calls were not kept one by one: "
-                            f'name another folder by --out')
-    return replace(found, error=None) if found else fresh  # what failed is tried again
+            raise UserError(f"'{found.name}' in '{file.path}' can't be continued, because its calls were not recorded "
+                            'one by one: name another folder with --out')
+    return replace(found, error=None) if found else fresh  # failed entries are tried again
 
 
 def _check_comparable(found: LatencyRecord, conditions: Conditions, file: RecordFile) -> None:
     if not found.conditions.comparable(conditions):
         raise UserError(f"'{found.name}' in '{file.path}' was measured under other conditions "
-                        f'({found.conditions.describe()}): name another folder by --out')
+                        f'({found.conditions.describe()}): name another folder with --out')
 
 
 @contextmanager
 def _failure_noted(name: str, records: Dict[str, LatencyRecord], subjects: Dict[str, Subject],
                    file: RecordFile) -> Iterator[None]:
-    """Within it, a RuntimeError or UserError ends the subject and not the suite; the record says so.
+    """Within it, a RuntimeError or UserError ends the subject but not the suite, and is recorded.
 
-    PyTorch says by the first what a device has no memory or no operator for.
+    PyTorch raises RuntimeError if a device lacks memory or an operator.
     """
     reason = None
     try:
         yield
     except (RuntimeError, UserError) as error:
         reason = 'out of memory' if isinstance(error, torch.OutOfMemoryError) else str(error).strip().partition('\n')[0]
-    if reason:  # only now the traceback has let go of the subject, and its memory is free
+    if reason:  # only now the traceback no longer holds the subject, and its memory is free
         subjects.pop(name, None)
-        # On the disk, the calls until then stay.
+        # On disk, the calls until then are kept.
         file.keep(replace(file.records.get(name, records[name]), error=reason))
         records[name] = replace(records[name], times_ms=(), parts_ms={}, memory_mb=None, error=reason)
         gc.collect()
@@ -217,7 +218,7 @@ def _failure_noted(name: str, records: Dict[str, LatencyRecord], subjects: Dict[
 
 
 def room_for_compiled(count: int) -> ContextManager[Any]:
-    """Within it, so many models may be compiled: past its limit Dynamo runs without a word what it was to compile."""
+    """Raise Dynamo's limit of compilations within it: past the limit, Dynamo silently runs code uncompiled."""
     if not count:
         return nullcontext()
     return recompilations(8 * count)
@@ -246,7 +247,7 @@ def _extended(record: LatencyRecord, subject: Subject, device: torch.device, cal
 
 
 def progress_bar() -> Any:
-    """On the terminal only: on stderr, so that tables can be piped."""
+    """Shown only on a terminal, on stderr, so that tables can be piped."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     return Progress(TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn(),

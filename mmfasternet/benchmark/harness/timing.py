@@ -1,4 +1,4 @@
-"""Timing of callables, and the memory of a call."""
+"""Timing and memory of calls."""
 
 import ctypes
 import gc
@@ -15,7 +15,7 @@ MAX_WARMUP = 30
 
 
 def warm_up(function: Callable[[], Any], device: torch.device) -> int:
-    """Call until it gets no faster, or :data:`MAX_WARMUP` times.
+    """Call until it does not get faster, at most :data:`MAX_WARMUP` times.
 
     Returns:
         The number of calls.
@@ -32,7 +32,7 @@ def warm_up(function: Callable[[], Any], device: torch.device) -> int:
 
 
 def time_call(function: Callable[[], Any], device: torch.device, calls: int = 1) -> float:
-    """Seconds of one call, from an idle device to an idle device; the mean of several that follow each other."""
+    """Seconds of one call, from idle device to idle device; the mean of several consecutive calls."""
     _synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
@@ -42,11 +42,10 @@ def time_call(function: Callable[[], Any], device: torch.device, calls: int = 1)
 
 
 def peak_memory(function: Callable[[], Any], device: torch.device) -> Optional[float]:
-    """What one call takes at its peak on top of what is there before it, in 10^6 bytes.
+    """Peak memory of one call in addition to what was allocated before it, in 10^6 bytes.
 
-    On a GPU it is what PyTorch allocates there; on Linux the process'
-    resident memory, after the allocator has given back what earlier calls
-    left (glibc's does; with others, what is reused of it does not count). None on
+    On a GPU it is what PyTorch allocates; on Linux it is resident memory of the process, after the allocator has
+    returned what earlier calls left (as glibc's does; with other allocators, reused memory does not count). None on
     other systems.
     """
     gc.collect()
@@ -59,7 +58,7 @@ def peak_memory(function: Callable[[], Any], device: torch.device) -> Optional[f
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
         with open('/proc/self/clear_refs', 'w') as clear:
-            clear.write('5')  # sets the peak back to what is resident now
+            clear.write('5')  # resets the peak to the current resident memory
         before = _resident('VmRSS')
         function()
         return max(_resident('VmHWM') - before, 0) / 1e6

@@ -1,4 +1,4 @@
-"""Runs the steps of the plan, each in a process with a limit, and goes on where an earlier run stopped."""
+"""Runs the steps of the plan, each in a process with a time limit, and continues where an earlier run stopped."""
 
 import json
 import multiprocessing
@@ -19,7 +19,7 @@ from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.files import write_atomically
 
 STATE, LOGS, DONE = 'steps.json', 'logs', 'done'
-_NOT_ALL = 3  # exit status of a step that had no time for some of its suites
+_NOT_ALL = 3  # exit status of a step that ran out of time for some of its suites
 
 
 def run_all(device: Optional[str],
@@ -29,36 +29,34 @@ def run_all(device: Optional[str],
             only: Sequence[str] = ()) -> Dict[str, str]:
     """Run the steps of :mod:`mmfasternet.benchmark.plan.steps`.
 
-    Each runs in a process of its own, which on a GPU is stopped at the step's
-    limit; a step that fails does not stop the others. Into the same folder, steps that
-    have ended well are not run again, and suites go on from their records.
+    Each runs in its own process, which on a GPU is stopped at the step's limit; a failed step does not stop the others.
+    With the same folder, successful steps are not run again, and suites continue from their records.
 
-    The processes are forks of this one, so that libraries are imported once:
-    it must not have used a GPU, nor computed by several threads. If the first
-    step fails, it is tried once more in a new process, and so are the others
-    then.
+    The processes are forks of this one, so that libraries are imported once: it must not have used a GPU or several
+    threads for computing. If the first step fails, it is repeated in a new process instead of a fork, and so are the
+    other steps.
 
     Args:
         device: Such as ``'cuda:0'``. Defaults to None, the first GPU if any.
-        out: Folder for what is found.
-        seconds: For all steps.
-        small: Whether every step is only tried. Defaults to False.
+        out: Folder for the results.
+        seconds: Time limit for all steps.
+        small: Whether to only try out every step. Defaults to False.
         only: Names of the steps to run. Defaults to all.
 
     Returns:
-        How each step ended, by its name.
+        The outcome of each step, by its name.
 
     Raises:
-        ArgumentError: If a step is not known.
-        UserError: If the folder was measured into otherwise.
+        ArgumentError: If a step is unknown.
+        UserError: If the folder holds measurements with other settings.
     """
     start = time.monotonic()
     known = [step.name for step in STEPS]
     for name in only:
         if name not in known:
-            raise ArgumentError(f"no step is called '{name}': it must be one of {', '.join(known)}")
+            raise ArgumentError(f"there is no step '{name}': it must be one of {', '.join(known)}")
     on_gpu = device.startswith('cuda') if device else torch.cuda.is_available()
-    limited = on_gpu and not small  # on a CPU the calls before the first that counts take minutes
+    limited = on_gpu and not small  # on a CPU the warm-up calls take minutes
     (out / LOGS).mkdir(parents=True, exist_ok=True)
     ended, method = _state(out, small)
     for step in STEPS:
@@ -81,20 +79,20 @@ def run_all(device: Optional[str],
 
 
 def _state(out: Path, small: bool) -> Tuple[Dict[str, str], str]:
-    """How steps have ended, and how their processes start."""
+    """Outcomes of steps, and the start method of their processes."""
     try:
         content = json.loads((out / STATE).read_text())
         if content['small'] != small:
-            raise UserError(f"'{out}' holds a run of the other --size: name another folder by --out")
+            raise UserError(f"'{out}' holds a run with the other --size: name another folder with --out")
         return content['steps'], content['method']
     except FileNotFoundError:
         return {}, 'fork'
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"'{out / STATE}' can't be read: remove it, or name another folder by --out") from None
+        raise UserError(f"'{out / STATE}' can't be read: remove it, or name another folder with --out") from None
 
 
 def _run(method: str, step: Step, device: Optional[str], out: Path, small: bool, limit: float) -> str:
-    """How a step ended that ran in a process of its own."""
+    """Run a step in its own process; returns its outcome."""
     start = time.monotonic()
     process = multiprocessing.get_context(method).Process(  # type: ignore[attr-defined]
         target=_in_process, args=(step, device, out, small, start + limit), name=step.name)
@@ -109,14 +107,14 @@ def _run(method: str, step: Step, device: Optional[str], out: Path, small: bool,
     if late:
         return f'stopped at its limit, {took}'
     if process.exitcode == _NOT_ALL:
-        return f'not all of it, for want of time, in {took}'
+        return f'incomplete, out of time, in {took}'
     if process.exitcode:
         return f"failed with {process.exitcode} after {took}: see {out / LOGS / f'{step.name}.log'}"
     return f'{DONE} in {took}'
 
 
 def _in_process(step: Step, device: Optional[str], out: Path, small: bool, deadline: float) -> None:
-    os.setpgid(0, 0)  # what it starts is stopped with it
+    os.setpgid(0, 0)  # so that its children are stopped with it
     with open(out / LOGS / f'{step.name}.log', 'a', buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -131,11 +129,11 @@ def _in_process(step: Step, device: Optional[str], out: Path, small: bool, deadl
             traceback.print_exc()
         finally:
             log.flush()
-            os._exit(code)  # without the parent's clean-up
+            os._exit(code)  # skips the parent's clean-up
 
 
 def _stop(process: Any) -> None:
-    """Stop a process and what it has started."""
+    """Stop a process and its children."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)

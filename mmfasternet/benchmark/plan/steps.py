@@ -1,4 +1,4 @@
-"""All measurements of this project as steps, the most valuable first."""
+"""All measurements of this project as steps, the most important first."""
 
 import functools
 import gc
@@ -42,14 +42,15 @@ NETWORKS = ('FasterNet-T0', 'FasterNet-T1', 'FasterNet-T2', 'FasterNet-S', 'Fast
 
 @dataclass
 class Bench:
-    """Where steps measure, and for how long.
+    """Device, folder and time limit of the measurements.
 
     Attributes:
         device: Name of the device; None for the first GPU, else the CPU.
-        out: Folder for what is found: a folder for each suite.
-        small: Tiny images, few models, one round: a try of every step.
-        deadline: When the step must have ended, by :func:`time.monotonic`.
-        skipped: Names of the suites that there was no time for.
+        out: Folder for the results: a folder for each suite.
+        small: Tiny images, few models, one round: a trial of every step.
+        deadline: Time by which the step must end, as from
+            :func:`time.monotonic`.
+        skipped: Names of suites that were skipped for lack of time.
     """
     device: Optional[str]
     out: Path
@@ -75,7 +76,7 @@ class Bench:
         return self.deadline - time.monotonic()
 
     def suite(self, name: str, entries: Sequence[Entry], rounds: int, least: float = 15.) -> List[LatencyRecord]:
-        """Measure a suite, if there are as many seconds as ``least``."""
+        """Measure a suite, if at least ``least`` seconds are left."""
         if self.left() < least:
             print(f'{name}: no time left')
             self.skipped.append(name)
@@ -89,7 +90,7 @@ class Bench:
                   f'{record.name:56} {record.median_ms:9.3f} ms  p10 {record.p10_ms:.3f}  p90 {record.p90_ms:.3f}  '
                   f'{record.memory_mb or 0:.0f} MB  {parts}')
         print(f'{name}: {len(records)} records in {time.monotonic() - start:.0f} s', flush=True)
-        gc.collect()  # graphs and what they replay hold each other
+        gc.collect()  # graphs and the modules they replay form reference cycles
         torch.cuda.empty_cache()
         return records
 
@@ -103,7 +104,7 @@ def _timed_build(entry: Entry) -> Subject:
 
 @functools.cache
 def detector_configs(small: bool = False) -> Dict[str, Config]:
-    """Those of Table 4, by their names; few and slim ones for a try."""
+    """The configs of Table 4 by name; a few slim ones for a trial."""
     folder = configs_folder()
     paths = {name: folder / row.config for name, row in TABLE_4.items()}
     if small:
@@ -125,14 +126,14 @@ def facts(bench: Bench) -> None:
 
 
 def table_4(bench: Bench) -> None:
-    """Twelve detectors in float32 and on a GPU in float16, eager and by CUDA graphs, end-to-end and in parts."""
+    """Twelve detectors in float32 and on a GPU in float16, eager and with CUDA graphs, end-to-end and in parts."""
     _table_4(bench, [('float32', 'off'), ('float16', 'convolutions')] if bench.on_gpu else [('float32', 'off')])
 
 
 def table_4_in_other_types(bench: Bench) -> None:
-    """The same on a GPU in float32 with TF32, and in bfloat16 where it has that; by CUDA graphs alone.
+    """The same on a GPU in float32 with TF32, and in bfloat16 if supported; only with CUDA graphs.
 
-    Eager, a detector waits for launches in every type.
+    In eager mode, a detector is limited by kernel launches in every type.
     """
     if bench.on_gpu:
         _table_4(bench, [('float32', 'on'), *((dtype, 'convolutions') for dtype in native_amp_types()[1:])], False)
@@ -185,7 +186,7 @@ def forms(bench: Bench) -> None:
 
 
 def _look_at(bench: Bench, suite: str, entry: Entry, subject: Optional[Subject] = None, calls: int = 5) -> None:
-    """Keep what the GPU does in a call of an entry."""
+    """Record what the GPU does in a call of an entry."""
     path = bench.out / suite / GPU_WORK
     work = json.loads(path.read_text()) if path.exists() else {}
     if entry.name in work:
@@ -212,14 +213,14 @@ def training(bench: Bench) -> None:
 
 
 def training_compiled(bench: Bench) -> None:
-    """The fastest form of training beside the one that is not compiled."""
+    """The fastest form of training, and the same form without compilation."""
     half = native_amp_types()[-1] + '+' if bench.on_gpu else ''
     names = [f'{half}channels-last', f'{half}channels-last+compile']
     _training(bench, names, 16 if bench.on_gpu else 1, 'compiled')
 
 
 def _training(bench: Bench, names: Sequence[str], batch: int, suite: str) -> List[Entry]:
-    """Measure a suite of training; gives the entries that could be measured."""
+    """Measure a suite of training; returns the entries that could be measured."""
     size = (96, 160) if bench.small else (800, 1333)
     set_tf32('convolutions')
     entries = [training_entry(detector_configs(bench.small)[model], model, bench.target, SpeedUps.parse(name), size,
@@ -229,7 +230,7 @@ def _training(bench: Bench, names: Sequence[str], batch: int, suite: str) -> Lis
 
 
 def operator_tables(bench: Bench) -> None:
-    """Tables 1 and 9: eager, and on a GPU by CUDA graphs, which is the time of the GPU."""
+    """Tables 1 and 9: eager, and on a GPU with CUDA graphs, which measure the time of the GPU."""
     batch, device = 32 if bench.on_gpu and not bench.small else 1, bench.target
     set_tf32('convolutions')
     nchw, nhwc = torch.contiguous_format, torch.channels_last
@@ -247,13 +248,13 @@ def operator_tables(bench: Bench) -> None:
 
 
 def _few(bench: Bench, make: Callable[..., List[Entry]], *args: Any) -> List[Entry]:
-    """The entries; for a try the quick ones."""
+    """The entries; only quick ones for a trial."""
     return [e for e in make(*args)
             if not bench.small or any(part in e.name for part in ('768', 'T0', 'yardstick', 'rule 3'))]
 
 
 def table_3(bench: Bench) -> None:
-    """Classifiers at batch 1; on a GPU by CUDA graphs, and at batch 32 as well."""
+    """Classifiers at batch 1; on a GPU with CUDA graphs, and also at batch 32."""
     _table_3(bench, [(32, True), (1, True)] if bench.on_gpu else [(1, False)])
 
 
@@ -274,7 +275,7 @@ def _table_3(bench: Bench, settings: Sequence[Tuple[int, bool]]) -> None:
 
 
 def backbone_forms(bench: Bench) -> None:
-    """Algorithms of FasterNet's block in the backbone of S, at the size of a detector and of a classifier."""
+    """Algorithms of FasterNet's block in FasterNet-S, at the image sizes of detectors and classifiers."""
     arch = 't0' if bench.small else 's'
     for tf32 in ('on', 'convolutions') if bench.on_gpu else ('convolutions', ):
         set_tf32(tf32)
@@ -290,9 +291,9 @@ class Step:
     """A step of the plan.
 
     Attributes:
-        run: What it does.
-        most: Seconds that it may take on a GPU.
-        least: Seconds that must be left for it to begin.
+        run: The function to run.
+        most: Time limit on a GPU in seconds.
+        least: Minimum remaining seconds to start it.
     """
     run: Callable[[Bench], None]
     most: float

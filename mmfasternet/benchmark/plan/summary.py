@@ -1,4 +1,4 @@
-"""Reports of all that :mod:`mmfasternet.benchmark.plan.run_all` has found, from its records."""
+"""Reports on all results of :mod:`mmfasternet.benchmark.plan.run_all`, from its records."""
 
 import json
 from pathlib import Path
@@ -18,16 +18,16 @@ Records = List[LatencyRecord]
 
 
 def write_reports(out: Path) -> Path:
-    """Write a report beside the records of each suite, and one page with all of them.
+    """Write a report next to the records of each suite, and one page with all of them.
 
     Args:
-        out: The folder that ``run_all`` measured into.
+        out: The folder of ``run_all``.
 
     Returns:
         The page.
 
     Raises:
-        UserError: If it holds nothing.
+        UserError: If it holds no records.
     """
     reports = [_machine_report(out)] if (out / FACTS).exists() else []
     for folder, records in _suites(out):
@@ -44,7 +44,7 @@ def write_reports(out: Path) -> Path:
 
 
 def summarize(out: Path) -> str:
-    """How each step ended, and what came out of the detectors, for the terminal."""
+    """Outcome of each step and results of the detectors, for the terminal."""
     lines = [f'{name}: {how}' for name, how in json.loads((out / STATE).read_text())['steps'].items()]
     for folder, records in _suites(out):
         for record in records:
@@ -57,7 +57,7 @@ def summarize(out: Path) -> str:
 
 
 def _suites(out: Path) -> List[Tuple[Path, Records]]:
-    """Folders and records of the suites that are there."""
+    """Folders and records of all suites."""
     found = [(path.parent, read_records(path.parent)) for path in sorted(out.rglob(RECORDS))]
     return [(folder, records) for folder, records in found if records]
 
@@ -83,14 +83,15 @@ def _detectors(records: Records, folder: Path, out: Path) -> Report:
     if not (folder / GPU_WORK).exists() or not (out / FACTS).exists():
         return report
     facts = json.loads((out / FACTS).read_text())
-    bound = ("Bound: the least time of each convolution and linear layer by itself, by the machine's fastest 3x3 "
-             'convolution in the type, or by its copy for reading and writing maps and weights, whichever is longer.')
+    bound = ('Bound: the minimum time of each convolution and linear layer on its own: its operations at the speed of '
+             "the machine's fastest 3x3 convolution in this type, or its reads and writes of maps and weights at the "
+             'bandwidth of a copy, whichever is longer.')
     report = _with_gpu_work(report, records, folder, 'detector')
     return Report(report.title, [*report.tables, _roofline(records, facts)], [*report.notes, bound], report.plots)
 
 
 def _with_gpu_work(report: Report, records: Records, folder: Path, what: str) -> Report:
-    """The report with what the GPU does in a call, for those that were looked at."""
+    """The report extended by what the GPU does in a call, for profiled entries."""
     work = json.loads((folder / GPU_WORK).read_text())
     rows = []
     for record in records:
@@ -98,8 +99,8 @@ def _with_gpu_work(report: Report, records: Records, folder: Path, what: str) ->
         if each:
             rows.append({what: record.name, 'ms': record.median_ms, 'GPU busy (ms)': each['busy_ms'],
                          'GPU idle': 1 - each['busy_ms'] / record.median_ms, 'kernels': each['kernels']})
-    note = ("GPU busy: the time in which kernels and copies run, by PyTorch's profiler in other calls. GPU idle: the "
-            'share of the time in which none does, since it waits for launches or for the CPU.')
+    note = ("GPU busy: time in which kernels and copies run, from PyTorch's profiler in separate calls. GPU idle: "
+            'share of the time in which none runs, because the GPU waits for launches or for the CPU.')
     columns = {what: '', 'ms': '.2f', 'GPU busy (ms)': '.2f', 'GPU idle': '.2f', 'kernels': '.0f'}
     tables = [*report.tables, Table('What the GPU does', columns, rows)]
     return Report(report.title, tables, [*report.notes, note], report.plots)
@@ -130,7 +131,7 @@ def _classifiers(records: Records, folder: Path, out: Path) -> Report:
 def _training(records: Records, folder: Path, out: Path) -> Report:
     losses = training_steps.read_losses(folder)
     if not losses and any(folder.glob('loss-of-*.csv')):
-        raise UserError('its loss curves were not kept: its report stays as it is')
+        raise UserError('its loss curves were not recorded: its report is not changed')
     report = training_steps.training_report(records, losses)
     return _with_gpu_work(report, records, folder, 'training') if (folder / GPU_WORK).exists() else report
 

@@ -1,4 +1,4 @@
-"""Plots of measurements, by matplotlib."""
+"""Plots of measurements with matplotlib."""
 
 import math
 import textwrap
@@ -17,14 +17,14 @@ _MARKERS = 'svD^>p*hXd<P8H'
 
 
 class Measured(NamedTuple):
-    """A point whose y is a mean over some runs.
+    """A point whose y is a mean over several runs.
 
     Attributes:
         name: Its name.
-        x: None if it was not measured, as y is.
+        x: None if it was not measured, like y.
         y: The mean.
-        spread: Of y, to either side; None if there was one run.
-        ours: Whether it has the colour of FasterNet.
+        spread: Error bar of y to either side; None if there was one run.
+        ours: Whether it has FasterNet's colour.
     """
     name: str
     x: Optional[float]
@@ -34,12 +34,12 @@ class Measured(NamedTuple):
 
 
 def stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str, title: str) -> 'Figure':
-    """Horizontal bars, each made of its parts.
+    """Horizontal stacked bars.
 
     Args:
-        bars: Lengths of the parts, by their names, of each bar by its name;
-            from above to below.
-        unit: What the lengths are.
+        bars: For each bar by name, the lengths of its parts by name; from top
+            to bottom.
+        unit: Label of the lengths.
         title: Title of the plot.
     """
     figure = _figure(10, 1.6 + .42 * len(bars))
@@ -108,7 +108,7 @@ def roofline(points: Mapping[str, Sequence[Point]],
         peak: The processor's speed, 10^9 multiply-adds per second.
         bandwidth: Its memory's, 10^9 bytes per second.
         title: Title of the plot.
-        work: What is counted.
+        work: Label of the counted operations.
     """
     figure = _figure(9, 6)
     axes = figure.subplots()
@@ -130,7 +130,7 @@ def roofline(points: Mapping[str, Sequence[Point]],
 
 
 def histograms(groups: Mapping[str, Sequence[float]], labels: Sequence[str], x: str, y: str, title: str) -> 'Figure':
-    """Bars side by side: for each label one of each group."""
+    """Grouped bars: for each label one bar of each group."""
     figure = _figure(9, 5)
     axes = figure.subplots()
     width = .8 / max(len(groups), 1)
@@ -146,7 +146,7 @@ def histograms(groups: Mapping[str, Sequence[float]], labels: Sequence[str], x: 
 
 
 def curves(series: Mapping[str, Sequence[float]], x: str, y: str, title: str) -> 'Figure':
-    """A line for each series, over the number of the value, from 1.
+    """A line for each series, over the index of the value, from 1.
 
     Args:
         series: Values by name.
@@ -178,7 +178,7 @@ def lines(series: Mapping[str, Sequence[Tuple[float, float]]], x: str, y: str, t
 
 
 def measured_trade_off(points: Sequence[Measured], x: str, y: str, title: str) -> 'Figure':
-    """A named point for each model, with its spread in y; NaN is left out.
+    """A labelled point for each model, with its spread in y; NaN is left out.
 
     Args:
         points: What was measured.

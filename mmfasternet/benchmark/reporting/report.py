@@ -1,4 +1,4 @@
-"""Tables and plots of measurements: on the terminal, as CSV, Markdown, PNG, and as one HTML page."""
+"""Tables and plots of measurements: on the terminal, as CSV, Markdown and PNG, and as one HTML page."""
 
 import base64
 import csv
@@ -50,14 +50,14 @@ _PAGE = """<!doctype html>
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose numbers keep their digits until they are shown.
+    """A table that keeps all digits of its numbers until it is shown.
 
     Attributes:
         name: Its name, also that of its file.
         columns: Format of each column by its heading, such as ``'.1f'``;
             ``''`` for text.
-        rows: Value of each column by its heading; None or missing is shown as
-            a dash, as NaN is.
+        rows: Value of each column by its heading; None, NaN and missing values
+            are shown as a dash.
     """
     name: str
     columns: Mapping[str, str]
@@ -67,7 +67,7 @@ class Table:
         return not self.columns[heading]
 
     def cells(self) -> List[Dict[str, str]]:
-        """The rows as they are shown."""
+        """The formatted rows."""
         return [{heading: _shown(row.get(heading), spec) for heading, spec in self.columns.items()}
                 for row in self.rows]
 
@@ -88,7 +88,7 @@ class Table:
     def for_terminal(self) -> 'rich.table.Table':
         """The table for a terminal."""
         import rich.table
-        from rich.markup import escape  # brackets, such as those of a file's name, are none
+        from rich.markup import escape  # brackets, such as in file names, are not markup
         table = rich.table.Table(title=escape(self.name), title_justify='left')
         for heading in self.columns:
             text = self.is_text(heading)
@@ -100,7 +100,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """What a benchmark found.
+    """Report of a benchmark.
 
     Attributes:
         title: Its title.

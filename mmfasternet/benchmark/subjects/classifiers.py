@@ -1,4 +1,4 @@
-"""Latency and throughput of classifiers, and what they count for: Table 3 and Fig. 2, 7 and 8 of the paper."""
+"""Latency, throughput and accuracy of classifiers: Table 3 and Fig. 2, 7 and 8 of the paper."""
 
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -29,17 +29,17 @@ def classifier_entry(network: Network,
                      dtype: torch.dtype = torch.float32,
                      deploy: bool = False,
                      build: Optional[Callable[..., nn.Module]] = None) -> Entry:
-    """A classifier as a line of a suite, with random weights and its norms folded, as the paper measures.
+    """A classifier as an entry of a suite, with random weights and folded norms, as measured in the paper.
 
     Args:
         network: The classifier.
-        device: Where it runs.
+        device: Device to run on.
         batch_size: Images per call. Defaults to 1.
         dtype: Data type of weights and images. Defaults to float32.
-        deploy: FasterNet in its inference form, instead of split_cat as all
-            others are taken: NCHW, eager. Defaults to False.
-        build: Builds it, as :func:`build_folded` does, which is the default;
-            for entries that share their networks.
+        deploy: Run FasterNet in its inference form, instead of split_cat in
+            NCHW and eager mode, as all others. Defaults to False.
+        build: Builds it; for entries that share their networks. Defaults to
+            :func:`build_folded`.
     """
 
     ours = deploy and network.family == 'FasterNet'
@@ -59,7 +59,7 @@ def classifier_entry(network: Network,
 def build_folded(network: Network, deploy: bool = False, dtype: torch.dtype = torch.float32,
                  device: Union[str, torch.device] = 'cpu') -> nn.Module:
     """Build a classifier in eval mode with its batch norms folded into the convolutions before them."""
-    model = network.build().to(device)  # first: the inference form is another one on a GPU
+    model = network.build().to(device)  # first, because the inference form depends on the device
     set_eval_mode(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -76,9 +76,9 @@ def build_folded(network: Network, deploy: bool = False, dtype: torch.dtype = to
 def count_as_table_3(network: Network) -> Complexity:
     """Count parameters, and FLOPs as Tables 3 and 8 of the paper do.
 
-    These are the multiply-adds of convolutions, linear layers and matrix
+    FLOPs are the multiply-adds of convolutions, linear layers and matrix
     products, and five for each element of a layer or group norm; batch norms
-    are folded, and count nothing.
+    are folded and do not count.
 
     Args:
         network: The classifier, at its own image size.
@@ -91,9 +91,9 @@ def count_as_table_3(network: Network) -> Complexity:
 
     def visit(module: nn.Module, inputs: Tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal unseen
-        if isinstance(module, CycleFC):  # a deformable convolution, as 0 in MMEngine's counter
+        if isinstance(module, CycleFC):  # a deformable convolution, which MMEngine's counter counts as 0
             unseen += output.numel() * output.shape[1]
-        elif isinstance(module, MultiheadAttention):  # a fused one, also 0 there
+        elif isinstance(module, MultiheadAttention):  # fused, which also counts as 0
             unseen += 2 * inputs[0].numel() * inputs[0].shape[1]
 
     hooks = [module.register_forward_hook(visit) for module in model.modules()]
@@ -106,16 +106,16 @@ def count_as_table_3(network: Network) -> Complexity:
 
 
 def find_networks(names: Sequence[str]) -> List[Network]:
-    """Networks by their names; all of them without any.
+    """Networks by name; all of them if no name is given.
 
     Raises:
-        UserError: If one is not known.
+        UserError: If a name is unknown.
     """
     return [find_network(name) for name in names or NETWORKS]
 
 
 def classifier_report(networks: Sequence[Network], records: Mapping[int, Sequence[LatencyRecord]]) -> Report:
-    """Table and plots of measured classifiers, with the paper's Table 3 beside those that are in it.
+    """Table and plots of measured classifiers, with the paper's values for those in Table 3.
 
     Args:
         networks: The classifiers.
@@ -147,18 +147,18 @@ def classifier_report(networks: Sequence[Network], records: Mapping[int, Sequenc
     notes = []
     for batch in batches:
         notes += [f'{records[batch][0].conditions.describe()}: {runs_of(records[batch])}.',
-                  f'Batch {batch}: no other is as accurate in as little time as each of '
+                  f'Batch {batch}: no other network is both as accurate and as fast as each of '
                   f"{', '.join(_front(networks, records[batch]))}.",
                   *(f'Batch {batch}: {line}' for line in failures(records[batch]))]
-    notes += ['FLOPs are multiply-adds as the paper counts them, each network at its own image size. Accuracies are '
-              'published ones, of Table 3 where a network is in it.',
+    notes += ['FLOPs are multiply-adds as counted in the paper, each network at its own image size. Accuracies are '
+              'published values, from Table 3 if the network is in it.',
               *(f'Accuracy of {network.name}: {network.source}.' for network in networks if network.source),
               'Paper: Table 3, throughput at batch 32 on a 2080 Ti, latency on one thread of an i9-9900X.']
     return Report('Classifiers', [Table('Classifiers', columns, rows)], notes, plots)
 
 
 def _front(networks: Sequence[Network], records: Sequence[LatencyRecord]) -> List[str]:
-    """Those that no other one beats in time without losing accuracy, from the fastest on."""
+    """The Pareto front of accuracy and latency, from the fastest on."""
     best, front = 0., []
     points = [(record.median_ms, -(network.accuracy or 0.), network.name)
               for network, record in zip(networks, records) if not record.error]
@@ -173,7 +173,7 @@ def _row(network: Network, records: Mapping[int, LatencyRecord]) -> Dict[str, An
     row: Dict[str, Any] = {'network': network.name, 'pixels': network.size, 'top-1 (%)': network.accuracy,
                            'parameters (M)': None, 'FLOPs (G)': None}
     measured = {batch: record for batch, record in records.items() if not record.error}
-    if measured:  # else it may be that it can't be built
+    if measured:  # else building it may fail
         counted = count_as_table_3(network)
         row.update({'parameters (M)': counted.parameters / 1e6, 'FLOPs (G)': counted.multiply_adds / 1e9})
     for batch in records:

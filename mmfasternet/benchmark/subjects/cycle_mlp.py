@@ -1,4 +1,4 @@
-"""CycleMLP (ICLR 2022), for comparison only: none of the libraries here keeps it."""
+"""CycleMLP (ICLR 2022), for comparison only: none of the libraries used here provides it."""
 
 from typing import Sequence, Tuple
 
@@ -11,7 +11,7 @@ MLP_RATIO = 4
 
 
 class CycleFC(nn.Module):
-    """A linear layer over the channels, each of which is taken from a place that its index shifts.
+    """A linear layer over the channels, each of which is read from a position shifted according to its index.
 
     Channel ``i`` of the input is read ``(i + s) mod k - k // 2`` pixels away along one axis; as published, it is a
     deformable 1x1 convolution with fixed offsets.
@@ -37,7 +37,7 @@ class CycleFC(nn.Module):
 
 
 class CycleMixer(nn.Module):
-    """Three branches, along height, width and channels, weighed by their mean; channels last.
+    """Three branches, along height, width and channels, weighted by their mean; channels last.
 
     Args:
         channels: Channels.
@@ -62,7 +62,7 @@ class CycleMixer(nn.Module):
 
 
 class CycleBlock(nn.Module):
-    """Mixer and multi-layer perceptron, each behind a layer norm and beside a shortcut; channels last."""
+    """Mixer and multi-layer perceptron, each with a layer norm before it and a shortcut; channels last."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""End-to-end latency of detectors, from image tensor to boxes and masks, and that of their parts."""
+"""End-to-end latency of detectors, from image tensor to boxes and masks, and latency of their parts."""
 
 import copy
 import itertools
@@ -31,17 +31,17 @@ from mmfasternet.engine.deploying import DeployOptions, is_export, padded_size
 from mmfasternet.errors import UserError
 
 KIND = 'detectors'
-_GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread most evenly
+_GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples modulo 1 are evenly spread
 
 
 @dataclass(frozen=True)
 class DetectorInput:
-    """What detectors are timed on.
+    """Input images for timing detectors.
 
     Attributes:
         size: Height and width of random images in pixels.
-        images: Image files instead, loaded and resized by each config's test
-            pipeline before the clock starts, and taken in turn.
+        images: Image files to use instead, loaded and resized by each config's
+            test pipeline before timing, and used in turn.
         batch_size: Images per call.
     """
     size: Tuple[int, int] = (800, 1280)
@@ -54,7 +54,7 @@ class DetectorInput:
         return str(Path(self.images[0]).parent) if self.images else 'random'
 
     def batches(self, cfg: Config) -> List[Batch]:
-        """The batches, by the test pipeline of a config.
+        """The batches, loaded by the test pipeline of a config.
 
         Raises:
             UserError: If there are fewer images than a batch has.
@@ -62,7 +62,8 @@ class DetectorInput:
         if not self.images:
             return [random_batch(self.size, self.batch_size, image_channels_of(cfg))]
         if len(self.images) < self.batch_size:
-            raise UserError(f'--batch {self.batch_size} needs as many images, there are {len(self.images)}')
+            raise UserError(f'--batch {self.batch_size} needs at least as many images, but there are only '
+                            f'{len(self.images)}')
         return load_batches(cfg, self.images, self.batch_size)
 
 
@@ -74,33 +75,33 @@ def detector_entry(cfg: Config,
                    deploy: Optional[DeployOptions] = None,
                    build: Optional[Callable[[], nn.Module]] = None,
                    model: Optional[str] = None) -> Entry:
-    """A detector as a line of a suite: normalisation, network and post-processing, and its parts.
+    """A detector as an entry of a suite: normalisation, network and post-processing, and its parts.
 
-    How many objects it finds weighs on the latency of its heads. With random
-    weights a two-stage detector is made to find a hundred objects in any
-    image; trained weights and real images say more.
+    The latency of its heads depends on the number of objects found. With
+    random weights a two-stage detector is made to find a hundred objects in
+    any image; trained weights and real images are more realistic.
 
     Args:
         cfg: Config of the detector.
-        name: Name of the line.
-        device: Where it runs.
-        given: The images.
-        checkpoint: Its weights, or folder of an export. Defaults to None,
+        name: Name of the entry.
+        device: Device to run on.
+        given: The input images.
+        checkpoint: Its weights, or folder of an export. Defaults to None:
             random weights.
-        deploy: Inference form of the model. Defaults to None, the model as it
-            is.
-        build: Gives the detector as it is, where several entries share one.
+        deploy: Inference form of the model. Defaults to None: the model
+            unchanged.
+        build: Returns the unchanged detector, for entries that share one.
             Defaults to None: from its checkpoint, or :func:`random_detector`.
-        model: Name of its config, where the line is named otherwise.
-            Defaults to None, ``name``.
+        model: Name of its config, if it differs from the entry's name.
+            Defaults to None: ``name``.
 
     Raises:
-        UserError: If the config is a classifier's, or an image or export can't
-            be read; when the entry is built, if its checkpoint can't be used.
+        UserError: If the config is for a classifier, or an image or export
+            can't be read; when the entry is built, if its checkpoint can't be
+            used.
     """
     if is_classifier(cfg):
-        raise UserError(f"'{cfg.filename}' is the config of a classifier: mmfasternet benchmark classifier is for "
-                        f"these")
+        raise UserError(f"'{cfg.filename}' is the config of a classifier: use mmfasternet benchmark classifier")
     options = deploy or DeployOptions()
     exported = checkpoint if is_export(checkpoint) else None
     form, memory_format = ('deploy', 'NHWC') if options.deploy else ('eager', 'NCHW')
@@ -127,31 +128,31 @@ def detector_entry(cfg: Config,
 
 
 def digest_of(cfg: Config) -> str:
-    """The digest of what a detector's latency depends on in its config."""
+    """Hash of the config entries that a detector's latency depends on."""
     return config_digest(cfg, 'model', 'test_dataloader.dataset.pipeline')
 
 
 def detector_subject(detector: nn.Module, batches: Sequence[Batch], device: torch.device,
                      keeps_memory: bool = False) -> Subject:
-    """A detector and its parts, ready to be timed on batches in turn, a round each."""
+    """A detector and its parts, ready to be timed on batches in turn, one per round."""
     turns, parts = _Turns(batches), DetectorParts(detector, device)
     return Subject(lambda: detector.test_step(turns.batch()), lambda: parts(lambda: detector.test_step(turns.batch())),
                    turns.advance, keeps_memory)
 
 
 def detector_of(cfg: Config, checkpoint: Optional[str], device: torch.device) -> nn.Module:
-    """The detector of a checkpoint, or a random one."""
+    """The detector of a checkpoint, or one with random weights."""
     return build_model(cfg, checkpoint, device) if checkpoint else random_detector(cfg, device)
 
 
 def random_detector(cfg: Config, device: torch.device, alike: bool = True) -> nn.Module:
-    """A detector with random weights that finds a hundred objects, if it is a two-stage one.
+    """A detector with random weights; a two-stage one finds a hundred objects.
 
     Args:
         cfg: Its config.
-        device: Where it goes.
-        alike: Whether it proposes alike; see :func:`propose_alike`. Defaults
-            to True.
+        device: Device to put it on.
+        alike: Whether its RPN proposes the same boxes as others; see
+            :func:`propose_alike`. Defaults to True.
     """
     torch.manual_seed(0)
     model = build_model(cfg, None, device)
@@ -162,17 +163,17 @@ def random_detector(cfg: Config, device: torch.device, alike: bool = True) -> nn
 
 
 def find_objects(model: nn.Module) -> None:
-    """Have a two-stage detector with random weights find objects, in place: else its mask head has nothing to do."""
+    """Make a two-stage detector with random weights find objects, in place: else its mask head has nothing to do."""
     if isinstance(model, TwoStageDetector) and hasattr(getattr(model.roi_head, 'bbox_head', None), 'fc_cls'):
         nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.2)
 
 
 def propose_alike(model: nn.Module) -> None:
-    """Have an RPN with random weights propose the same boxes whatever network is below it, in place.
+    """Make an RPN with random weights propose the same boxes for any network, in place.
 
-    The time of the heads behind it depends on the sizes of the boxes, and
-    random weights of two networks prefer different ones. In training, the
-    gradients of its losses still reach the network.
+    The time of the following heads depends on the sizes of the boxes, and
+    different networks with random weights prefer different sizes. In training,
+    the gradients of its losses still reach the network.
     """
     head: Any = getattr(model, 'rpn_head', None)
     if type(head) is RPNHead and head.use_sigmoid_cls:
@@ -182,18 +183,18 @@ def propose_alike(model: nn.Module) -> None:
 
 
 class _AlikeProposals:
-    """Replaces the output of an RPN: anchors of all levels alike, spread over the image, unmoved.
+    """Replaces the output of an RPN with unchanged anchors, equally from all levels and spread over the image.
 
     Args:
-        count: Anchors of a level that are scored over 0.5, if there are so
-            many: those that the head keeps of it.
+        count: Maximum number of anchors per level with scores over 0.5: the
+            number that the head keeps.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._kept: Dict[Tuple[Any, ...], Tensor] = {}  # made once, so that the clock of the RPN does not see it
+        self._kept: Dict[Tuple[Any, ...], Tensor] = {}  # made once, outside of the timed RPN
 
-    @torch.compiler.disable  # what it keeps must not be in the memory of a CUDA graph
+    @torch.compiler.disable  # its cache must not be in the memory of a CUDA graph
     def __call__(self, module: nn.Module, inputs: Any,
                  outputs: Tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tuple[List[Tensor], List[Tensor]]:
         scores, deltas = outputs
@@ -213,12 +214,12 @@ class _AlikeProposals:
     def _scored(self, scores: Tensor) -> Tensor:
         number = scores[0].numel()
         spread = torch.arange(number, device=scores.device, dtype=torch.float64) * _GOLDEN_RATIO % 1  # over (0, 1)
-        chosen = 1 + (spread - 1) * max(number / self.count, 1)  # so many are over 0
+        chosen = 1 + (spread - 1) * max(number / self.count, 1)  # this many are over 0
         return (4 * chosen).clamp(min=-4).to(scores.dtype).reshape(scores[:1].shape).expand_as(scores)
 
 
 def random_batch(size: Tuple[int, int], batch_size: int = 1, channels: int = 3) -> Batch:
-    """A batch of random images of ``size``, height and width in pixels, as a detector's test pipeline gives it."""
+    """A batch of random images of ``size`` (height and width in pixels), as from a detector's test pipeline."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (channels, *size), generator=generator, dtype=torch.uint8)
               for _ in range(batch_size)]
@@ -233,7 +234,7 @@ def sizes_of(batches: Sequence[Batch]) -> Tuple[Tuple[int, int], ...]:
 
 
 class _Turns:
-    """Batches in turn, the same one for all calls of a round."""
+    """Batches in turn, one for all calls of a round."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._batches = itertools.cycle(batches)
@@ -243,20 +244,20 @@ class _Turns:
         self._batch = next(self._batches)
 
     def batch(self) -> Batch:
-        """The batch of this round, with samples of its own: detectors write into them."""
+        """The batch of this round, with copied samples: detectors modify them."""
         return {**self._batch, 'data_samples': copy.deepcopy(self._batch['data_samples'])}
 
 
 def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config], size: Tuple[int, int]) -> Report:
-    """Tables and plot of measured detectors, with the paper's Table 4 beside those that are in it.
+    """Tables and plots of measured detectors, with the paper's values for those in Table 4.
 
     Args:
         records: Their records.
         configs: Their configs.
         size: Height and width of the image that parameters and FLOPs are
-            counted for; in the convention of Table 4 where it is a Mask R-CNN.
+            counted for; for a Mask R-CNN in the convention of Table 4.
     """
-    # Several records may be of one; what can't be measured, it may be that it can't be built.
+    # Several records may share a config; models that can't be measured may not be buildable.
     counted = {id(cfg): _count(cfg, size) for record, cfg in zip(records, configs) if not record.error}
     rows = [_row(record, counted.get(id(cfg)), records) for record, cfg in zip(records, configs)]
     columns = {'detector': '', 'parameters (M)': '.1f', 'FLOPs (G)': '.0f', 'median (ms)': '.1f', 'p10': '.1f',
@@ -268,11 +269,11 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
     medians = {record.name: record.part_medians_ms for record in records if not record.error}
     notes = [records[0].conditions.describe(),
              f'{runs_of(records).capitalize()}; ratio: latency over that of the first detector in the same form and '
-             f'type, such as {records[0].name}; speed-up: over the first form of the same detector. Parameters are '
-             f'those that train; FLOPs are for {size[0]} x {size[1]} pixels, of a Mask R-CNN as Table 4 of the paper '
-             f'counts them.',
-             'Parts are timed in calls of their own; sum / total compares them with the call before, in the median of '
-             'all rounds.', *failures(records)]
+             f'type, such as {records[0].name}; speed-up: over the first form of the same detector. Parameters are the '
+             f'trainable ones; FLOPs are for {size[0]} x {size[1]} pixels, for a Mask R-CNN counted as in Table 4 of '
+             'the paper.',
+             'Parts are timed in separate calls; sum / total compares them with the preceding call (median of all '
+             'rounds).', *failures(records)]
     if 'paper: ms' in columns:
         notes.append('Paper: Table 4, latency on a 2080 Ti.')
     tables = [Table('Detectors', columns, rows), parts_table(records)]
@@ -281,7 +282,7 @@ def detector_report(records: Sequence[LatencyRecord], configs: Sequence[Config],
 
 
 def parts_table(records: Sequence[LatencyRecord]) -> Table:
-    """The parts of measured detectors, and what they add up to."""
+    """The parts of measured detectors, and their sums."""
     parts = [part for part in PARTS if any(part in record.parts_ms for record in records if not record.error)]
     rows = [{'detector': record.name, **record.part_medians_ms, 'sum': sum(record.part_medians_ms.values()),
              'sum / total': record.parts_over_total} for record in records if not record.error]

@@ -17,30 +17,30 @@ _BESIDE_INT8 = torch.float32
 
 
 def exported_forms(dtypes: Sequence[torch.dtype]) -> List[Tuple[str, str, torch.dtype, str]]:
-    """File format, runtime, type and memory format, for those of the types that a runtime computes in here."""
+    """File format, runtime, type and memory format, for the types that a runtime supports on this machine."""
     onnx = (torch.float32, torch.int8)
     return [*(('onnx', 'ONNX Runtime', dtype, 'NCHW') for dtype in dtypes if dtype in onnx),
             *(('openvino', 'OpenVINO', dtype, 'NHWC') for dtype in dtypes if _known(dtype))]
 
 
 def float_types(dtypes: Sequence[torch.dtype]) -> List[torch.dtype]:
-    """Those that PyTorch's forms compute in: int8 is for exported files."""
+    """The types of PyTorch's forms: int8 is only for exported files."""
     return [dtype for dtype in dtypes if dtype.is_floating_point]
 
 
 def run_type(dtype: torch.dtype) -> torch.dtype:
-    """The type that a runtime is asked to compute in."""
+    """The type that a runtime is told to compute in."""
     return dtype if dtype.is_floating_point else _BESIDE_INT8
 
 
 class Exports:
-    """Folders with a model's files, each exported when it is first asked for and kept as long as this is.
+    """Folders with a model's files, each exported on first use and deleted with this object.
 
     Args:
         model: The model.
-        calibration: What int8 is calibrated on: for a latency any images do.
-        parts: Whether the heads of RoIs are exported as well. Defaults to
-            False.
+        calibration: Inputs to calibrate int8 on: for a latency any images
+            work.
+        parts: Whether to export the RoI heads as well. Defaults to False.
         model_cfg: The model's config. Defaults to None.
     """
 
@@ -66,5 +66,5 @@ class Exports:
 def _known(dtype: torch.dtype) -> bool:
     try:
         return OpenVinoModel.knows(run_type(dtype))
-    except UserError:  # it is not installed, which the entry says that needs it
+    except UserError:  # not installed: the entry that needs it reports this
         return True

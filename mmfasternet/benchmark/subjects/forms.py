@@ -1,4 +1,4 @@
-"""The inference forms of FasterNet and of its detectors, and the published ones, side by side."""
+"""Comparison of the inference forms of FasterNet and its detectors, including the published forms."""
 
 import functools
 from dataclasses import replace
@@ -53,17 +53,17 @@ def measure_forms(cfg: Config,
     Args:
         cfg: The config.
         name: Its name in the records.
-        device: Where it runs.
-        checkpoint: Its weights. Defaults to None: random ones, by which a
-            two-stage detector finds a hundred objects, as its mask head has
-            nothing to do otherwise.
+        device: Device to run on.
+        checkpoint: Its weights. Defaults to None: random weights, with which a
+            two-stage detector finds a hundred objects, because its mask head
+            would have nothing to do otherwise.
         size: Height and width of a random image in pixels. Defaults to None:
             (224, 224) for a classifier, (800, 1280) for a detector.
-        images: Folder whose first four images a detector gets instead.
+        images: Folder whose first four images a detector is timed on instead.
             Defaults to None.
         batch_size: Images per call, for a backbone. Defaults to 1.
-        dtypes: Types to compute in; int8 is for exported files. Defaults to
-            float32 and bfloat16.
+        dtypes: Types to compute in; int8 is only for exported files. Defaults
+            to float32 and bfloat16.
         compile: Measure compiled forms as well. Defaults to True.
         rounds: Rounds of the run. Defaults to None: 20 of three calls for a
             backbone, 5 of one for a detector.
@@ -71,7 +71,7 @@ def measure_forms(cfg: Config,
 
     Raises:
         UserError: If the checkpoint or the images can't be used, the backbone
-            is not FasterNet, or see :func:`run_suite`.
+            is not FasterNet, or as in :func:`run_suite`.
     """
     if is_classifier(cfg):
         if images:
@@ -93,7 +93,8 @@ def _backbone(cfg: Config, name: str, device: torch.device, checkpoint: Optional
               batch_size: int) -> Backbone:
     kind = class_of(cfg.model.backbone, MODELS, scope_of(cfg))
     if not (isinstance(kind, type) and issubclass(kind, FasterNet)):
-        raise UserError(f"the backbone of '{cfg.filename}' is {cfg.model.backbone.type}: these forms are FasterNet's")
+        raise UserError(f"the backbone of '{cfg.filename}' is {cfg.model.backbone.type}: only FasterNet has these "
+                        'forms')
     height, width = size
     build = functools.cache(lambda: build_model(cfg, checkpoint, device).backbone)
     return Backbone(name, build, device, (height, width), batch_size, FORMS, checkpoint or 'random')
@@ -106,18 +107,18 @@ def detector_form_entries(cfg: Config,
                           checkpoint: Optional[str] = None,
                           dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
                           compile: bool = True) -> List[Entry]:
-    """Every form of a detector as lines of a suite, the first one as it is given.
+    """All forms of a detector as entries of a suite; the first one is the unchanged model.
 
     Args:
         cfg: Its config.
         name: Its name.
-        device: Where it runs.
+        device: Device to run on.
         given: The images.
-        checkpoint: Its weights. Defaults to None: random ones, which propose
-            the same boxes in all forms.
-        dtypes: Types to compute in; int8 is for exported files. Defaults to
-            float32 and bfloat16.
-        compile: Whether compiled forms are among them. Defaults to True.
+        checkpoint: Its weights. Defaults to None: random weights, which
+            propose the same boxes in all forms.
+        dtypes: Types to compute in; int8 is only for exported files. Defaults
+            to float32 and bfloat16.
+        compile: Whether to include compiled forms. Defaults to True.
     """
     build = functools.cache(lambda: detector_of(cfg, checkpoint, device))
     names = [str(dtype).removeprefix('torch.') for dtype in float_types(dtypes)]
@@ -126,7 +127,7 @@ def detector_form_entries(cfg: Config,
     entries = [detector_entry(cfg, f'{each.form}, {each.dtype}', device, given, checkpoint, each, build, name)
                for each in options]
     if device.type == 'cpu':
-        # What an RPN is made to propose is no part of a file.
+        # The RPN's replaced proposals are not part of a file.
         plain = build if checkpoint else functools.cache(lambda: random_detector(cfg, device, alike=False))
         exports = functools.cache(lambda: Exports(
             plain(), given.batches(cfg), isinstance(plain(), TwoStageDetector), cfg.model))
@@ -152,11 +153,11 @@ def _exported_entry(cfg: Config, name: str, given: DetectorInput, checkpoint: Op
 
 
 def form_report(records: Sequence[LatencyRecord]) -> Report:
-    """Table and plot of the forms of a model, from their records alone.
+    """Table and plot of the forms of a model, from their records.
 
     Args:
-        records: Records of :func:`measure_forms`, or of one model by its
-            algorithms; the first one is what the others are compared with.
+        records: Records of :func:`measure_forms`, or of the algorithms of one
+            model; the others are compared with the first one.
     """
     first = records[0]
     rows = [{'form': record.conditions.full_form if record.model == first.model else record.model,
@@ -171,10 +172,10 @@ def form_report(records: Sequence[LatencyRecord]) -> Report:
     notes = [f'{first.model}, {first.conditions.describe(form=False)}',
              f'{runs_of(records).capitalize()}; ratio: speed over that of the first form.']
     if 'GFLOP/s' in shown:
-        notes.append('GFLOP/s: 10^9 multiplications and additions a second, of convolutions and matrix products.')
+        notes.append('GFLOP/s: 10^9 multiplications and additions per second, of convolutions and matrix products.')
     if 'difference' in shown:
-        notes.append('Difference: the largest one to the model as it was given, in float32, over the largest value of '
-                     'each output.')
+        notes.append('Difference: the largest difference from the original model in float32, relative to the largest '
+                     'value of each output.')
     tables = [Table('Forms', shown, rows)]
     if any(record.parts_ms for record in records):
         tables.append(parts_table(records))

@@ -1,4 +1,4 @@
-"""The classifiers of Table 3 and of the compact networks before them, by the libraries that keep them."""
+"""The classifiers of Table 3 and other compact networks, from the libraries that provide them."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,14 +23,14 @@ class Network:
     """A classifier.
 
     Attributes:
-        name: Its name, as in Table 3 if it is there.
-        family: What it is a size of.
-        build: Gives it with random weights, from images ``(N, 3, H, W)`` to
+        name: Its name, as in Table 3 if it is listed there.
+        family: The family of networks that it belongs to.
+        build: Builds it with random weights, from images ``(N, 3, H, W)`` to
             logits ``(N, 1000)``.
         size: Height and width of its images in pixels.
         accuracy: Published top-1 accuracy on ImageNet in percent.
-        source: Where its authors give that accuracy, and how they trained; for
-            those that are neither in Table 3 nor in MMPretrain.
+        source: Source of the accuracy and kind of training; for networks that
+            are neither in Table 3 nor in MMPretrain.
     """
     name: str
     family: str
@@ -41,7 +41,7 @@ class Network:
 
 
 class PooledClassifier(nn.Module):
-    """A backbone, the mean of its last map, and a linear layer."""
+    """A backbone, global average pooling, and a linear layer."""
 
     def __init__(self, backbone: nn.Module, channels: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class PooledClassifier(nn.Module):
 
 def _mmpretrain(channels: int, pool: bool = True, head: Optional[Dict[str, Any]] = None,
                 **backbone: Any) -> Callable[[], nn.Module]:
-    """A classifier of MMPretrain; ``channels`` enter its head."""
+    """An MMPretrain classifier; ``channels`` is the input of its head."""
 
     def build() -> nn.Module:
         with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -184,20 +184,20 @@ NETWORKS: Dict[str, Network] = {
 
 
 def find_network(name: str) -> Network:
-    """A network by its name: one of :data:`NETWORKS`, or ``timm:NAME``, any network of timm's.
+    """A network by name: one of :data:`NETWORKS`, or ``timm:NAME`` for any timm network.
 
-    The latter has the image size that timm's config names, and no accuracy
-    unless it is one of :data:`NETWORKS` as well.
+    A timm network has the image size of timm's config, and no accuracy unless
+    it is also one of :data:`NETWORKS`.
 
     Raises:
-        ArgumentError: If there is none of that name.
+        ArgumentError: If there is no network of that name.
         UserError: If timm is not installed, lists no such network, or the
             network's images are not square.
     """
     if name in NETWORKS:
         return NETWORKS[name]
     if not name.startswith(PREFIX):
-        raise ArgumentError(f"no network is called '{name}': it must be one of {', '.join(NETWORKS)}, or {PREFIX}NAME")
+        raise ArgumentError(f"there is no network '{name}': it must be one of {', '.join(NETWORKS)}, or {PREFIX}NAME")
     timm_name = name.removeprefix(PREFIX)
     size = image_size(timm_name)
     for network in NETWORKS.values():

@@ -1,4 +1,4 @@
-"""Convolutions by themselves: Table 1 of the paper, the memory access behind them, and ShuffleNetV2's rules."""
+"""Single convolutions: Table 1 of the paper, their memory access, and ShuffleNetV2's rules."""
 
 import math
 from dataclasses import dataclass, replace
@@ -37,17 +37,17 @@ FRAGMENTS = (1, 2, 4)
 RULE_SIDE, RULE_CHANNELS, RULE_LAYERS = 56, 128, 10
 _NARROW = RULE_CHANNELS // 4  # of a bottleneck
 _PEAK, _BANDWIDTH = 'yardstick, convolution', 'yardstick, copy'
-_COPIED = 1 << 26  # numbers, 256 MB of float32, more than caches hold
+_COPIED = 1 << 26  # values, 256 MB of float32, more than caches hold
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an operator does to one image.
+    """Operations and memory access of an operator for one image.
 
     Attributes:
         multiply_adds: Multiply-adds of all its layers.
-        map_access: Numbers it reads and writes of feature maps.
-        weight_access: Numbers it reads of weights, once for a batch.
+        map_access: Number of feature map values that it reads and writes.
+        weight_access: Number of weights that it reads, once per batch.
     """
     multiply_adds: int
     map_access: int
@@ -70,7 +70,7 @@ class Work:
 
 
 def work_of(operator: str, channels: int, side: int) -> Work:
-    """What ten layers of an operator of Table 1 do, by equations 2 to 5 of the paper.
+    """Work of ten layers of an operator of Table 1, from equations 2 to 5 of the paper.
 
     Args:
         operator: ``'Conv'``, ``'GConv'``, ``'DWConv'`` or ``'PConv'``.
@@ -89,14 +89,14 @@ def _convolution_work(side: int, inputs: int, outputs: int, groups: int = 1, ker
 
 @dataclass(frozen=True)
 class RuleLayer:
-    """A layer by which ShuffleNetV2 derives a rule; its map has ``RULE_SIDE`` squared pixels.
+    """A layer of the measurements behind ShuffleNetV2's rules; its map has ``RULE_SIDE`` squared pixels.
 
     Attributes:
-        channels: Its channels, in words.
+        channels: Its channels, as a label.
         inputs: Channels of its input.
         build: Builds one.
-        work: What one does.
-        pointwise: Whether all of its work is that of 1x1 convolutions.
+        work: Work of one layer.
+        pointwise: Whether it consists only of 1x1 convolutions.
     """
     channels: str
     inputs: int
@@ -106,11 +106,11 @@ class RuleLayer:
 
 
 def rule_layers() -> Dict[str, RuleLayer]:
-    """The layers that ShuffleNetV2's four rules compare; within each of the first three the work is equal, to 2 %.
+    """The layers compared by ShuffleNetV2's four rules; in each of the first three the work is equal to within 2 %.
 
-    Rule 1: as many channels come out as go in. Rule 2: groups. Rule 3: one
-    layer as several that follow each other, or whose outputs are added. Rule
-    4: a bottleneck of ResNet with and without activations and shortcut.
+    Rule 1: equal numbers of input and output channels. Rule 2: groups. Rule 3:
+    one layer split into several in series, or in parallel with added outputs.
+    Rule 4: a ResNet bottleneck with and without activations and shortcut.
     """
     layers = {}
     for ratio in RATIOS:
@@ -154,7 +154,7 @@ def _bottleneck_work(activations: bool, shortcut: bool) -> Work:
 
 
 class _Fragments(nn.Module):
-    """1x1 convolutions that follow each other, or stand side by side with their outputs added."""
+    """1x1 convolutions in series, or in parallel with added outputs."""
 
     def __init__(self, channels: int, count: int, parallel: bool) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class _Fragments(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """A bottleneck of ResNet without norms."""
+    """A ResNet bottleneck without norms."""
 
     def __init__(self, activations: bool, shortcut: bool) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class _Bottleneck(nn.Module):
 
 
 def least_access(work: Work) -> float:
-    """The least memory access, in numbers, of a 1x1 convolution with this work, which equal channels reach (rule 1)."""
+    """The minimum memory access, in values, of a 1x1 convolution with this work: with equal channels (rule 1)."""
     pixels = RULE_SIDE**2
     return 2 * math.sqrt(pixels * work.multiply_adds) + work.multiply_adds / pixels
 
@@ -213,10 +213,10 @@ def build_operator(operator: str, channels: int, side: int) -> nn.Module:
 
 def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dtype = torch.float32,
                      memory_format: torch.memory_format = torch.contiguous_format) -> List[Entry]:
-    """Table 1, the rules of ShuffleNetV2, and two yardsticks: the fastest convolution and the fastest copy.
+    """Table 1, the rules of ShuffleNetV2, and two reference measurements: the fastest convolution and the fastest copy.
 
     Args:
-        device: Where they run.
+        device: Device to run on.
         batch_size: Images per call. Defaults to 1.
         dtype: Data type. Defaults to float32.
         memory_format: Of the maps. Defaults to NCHW.
@@ -231,7 +231,7 @@ def operator_entries(device: torch.device, batch_size: int = 1, dtype: torch.dty
     for name, layer in rule_layers().items():
         entries.append(layer_entry(name, partial(_repeated, layer.build),
                                    (batch_size, layer.inputs, RULE_SIDE, RULE_SIDE), device, dtype, layout, KIND))
-    peak_batch = max(batch_size, 32) if device.type == 'cuda' else batch_size  # less does not fill a GPU
+    peak_batch = max(batch_size, 32) if device.type == 'cuda' else batch_size  # smaller batches do not fill a GPU
     return [*entries, yardstick_entry(_PEAK, peak_batch, device, dtype, KIND),
             Entry(_BANDWIDTH, Conditions((), peak_batch), lambda: _copy(device), KIND, _BANDWIDTH)]
 
@@ -241,7 +241,7 @@ def _repeated(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 class _Repeated(nn.Module):
-    """Layers applied to the same input, since the output of some does not fit their input."""
+    """Layers applied to the same input, because the output of some does not fit their input."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -260,10 +260,10 @@ def _copy(device: torch.device) -> Subject:
 
 
 def operator_report(records: Sequence[LatencyRecord]) -> Report:
-    """Table 1 and the rules, with the memory access that the models of both papers give, and a roofline plot.
+    """Table 1 and the rules, with the memory access according to both papers, and a roofline plot.
 
     Args:
-        records: Those of :func:`operator_entries`, or some of them and both
+        records: Records of :func:`operator_entries`, or some of them and both
             yardsticks.
 
     Raises:
@@ -272,7 +272,7 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
     found = {record.name: record for record in records}
     missing = [name for name in (_PEAK, _BANDWIDTH) if name not in found]
     if missing:
-        raise UserError(f'a table of operators needs its {missing[0]}, and there is no record of it: measure it again')
+        raise UserError(f'a table of operators needs a record of its {missing[0]}, but there is none: measure again')
     first = records[0].conditions
     peak_batch = found[_PEAK].conditions.batch_size
     peak = peak_batch * YARDSTICK_ADDS / found[_PEAK].median_ms / 1e6
@@ -306,7 +306,7 @@ def operator_report(records: Sequence[LatencyRecord]) -> Report:
              f'{peak:.1f} G multiply-adds per second; a copy of 256 MB, {bandwidth:.1f} GB/s.',
              'FLOPs are multiply-adds. MB is the memory access of equations 2 to 5 of the paper, or of ShuffleNetV2, '
              'for a batch: an activation reads and writes a map, an addition reads two and writes one. Bound is the '
-             'time that the yardsticks give for FLOPs or memory access, whichever is longer.',
+             "time for FLOPs or memory access at the yardsticks' speed, whichever is longer.",
              'Paper: Table 1, a 2080 Ti at batch 32 and one thread of an i9-9900X at batch 1.', *failures(records)]
     tables = [Table('Operators', columns, rows),
               Table('Rules of ShuffleNetV2', {'layer': '', 'channels': '', **_WORK_COLUMNS, 'access / least': '.2f'},

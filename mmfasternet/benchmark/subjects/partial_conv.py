@@ -1,4 +1,4 @@
-"""Partial convolution by its algorithms, in layers and in backbones (Table 9 of the paper), and forms of a backbone."""
+"""Algorithms of partial convolution, in layers and in backbones (Table 9 of the paper), and forms of a backbone."""
 
 import functools
 import math
@@ -45,10 +45,10 @@ class SlicingPartialConv(nn.Module):
 
     Args:
         layers: Layers of :class:`~mmfasternet.models.PartialConv`.
-        copies: How the input is spared: ``'none'`` is listing 1 of the paper,
-            which overwrites it; ``'all'`` copies it in each layer, the
-            published correction; ``'first'`` in the first one, whose copy
-            belongs to nobody else: our form.
+        copies: How the input is protected: ``'none'`` is listing 1 of the
+            paper, which overwrites it; ``'all'`` copies it in each layer, the
+            published correction; ``'first'`` copies it only in the first
+            layer, our form.
     """
 
     def __init__(self, layers: Sequence[PartialConv], copies: str) -> None:
@@ -66,7 +66,7 @@ class SlicingPartialConv(nn.Module):
 
 
 def partial_convs(channels: int, side: int) -> List[PartialConv]:
-    """Ten layers that can be applied to a map of ``side`` squared pixels for thousands of calls, in place."""
+    """Ten layers that can be applied thousands of times in place to a map of ``side`` squared pixels."""
     layers = [PartialConv(channels, partial_ratio=PARTIAL_RATIO) for _ in range(LAYERS)]
     for layer in layers:
         layer.conv.weight.data = _lasting_weight(layer.conv_channels, side).clone()
@@ -75,10 +75,10 @@ def partial_convs(channels: int, side: int) -> List[PartialConv]:
 
 @functools.cache
 def _lasting_weight(channels: int, side: int) -> Tensor:
-    """A random weight by which maps keep their size over thousands of calls, as what overwrites its input needs it.
+    """A random weight that keeps the magnitude of maps over thousands of in-place calls.
 
-    No weight is zero: on zeros a GPU's clock is higher. The convolution is a
-    symmetric matrix, divided by its largest eigenvalue.
+    No weight is zero, because a GPU's clock is higher on zeros. The
+    convolution is a symmetric matrix, divided by its largest eigenvalue.
     """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(channels, channels, KERNEL, KERNEL, generator=generator)
@@ -90,7 +90,7 @@ def _lasting_weight(channels: int, side: int) -> Tensor:
 
 
 def map_name(operator: str, channels: int, side: int) -> str:
-    """What an operator on a map is called."""
+    """Name of an operator on a map."""
     return f'{operator} {channels}x{side}x{side}'
 
 
@@ -104,19 +104,19 @@ def layer_entry(name: str,
                 form: str = 'eager',
                 model: Optional[str] = None,
                 multiply_adds: Optional[int] = None) -> Entry:
-    """Layers on a random map as a line of a suite.
+    """Layers on a random map as an entry of a suite.
 
     Args:
         name: Its name.
-        build: Gives the layers.
+        build: Builds the layers.
         shape: Shape of the map, ``(N, C, H, W)``.
-        device: Where they run.
+        device: Device to run on.
         dtype: Type of map and weights.
         layout: Memory format, ``'NCHW'`` or ``'NHWC'``.
-        kind: What is measured, for the record, as are the following.
+        kind: What is measured; this and the following are for the record.
         form: Form of the layers. Defaults to ``'eager'``.
-        model: What the layers are called. Defaults to None, ``name``.
-        multiply_adds: Their multiply-adds. Defaults to None, not counted.
+        model: Name of the layers. Defaults to None: ``name``.
+        multiply_adds: Their multiply-adds. Defaults to None: not counted.
     """
     def subject() -> Subject:
         module = build().eval().to(device, dtype).to(memory_format=LAYOUTS[layout])
@@ -129,24 +129,24 @@ def layer_entry(name: str,
 
 
 def yardstick_entry(name: str, batch_size: int, device: torch.device, dtype: torch.dtype, kind: str) -> Entry:
-    """A 3x3 convolution of 256 to 256 channels at 56 x 56 pixels, channels-last, by itself: as fast as they get."""
+    """A single 3x3 convolution of 256 to 256 channels at 56 x 56 pixels, channels-last: about the fastest there is."""
     return layer_entry(name, lambda: nn.Conv2d(256, 256, 3, padding=1, bias=False), (batch_size, 256, 56, 56), device,
                        dtype, 'NHWC', kind, model=YARDSTICK, multiply_adds=batch_size * YARDSTICK_ADDS)
 
 
 class Backbone:
-    """Makes entries of a FasterNet in its forms, all on the same random images.
+    """Makes entries for the forms of a FasterNet, all on the same random images.
 
     Args:
         name: Its name.
-        build: Gives it on the device that is measured; it is not changed.
-        device: This device.
+        build: Builds it on the measured device; the model is not changed.
+        device: The measured device.
         size: Height and width of the images in pixels.
         batch_size: Images per call.
         kind: What is measured, for the record.
         weights: ``'random'``, or its checkpoint.
-        compare: Whether operations are counted, and outputs compared with its
-            own in float32. Defaults to True.
+        compare: Whether to count operations, and to compare outputs with the
+            original's in float32. Defaults to True.
     """
 
     def __init__(self, name: str, build: Callable[[], nn.Module], device: torch.device, size: Tuple[int, int],
@@ -156,16 +156,17 @@ class Backbone:
 
     def entry(self, form: str, algorithm: Optional[str], dtype: torch.dtype = torch.float32, layout: str = 'NCHW',
               block: Optional[Type[DeployedBlock]] = None, compile: bool = False, name: Optional[str] = None) -> Entry:
-        """The backbone with its norms folded and its blocks computed by an algorithm, as a line of a suite.
+        """The backbone with folded norms and an algorithm for its blocks, as an entry of a suite.
 
         Args:
-            form: What the form is called.
-            algorithm: That of its blocks; None leaves the backbone as it is.
+            form: Name of the form.
+            algorithm: Algorithm of its blocks; None leaves the backbone
+                unchanged.
             dtype: Type to compute in. Defaults to float32.
             layout: Memory format. Defaults to ``'NCHW'``.
-            block: What takes the blocks' place first. Defaults to None.
+            block: Replacement of the blocks, applied first. Defaults to None.
             compile: Whether it is compiled. Defaults to False.
-            name: Name of the line. Defaults to None: the form, with memory
+            name: Name of the entry. Defaults to None: the form, with memory
                 format and type.
         """
         def build() -> nn.Module:
@@ -178,7 +179,7 @@ class Backbone:
         return self._entry(form, algorithm, dtype, layout, compile, name, dtype, build)
 
     def exported(self, file_format: str, runtime: str, dtype: torch.dtype, layout: str) -> Entry:
-        """The backbone as an exported file, as a line of a suite; see :func:`exported_forms` for the arguments."""
+        """The backbone as an exported file, as an entry of a suite; see :func:`exported_forms` for the arguments."""
         def build() -> Any:
             return load_runtime(self._exports.folder(file_format, dtype) / f'backbone{SUFFIXES[file_format]}',
                                 run_type(dtype))
@@ -229,17 +230,17 @@ def _difference(actual: Any, expected: Sequence[Tensor]) -> float:
 
 def backbone_form_entries(backbone: Backbone, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
                           compile: bool = True) -> List[Entry]:
-    """Every form of a FasterNet, as lines of a suite.
+    """All forms of a FasterNet, as entries of a suite.
 
-    The first one, which the others are compared with, is split_cat with
-    folded norms in eager mode, NCHW and float32. The last ones are a yardstick
-    of the processor.
+    The first one, which the others are compared with, is split_cat with folded
+    norms in eager mode, NCHW and float32. The last ones are reference
+    measurements of the processor.
 
     Args:
         backbone: The backbone.
-        dtypes: Types beside float32 and float32 itself; int8 is for exported
-            files. Defaults to float32 and bfloat16.
-        compile: Whether compiled forms are among them. Defaults to True.
+        dtypes: Types in addition to float32, and float32 itself; int8 is only
+            for exported files. Defaults to float32 and bfloat16.
+        compile: Whether to include compiled forms. Defaults to True.
     """
     entries = [backbone.entry('split_cat, folded norms', 'conv'), backbone.entry('split_cat, as trained', None),
                backbone.entry('clone and slice', 'conv', block=CloneSlicingBlock),
@@ -260,7 +261,7 @@ def backbone_form_entries(backbone: Backbone, dtypes: Sequence[torch.dtype] = (t
 
 def algorithm_entries(arch: str, device: torch.device, size: Tuple[int, int], batch_size: int,
                       dtypes: Sequence[torch.dtype]) -> List[Entry]:
-    """The algorithms of FasterNet's block in a backbone with random weights, as lines of a suite.
+    """The algorithms of FasterNet's block in a backbone with random weights, as entries of a suite.
 
     Args:
         arch: The size of FasterNet, such as ``'s'``.
@@ -278,11 +279,11 @@ def algorithm_entries(arch: str, device: torch.device, size: Tuple[int, int], ba
 def partial_conv_entries(device: torch.device, batch_size: int = 1, dtype: torch.dtype = torch.float32) -> List[Entry]:
     """Table 9: ten layers of PConv and backbones, by split_cat, the published slicing, its correction, and ours.
 
-    In a backbone, ours is the inference form that is fastest on the device,
-    channels-last; split_cat is there in both memory formats.
+    In a backbone, ours is the fastest inference form on the device,
+    channels-last; split_cat is measured in both memory formats.
 
     Args:
-        device: Where they run.
+        device: Device to run on.
         batch_size: Images per call. Defaults to 1.
         dtype: Data type. Defaults to float32.
     """
@@ -317,10 +318,10 @@ def _random_fasternet(arch: str, device: torch.device, **options: Any) -> nn.Mod
 
 
 def partial_conv_report(records: Sequence[LatencyRecord]) -> Report:
-    """Table 9: what each form gains over split_cat.
+    """Table 9: speed of each form relative to split_cat.
 
     Args:
-        records: Those of :func:`partial_conv_entries`.
+        records: Records of :func:`partial_conv_entries`.
     """
     found = {(record.model, record.conditions.form): record for record in records}
     others = _FORMS[1:]
@@ -334,15 +335,15 @@ def partial_conv_report(records: Sequence[LatencyRecord]) -> Report:
                **{f'{form} / split_cat': '.2f' for form in others}, 'paper: slicing on GPU': '.2f',
                'paper: slicing on CPU': '.2f'}
     algorithms = {record.conditions.algorithm for record in records if record.conditions.form == 'ours'} - {None}
-    notes = [f'{layer_conditions(records)}: {runs_of(records)}; norms folded; in the backbones ours is the algorithm '
+    notes = [f'{layer_conditions(records)}: {runs_of(records)}; norms folded; in backbones, ours is the algorithm '
              f"'{', '.join(map(str, algorithms))}', channels-last.",
-             'A ratio is the speed over that of split_cat. The published slicing overwrites its input, which behind a '
-             "shortcut, in FasterNet, gives wrong outputs; clone corrects it by a copy in each layer. The paper's "
-             'ratios are those of Table 9.', *failures(records)]
+             'A ratio is the speed over that of split_cat. The published slicing overwrites its input, which gives '
+             'wrong outputs in FasterNet, where a shortcut needs it; clone corrects this with a copy in each layer. '
+             "The paper's ratios are from Table 9.", *failures(records)]
     return Report('Forms of partial convolution', [Table('Forms of partial convolution', columns, rows)], notes)
 
 
 def layer_conditions(records: Sequence[LatencyRecord]) -> str:
-    """Conditions of layers in words, with the sizes of all maps."""
+    """Description of the conditions of layers, with the sizes of all maps."""
     sizes = dict.fromkeys(size for record in records for size in record.conditions.sizes)
     return replace(records[0].conditions, sizes=tuple(sizes), form='eager').describe()

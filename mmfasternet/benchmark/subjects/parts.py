@@ -1,4 +1,4 @@
-"""Latency of a detector's parts: who works, at each moment of one call."""
+"""Latency of a detector's parts: which part runs at each moment of a call."""
 
 import time
 from contextlib import ExitStack, contextmanager
@@ -18,29 +18,29 @@ _REST = 'post-process'
 
 
 class DetectorParts:
-    """Times the parts of a detector in one call; together they are all of the call.
+    """Times the parts of a detector in one call; their sum is the whole call.
 
-    A part ends where another one begins within it or behind it: the box
-    head's time is without that of its non-maximum suppression. Post-processing
-    is that, the pasting of masks, and all else. On a GPU the parts are bounded
-    by events of the stream, which holds nothing up.
+    A part ends where another one begins within it or after it: the box head's
+    time excludes its non-maximum suppression. Post-processing is non-maximum
+    suppression, pasting of masks, and everything else. On a GPU the parts are
+    delimited by stream events, which block nothing.
 
-    Where backbone, neck and dense head are one exported file, all their time
-    is the backbone's.
+    If backbone, neck and dense head are one exported file, their time counts
+    as the backbone's.
 
     Args:
         detector: The detector.
-        device: The device it works on.
+        device: The device it runs on.
     """
 
     def __init__(self, detector: nn.Module, device: torch.device) -> None:
         self.detector = detector
         self.device = device
-        self._marks: List[Tuple[str, Any]] = []  # a part, and the moment it began to work
+        self._marks: List[Tuple[str, Any]] = []  # a part, and when it started
         self._stack: List[str] = []
 
     def __call__(self, function: Callable[[], Any]) -> Dict[str, float]:
-        """Milliseconds of each part of a call of ``function``, which runs the detector."""
+        """Milliseconds of each part in a call of ``function``, which runs the detector."""
         self._marks, self._stack = [], [_REST]
         with ExitStack() as patches:
             for owner, name, part in _boundaries(self.detector):
@@ -57,7 +57,7 @@ class DetectorParts:
 
     @contextmanager
     def _timed(self, owner: Any, name: str, part: str) -> Iterator[None]:
-        """Within it, a method, or a module's child, is timed as a part."""
+        """Within it, a method or a child module is timed as a part."""
         own = getattr(owner, name)
         is_child = isinstance(own, nn.Module)
         was_set = is_child or name in owner.__dict__
@@ -68,7 +68,7 @@ class DetectorParts:
             if was_set:
                 setattr(owner, name, own)
             else:
-                delattr(owner, name)  # the class's own comes to light again
+                delattr(owner, name)  # uncovers the method of the class
 
     def within(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, timed as a part."""
@@ -101,7 +101,7 @@ class DetectorParts:
 
 
 class _TimedModule(nn.Module):
-    """Stands in a module's place, with all its attributes."""
+    """Replaces a module, with all its attributes."""
 
     def __init__(self, module: nn.Module, parts: DetectorParts, part: str) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class _TimedModule(nn.Module):
 
 
 def _boundaries(detector: nn.Module) -> List[Tuple[Any, str, str]]:
-    """Modules, their children or methods, and the part that these are."""
+    """Modules, with their children or methods and the part each belongs to."""
     if isinstance(detector, ExportedDetector):
         return _boundaries(detector.detector)
     found = [(detector, 'data_preprocessor', 'preprocess'), (detector, 'backbone', 'backbone')]

@@ -10,7 +10,7 @@ from mmfasternet.models.layers import FasterNetBlock
 
 
 class CloneSlicingBlock(DeployedBlock):
-    """The published corrected form: the input is cloned, the convolved channels are written into the clone."""
+    """The published corrected form: the input is cloned, and the convolved channels are written into the clone."""
 
     def forward(self, x: Tensor) -> Tensor:
         partial = x.clone()
@@ -19,7 +19,7 @@ class CloneSlicingBlock(DeployedBlock):
 
 
 class InPlaceSlicingBlock(DeployedBlock):
-    """The published fast form, listing 1 of the paper: wrong here, since it overwrites what the shortcut adds."""
+    """The published fast form, listing 1 of the paper: wrong here, because it overwrites the input of the shortcut."""
 
     def forward(self, x: Tensor) -> Tensor:
         x[:, :self.conv_channels] = self.pconv(x[:, :self.conv_channels])

@@ -1,4 +1,4 @@
-"""The Mask R-CNN of Table 4 over any network of timm's that gives a pyramid of maps."""
+"""The Mask R-CNN of Table 4 with any timm network that gives a pyramid of maps."""
 
 import logging
 from pathlib import Path
@@ -17,20 +17,20 @@ from mmfasternet.engine.deploying import padded_size
 from mmfasternet.errors import UserError
 from mmfasternet.registry import MODELS
 
-STRIDES = (4, 8, 16, 32)  # of the maps that the FPN takes
+STRIDES = (4, 8, 16, 32)  # of the FPN's input maps
 _BASE = Path('comparison') / 'mask_rcnn_resnet50_1x_coco.py'
 
 
 @MODELS.register_module()
 class TimmFeatures(BaseModule):
-    """A network of timm's as the backbone of a detector, with random weights and its branches merged.
+    """A timm network as the backbone of a detector, with random weights and merged branches.
 
-    MMPretrain's ``TIMMBackbone`` has branches as they are trained; this one is
-    for measurements.
+    MMPretrain's ``TIMMBackbone`` keeps the training branches; this one is for
+    measurements.
 
     Args:
         name: Its name in timm.
-        out_indices: Which of its maps it gives, by timm's numbers.
+        out_indices: Which of its maps to return, by timm's numbers.
         init_cfg: Initialization config. Defaults to None.
     """
 
@@ -44,16 +44,16 @@ class TimmFeatures(BaseModule):
 
 
 def named_config(argument: str, size: Tuple[int, int]) -> Tuple[str, Config]:
-    """The name and the config of a detector, by what the command line calls it.
+    """The name and the config of a detector from its command-line argument.
 
     Args:
         argument: A config file, or ``timm:NAME``: the Mask R-CNN of Table 4
-            over that network of timm's.
+            with that timm network.
         size: Height and width of its images in pixels.
 
     Raises:
         UserError: If there is no such file, timm is not installed or lists no
-            such network, or the network is not fit for a detector.
+            such network, or the network can't be used in a detector.
     """
     if argument.startswith(PREFIX):
         return argument, mask_rcnn_config(argument.removeprefix(PREFIX), size)
@@ -70,8 +70,8 @@ def mask_rcnn_config(name: str, size: Tuple[int, int] = (800, 1280)) -> Config:
 
     Raises:
         UserError: If timm is not installed or lists no such network, or the
-            network gives no maps of strides 4, 8, 16 and 32, or takes no
-            images of that size.
+            network gives no maps of strides 4, 8, 16 and 32, or does not
+            support images of that size.
     """
     cfg = load_config(str(configs_folder() / _BASE))
     channels = _pyramid(name, padded_size(size, cfg))
@@ -81,11 +81,11 @@ def mask_rcnn_config(name: str, size: Tuple[int, int] = (800, 1280)) -> Config:
 
 
 def fold_backbone(model: nn.Module, size: Tuple[int, int]) -> None:
-    """Fold the batch norms of a detector's backbone, in place, if it is a network of timm's.
+    """Fold the batch norms of a detector's backbone, in place, if it is a timm network.
 
     Args:
         model: The detector, in eval mode.
-        size: Height and width of images that it takes, in pixels.
+        size: Height and width of its images in pixels.
     """
     backbone = getattr(model, 'backbone', None)
     if isinstance(backbone, TimmFeatures):
@@ -98,19 +98,19 @@ def _pyramid(name: str, size: Tuple[int, int]) -> Dict[int, int]:
     try:
         network = build_timm(name, features_only=True)
     except (RuntimeError, AttributeError, AssertionError, TypeError, KeyError) as error:
-        raise UserError(f"'{PREFIX}{name}' gives no maps for a detector: {_line(error)}") from None
+        raise UserError(f"'{PREFIX}{name}' gives no feature maps for a detector: {_line(error)}") from None
     info = network.feature_info
     strides = info.reduction()
     if not set(STRIDES) <= set(strides):
-        raise UserError(f"'{PREFIX}{name}' gives maps of strides {', '.join(map(str, strides))}: an FPN needs 4, 8, 16 "
-                        f'and 32')
+        raise UserError(f"'{PREFIX}{name}' gives maps with strides {', '.join(map(str, strides))}: an FPN needs 4, 8, "
+                        '16 and 32')
     logging.disable(logging.ERROR)  # PyTorch logs the traceback of an error as well
     try:
         with torch.no_grad(), fake_tensors():  # only shapes are computed
             maps = network(torch.empty(1, 3, *size))
     except Exception as error:  # each network has its own way to refuse a size
-        raise UserError(f"'{PREFIX}{name}' takes no images of {size[0]} x {size[1]} pixels, as a detector has them: "
-                        f'{_line(error)}') from None
+        raise UserError(f"'{PREFIX}{name}' does not support images of {size[0]} x {size[1]} pixels, as a detector "
+                        f'needs: {_line(error)}') from None
     finally:
         logging.disable(logging.NOTSET)
     at = {stride: place for place, stride in enumerate(strides)}  # the last of each

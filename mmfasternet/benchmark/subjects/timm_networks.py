@@ -1,4 +1,4 @@
-"""Networks of timm by their names, in the form that infers: branches merged, norms folded."""
+"""timm networks by name, in their inference form: merged branches, folded norms."""
 
 import difflib
 from collections import Counter
@@ -13,16 +13,15 @@ from mmfasternet.compat import tree_leaves
 from mmfasternet.deploy.folding import folded_behind, is_fixed
 from mmfasternet.errors import UserError
 
-#: Stands before the name of a network of timm's on the command line.
+#: Prefix of timm's names of networks on the command line.
 PREFIX = 'timm:'
 
 
 def build_timm(name: str, **options: Any) -> nn.Module:
-    """Build a network of timm's with random weights and, where it trains with parallel branches, with these merged.
+    """Build a timm network with random weights, and with its parallel training branches merged.
 
-    RepViT, FastViT, MobileOne and others are published in that form:
-    parameters and multiply-adds are those of their papers, and so is the
-    latency that they mean.
+    RepViT, FastViT, MobileOne and others are published in that form, which the
+    parameters, multiply-adds and latencies in their papers refer to.
 
     Args:
         name: Its name, with or without the tag of its weights, which are not
@@ -41,7 +40,7 @@ def build_timm(name: str, **options: Any) -> nn.Module:
 
 
 def timm_config(name: str) -> Any:
-    """What timm says of a network and of its weights, a ``PretrainedCfg``.
+    """timm's description of a network and its weights, a ``PretrainedCfg``.
 
     Raises:
         UserError: If timm is not installed or lists no such network.
@@ -49,22 +48,22 @@ def timm_config(name: str) -> Any:
     timm = _timm(name)
     try:
         found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # the name is known, the tag of the weights is not
+    except RuntimeError:  # the name is known, but not the tag of the weights
         found = None
     if found is None:
         networks = timm.list_models()
         arch = name.partition('.')[0]
         near = timm.list_pretrained(f'{arch}.*') if arch in networks else difflib.get_close_matches(name, networks, 5)
         raise UserError(f"timm {timm.__version__} lists no network '{name}'. "
-                        + (f"Near it: {', '.join(near)}" if near else 'timm.list_models() gives their names'))
+                        + (f"Similar names: {', '.join(near)}" if near else 'timm.list_models() gives their names'))
     return found
 
 
 def image_size(name: str) -> int:
-    """Height and width of the images that timm's config names for a network, in pixels.
+    """Height and width of a network's images in timm's config, in pixels.
 
-    It is ``input_size``, at which multiply-adds are published; the larger
-    ``test_input_size`` of some weights is not taken.
+    It is ``input_size``, for which multiply-adds are published, and not the
+    larger ``test_input_size`` of some weights.
 
     Raises:
         UserError: If timm is not installed or lists no such network, or its
@@ -72,30 +71,29 @@ def image_size(name: str) -> int:
     """
     _, height, width = timm_config(name).input_size
     if height != width:
-        raise UserError(f"'{PREFIX}{name}' takes images of {height} x {width} pixels: only square ones are timed here")
+        raise UserError(f"'{PREFIX}{name}' takes images of {height} x {width} pixels: only square images are supported")
     return height
 
 
 def family_of(name: str) -> str:
-    """The family of a network that timm lists: the module of timm's that defines it."""
+    """The family of a timm network: the timm module that defines it."""
     return _timm(name).model_entrypoint(name.partition('.')[0]).__module__.rpartition('.')[2]
 
 
 def fold_timm_norms(model: nn.Module, images: Tensor) -> None:
-    """Fold every batch norm of a network of timm's into the convolution whose output it alone reads, in place.
+    """Fold every batch norm of a timm network into the convolution whose output only it reads, in place.
 
-    Which those are is seen in the graph that autograd records for one call:
-    neither names nor the order of registration tell. Norms that follow
-    anything else, such as those before an attention, stay.
+    The pairs are found in the graph that autograd records for one call,
+    because neither names nor the order of registration tell. Norms that follow
+    anything else, such as those before an attention, are kept.
 
     Args:
         model: The network, in eval mode.
-        images: Images that it takes, ``(N, 3, H, W)``, of its type and on its
-            device.
+        images: Input images ``(N, 3, H, W)``, of its type and on its device.
     """
     from timm.layers import BatchNormAct2d, Conv2dSame
-    convs: Dict[Node, nn.Conv2d] = {}  # by what made their output
-    norms: List[Tuple[Node, str, nn.Module]] = []  # with what made their input
+    convs: Dict[Node, nn.Conv2d] = {}  # by the node of their output
+    norms: List[Tuple[Node, str, nn.Module]] = []  # with the node of their input
     calls: Counter[nn.Module] = Counter()
 
     def visit(module: nn.Module, inputs: Tuple[Tensor, ...], output: Tensor) -> None:
@@ -124,12 +122,12 @@ def fold_timm_norms(model: nn.Module, images: Tensor) -> None:
 
 
 def is_timms(model: nn.Module) -> bool:
-    """Whether a model is a network of timm's."""
+    """Whether a model is a timm network."""
     return type(model).__module__.startswith('timm.')
 
 
 def count_attention(model: nn.Module) -> None:
-    """Have timm's attention multiply its matrices one by one, in place: MMEngine's counter takes a fused one for 0."""
+    """Switch off fused attention in timm's modules, in place: MMEngine's counter counts it as 0."""
     for module in model.modules():
         if getattr(module, 'fused_attn', False):
             module.fused_attn = False
@@ -153,5 +151,5 @@ def _timm(name: str) -> ModuleType:
     try:
         import timm
     except ImportError:
-        raise UserError(f"'{name}' is a network of timm's, which is not installed: pip install timm") from None
+        raise UserError(f"'{name}' is a timm network, but timm is not installed: pip install timm") from None
     return timm

@@ -1,4 +1,4 @@
-"""Speed, memory and loss curve of training, plain and with what makes it faster."""
+"""Speed, memory and loss curve of training, with and without speed-ups."""
 
 import json
 import tempfile
@@ -47,35 +47,35 @@ def training_entry(cfg: Config,
                    options: SpeedUps,
                    size: Tuple[int, int] = (800, 1333),
                    batch_size: int = 2) -> Entry:
-    """A detector's training step as a line of a suite: preprocessing, forward, backward, and the optimizer's step.
+    """A detector's training step as an entry of a suite: preprocessing, forward, backward, and the optimizer's step.
 
-    Weights are random ones, and the learning rate is 0, so that each step does
-    the same work. A two-stage detector's RPN proposes the same boxes whatever
-    the backbone. Few of them overlap an object enough, and its mask head would
-    have little to do: proposals with an IoU of 0.1 count as positive here,
-    which fills the share of a sample that may be positive.
+    Weights are random, and the learning rate is 0, so that each step does the
+    same work. A two-stage detector's RPN proposes the same boxes for any
+    backbone. Few of them overlap an object enough, and the mask head would
+    have little to do: here, proposals with an IoU of 0.1 count as positive,
+    which fills the positive share of the samples.
 
     Args:
-        cfg: Config of a detector; its batch size is not looked at.
-        name: Its name; ``options`` are named behind it.
-        device: Where it is trained.
-        options: What makes it faster.
+        cfg: Config of a detector; its batch size is ignored.
+        name: Its name; ``options`` are appended.
+        device: Device to train on.
+        options: Speed-ups.
         size: Height and width of the images in pixels.
             Defaults to (800, 1333).
-        batch_size: Images in a step. Defaults to 2.
+        batch_size: Batch size. Defaults to 2.
 
     Raises:
-        UserError: If the config is a classifier's, or the options don't go
-            with the device; when the entry is built, if its model can't be.
+        UserError: If the config is for a classifier, or the options don't work
+            on the device; when the entry is built, if its model can't be
+            built.
     """
     if is_classifier(cfg):
-        raise UserError(f"'{cfg.filename}' is the config of a classifier: the images and objects made here are for "
-                        f'detectors')
+        raise UserError(f"'{cfg.filename}' is the config of a classifier: this benchmark is for detectors")
     conditions = Conditions((size, ), batch_size, getattr(torch, options.amp or 'float32'),
                             'NHWC' if options.channels_last else 'NCHW', replace(options, compile=False).form,
                             compiled=options.compile)
     if options.amp and device.type == 'cpu':
-        raise UserError(f'automatic mixed precision in {options.amp} needs a GPU: name --forms without it')
+        raise UserError(f'automatic mixed precision in {options.amp} needs a GPU: choose --forms without it')
     own = with_speed_ups(cfg, options)
     _find_positives(own.model)
 
@@ -96,7 +96,7 @@ def training_entry(cfg: Config,
 
 
 def random_training_batch(size: Tuple[int, int], batch_size: int = 2, channels: int = 3) -> Batch:
-    """A batch as a detector's training pipeline gives it: random images with boxes and masks of ellipses.
+    """A batch as from a detector's training pipeline: random images with boxes and masks of ellipses.
 
     Args:
         size: Height and width in pixels.
@@ -122,42 +122,42 @@ def random_training_batch(size: Tuple[int, int], batch_size: int = 2, channels: 
 
 
 def loss_curve(cfg: Config, options: SpeedUps, steps: int, seed: int = 0) -> List[float]:
-    """The loss of each of the first steps of a training as ``mmfasternet train`` does it, on the config's own data.
+    """The losses of the first steps of a training, as by ``mmfasternet train``, on the config's own data.
 
     Args:
         cfg: The config.
-        options: What makes it faster.
+        options: Speed-ups.
         steps: Their number.
         seed: Seed of weights and data. Defaults to 0.
 
     Raises:
-        UserError: If the config can't be trained, or not for so long.
+        UserError: If the config can't be trained, or has fewer steps.
     """
     own = with_speed_ups(cfg, SpeedUps())
     own.merge_from_dict(dict(val_cfg=None, val_dataloader=None, val_evaluator=None, log_level='ERROR',
                              randomness=dict(seed=seed), default_hooks=dict(checkpoint=None)))
     own.custom_hooks = [*(own.get('custom_hooks') or []), dict(type='mmfasternet.StopAfterHook', iterations=steps)]
     if options.compile:
-        torch.compiler.reset()  # what earlier trainings compiled counts against Dynamo's limit
+        torch.compiler.reset()  # earlier compilations count against Dynamo's limit
     with tempfile.TemporaryDirectory() as folder:
-        # MMEngine keeps loggers and visualizers by name as long as the process lives, with the folder they write to.
+        # MMEngine keeps loggers and visualizers, with their folders, by name for the lifetime of the process.
         own.merge_from_dict({'work_dir': folder, 'experiment_name': Path(folder).name,
                              'visualizer.name': Path(folder).name})
         runner = train(own, TrainOptions(speed_ups=options))
     losses, _ = runner.message_hub.get_scalar('train/loss').data
     if len(losses) < steps:
-        raise UserError(f"'{cfg.filename}' trains for {len(losses)} steps, not for the {steps} of --curve")
+        raise UserError(f"'{cfg.filename}' trains for {len(losses)} steps, fewer than the {steps} of --curve")
     return [float(loss) for loss in losses]
 
 
 def write_losses(losses: Mapping[str, Mapping[str, Sequence[float]]], folder: Union[str, Path]) -> None:
-    """Keep curves beside the records, for later reports; none are no file."""
+    """Store curves next to the records, for later reports; no file if there are none."""
     if losses:
         write_atomically(Path(folder) / LOSSES, (json.dumps(losses) + '\n').encode())
 
 
 def read_losses(folder: Union[str, Path]) -> Dict[str, Dict[str, List[float]]]:
-    """The curves beside the records; empty where there are none."""
+    """The curves next to the records; empty if there are none."""
     path = Path(folder) / LOSSES
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -168,9 +168,8 @@ def training_report(records: Sequence[LatencyRecord],
 
     Args:
         records: Records of :func:`training_entry`.
-        losses: Curves of :func:`loss_curve`, by what made them faster, by the
-            name of the model; the first one is what the others are compared
-            with.
+        losses: Curves of :func:`loss_curve`, by form, by the name of the
+            model; the others are compared with the first one.
     """
     rows = [{'training': record.name, 'images/s': record.images_per_second, 'ms per step': record.median_ms,
              'p10': record.p10_ms, 'p90': record.p90_ms, 'speed-up': records[0].median_ms / record.median_ms,
@@ -181,16 +180,16 @@ def training_report(records: Sequence[LatencyRecord],
     notes = [f'Batch {where.batch_size}, random images of {where.input_size} pixels with {NUM_OBJECTS} objects, random '
              f'weights, {where.machine}',
              f'{runs_of(records).capitalize()}; speed-up: over {first.name}. A step is preprocessing, forward, '
-             f'backward and the step of the optimizer; memory is what it takes on top of the weights and '
-             f"the optimizer's state.", *failures(records)]
+             "backward and the step of the optimizer; memory is in addition to the weights and the optimizer's "
+             'state.', *failures(records)]
     tables, plots = [Table('Training', columns, rows)], {}
     for name, by_form in losses.items():
         tables.append(Table(f'Loss of {name}', {'training': '', 'steps': 'd', 'loss at the end': '.4f',
                                                 'difference (%)': '+.2f'}, _loss_rows(by_form)))
         plots[f'Loss of {name}'] = curves(by_form, 'step', 'loss', f'Loss of {name}')
     if losses:
-        notes.append(f'Losses: mean of the last {LAST_SHARE:.0%} of the steps, with the same seed; the line with '
-                     f'another seed says what difference means nothing.')
+        notes.append(f'Losses: mean of the last {LAST_SHARE:.0%} of the steps, with the same seed; the row with '
+                     'another seed shows how large a random difference is.')
     return Report('Training', tables, notes, plots)
 
 
@@ -211,4 +210,4 @@ def _find_positives(model: Dict[str, Any]) -> None:
 
 def _step(model: nn.Module, batch: Batch, optimizer: Any) -> None:
     with torch.enable_grad():
-        model.train_step(batch, optimizer)  # the preprocessor makes samples of its own
+        model.train_step(batch, optimizer)  # the preprocessor copies the samples

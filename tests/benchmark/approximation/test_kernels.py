@@ -59,9 +59,9 @@ def test_bad_input(pictures, tmp_path):
     weights = resnet50().state_dict()
     with pytest.raises(DataError, match='3 images are too few'):
         collect_maps(weights, pictures[:3], CPU)
-    with pytest.raises(CheckpointError, match='no ResNet-50: it lacks'):
+    with pytest.raises(CheckpointError, match='not a ResNet-50: it lacks'):
         collect_maps({'layer1.0.conv2.weight': torch.rand(64, 64, 3, 3)}, pictures, CPU)
-    with pytest.raises(CheckpointError, match='no ResNet-50'):
+    with pytest.raises(CheckpointError, match='not a ResNet-50'):
         collect_maps({**weights, 'conv1.weight': torch.rand(32, 3, 7, 7)}, pictures, CPU)
     (tmp_path / 'broken.png').write_bytes(b'')
     with pytest.raises(DataError, match='broken.png'):

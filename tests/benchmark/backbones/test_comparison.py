@@ -155,7 +155,7 @@ def test_a_training_that_is_killed_says_so(monkeypatch, shapes, tmp_path):
     monkeypatch.setattr(sys, 'executable', str(tmp_path / 'python'))
     (tmp_path / 'python').write_text('#!/bin/sh\necho an ordinary line\nkill -9 $$\n')
     (tmp_path / 'python').chmod(0o755)
-    with pytest.raises(module.UserError, match='seed 0 failed: it was ended by SIGKILL'):
+    with pytest.raises(module.UserError, match='seed 0 failed: it was killed by SIGKILL'):
         module.train_all([module.Training('shapes', cfg, 0)], tmp_path / 'work', tmp_path / 'out')
 
 

@@ -43,7 +43,7 @@ def test_a_summary_stands_for_calls_that_were_not_kept(tmp_path):
     RecordFile(tmp_path).keep(record)
     entry = Entry('a', Conditions(((8, 16), ), 2), lambda: pytest.fail('built'))
     assert run_suite([entry], CPU, 20, 3, tmp_path) == [record]
-    with pytest.raises(UserError, match="can't go on"):
+    with pytest.raises(UserError, match="can't be continued"):
         run_suite([replace(entry, build=lambda: Subject(lambda: None))], CPU, 21, 3, tmp_path)
 
 

@@ -59,7 +59,7 @@ def test_parts_are_timed_between_the_calls():
 def test_an_interrupted_suite_keeps_its_records_and_goes_on(tmp_path):
     calls = []
     third_round = BEFORE + 2 * 2 + 2
-    with pytest.raises(KeyboardInterrupt, match='the same command goes on'):
+    with pytest.raises(KeyboardInterrupt, match='run the same command to continue'):
         run_suite([Sleeper('a', 0.001, calls).entry(), Sleeper('b', 0.001, calls, third_round).entry()], CPU, rounds=4,
                   out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [RECORDS]
@@ -91,7 +91,7 @@ def test_reports_tell_when_calls_were_timed_apart(tmp_path, monkeypatch):
     records = run_suite(entries, CPU, rounds=3, out=tmp_path)
     assert runs_of(records) == 'medians of 3 calls in 2 interleaved runs'
     records = run_suite([*entries, Sleeper('c', 0.001, []).entry()], CPU, rounds=3, out=tmp_path)
-    assert records[2].sessions == ('moment 3', ) and 'in runs of different times' in runs_of(records)
+    assert records[2].sessions == ('moment 3', ) and 'in runs at different times' in runs_of(records)
 
 
 def test_records_of_earlier_releases_are_read(tmp_path):
@@ -228,20 +228,20 @@ def test_calls_are_not_lost_when_an_entry_fails_later(tmp_path):
 def test_records_of_another_model_are_not_taken(tmp_path):
     run_suite([Entry('matmul', Conditions(SIZES), lambda: Subject(lambda: None), 'forms', 'T0')], CPU, 1, out=tmp_path)
     other = Entry('matmul', Conditions(SIZES), lambda: pytest.fail('it is not built'), 'forms', 'T1')
-    with pytest.raises(UserError, match="'matmul' in '.*' is of T0, and not of T1: name another folder by --out"):
+    with pytest.raises(UserError, match="'matmul' in '.*' is of T0, not of T1: name another folder with --out"):
         run_suite([other], CPU, 1, out=tmp_path)
 
 
 def test_records_of_an_early_release_are_named(tmp_path):
     (tmp_path / 'a.json').write_text('{"name": "a", "times_ms": [1.0]}')
-    with pytest.raises(UserError, match='holds records of an earlier release, a file each'):
+    with pytest.raises(UserError, match='holds records of an earlier release, in one file each'):
         run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
     (tmp_path / 'a.json').write_text('{"copy, GB/s": 3}')
     assert run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)[0].runs == 1
 
 
 def test_one_process_writes_at_a_time(tmp_path):
-    with RecordFile(tmp_path).locked(), pytest.raises(UserError, match='another process writes records into'):
+    with RecordFile(tmp_path).locked(), pytest.raises(UserError, match='another process is writing records to'):
         run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)
     assert run_suite([Sleeper('a', 0.001, []).entry()], CPU, rounds=1, out=tmp_path)[0].runs == 1
 

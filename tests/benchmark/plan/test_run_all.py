@@ -47,7 +47,7 @@ def test_each_step_ends_for_itself_and_is_not_done_twice(steps, tmp_path):
     ended = run_all('cuda:0', tmp_path, 60)  # which none of them looks at
     assert list(ended) == ['good', 'bad', 'slow', 'partly', 'patient']
     assert ended['good'].startswith(DONE) and ended['bad'].startswith('failed with 1')
-    assert ended['slow'].startswith('stopped at its limit') and ended['partly'].startswith('not all of it')
+    assert ended['slow'].startswith('stopped at its limit') and ended['partly'].startswith('incomplete, out of time')
     assert ended['patient'] == 'no time left'
     assert 'no such operator' in (tmp_path / 'logs' / 'bad.log').read_text()
     assert not subprocess.run(['pgrep', '-f', 'sleep 1000'], capture_output=True).stdout  # what it started is gone
@@ -76,7 +76,7 @@ def test_a_cpu_has_no_limits_but_that_of_all(monkeypatch, tmp_path):
 
 
 def test_unknown_steps_and_folders_of_another_size(steps, tmp_path):
-    with pytest.raises(ArgumentError, match="no step is called 'other': it must be one of good, bad"):
+    with pytest.raises(ArgumentError, match="there is no step 'other': it must be one of good, bad"):
         run_all('cpu', tmp_path, 60, only=['other'])
     run_all('cpu', tmp_path, 60, only=['good'])
     with pytest.raises(UserError, match='other --size'):

@@ -142,5 +142,5 @@ def test_the_front_has_what_nothing_beats():
                for network, seconds in zip(networks, (2., 1., 1.5, 3., 1.))]
     records[-1] = replace(records[-1], times_ms=(), error='out of memory')
     report = classifier_report([NETWORKS['FasterNet-T0']], {1: [replace(records[0], name='FasterNet-T0')]})
-    assert 'Batch 1: no other is as accurate in as little time as each of FasterNet-T0.' in report.notes
+    assert 'Batch 1: no other network is both as accurate and as fast as each of FasterNet-T0.' in report.notes
     assert _front(networks, records) == ['fast', 'slow', 'best']

@@ -69,5 +69,5 @@ def test_other_backbones_are_refused():
     cfg = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'))
     cfg.model.backbone = dict(type='ResNet', depth=18)
     cfg.model.head.in_channels = 512
-    with pytest.raises(UserError, match="ResNet: these forms are FasterNet's"):
+    with pytest.raises(UserError, match="ResNet: only FasterNet has these forms"):
         measure_forms(cfg, 'resnet', CPU)

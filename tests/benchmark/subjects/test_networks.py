@@ -64,8 +64,8 @@ def test_classes_are_those_of_imagenet_and_branches_are_merged():
 
 
 @pytest.mark.parametrize('name, part', [
-    ('timm:resnett18', "lists no network 'resnett18'. Near it: resnet18, "),
-    ('timm:resnet18.a9_in1k', 'Near it: resnet18.a1_in1k, '),
+    ('timm:resnett18', "lists no network 'resnett18'. Similar names: resnet18, "),
+    ('timm:resnet18.a9_in1k', 'Similar names: resnet18.a1_in1k, '),
     ('timm:qqqqqqqq', 'timm.list_models()'),
     ('timm:hf-hub:timm/resnet18', 'lists no network'),
     ('timm:vit_base_patch16_sapiens2', '1024 x 768'),

@@ -92,11 +92,11 @@ def test_report_of_a_network_of_timm():
 
 
 @pytest.mark.parametrize('name, part', [
-    ('test_vit', 'gives maps of strides 16, 16, 16: an FPN needs 4, 8, 16 and 32'),
-    ('swin_tiny_patch4_window7_224', "takes no images of 800 x 1280 pixels, as a detector has them: Input height (800) "
-                                     "doesn't match model (224)"),
+    ('test_vit', 'gives maps with strides 16, 16, 16: an FPN needs 4, 8, 16 and 32'),
+    ('swin_tiny_patch4_window7_224', 'does not support images of 800 x 1280 pixels, as a detector needs: Input height '
+                                     "(800) doesn't match model (224)"),
     ('mambaout_femto', 'gives a map of shape (1, 200, 320, 48) at stride 4: an FPN needs (1, 48, 200, 320)'),
-    ('resnett18', 'Near it: resnet18'),
+    ('resnett18', 'Similar names: resnet18'),
 ])
 def test_networks_that_do_not_fit_are_one_line(name, part, capfd):
     with pytest.raises(UserError) as error:

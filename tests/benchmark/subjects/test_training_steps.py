@@ -120,7 +120,7 @@ def test_curves_are_those_of_the_trainings(cfg):
     assert len(plain) == 3 and plain[0] == again[0] and plain == pytest.approx(again, rel=1e-3)
     assert other == pytest.approx(plain, rel=0.02) and other != plain
     assert loss_curve(cfg, SpeedUps(), 1, seed=1)[0] != pytest.approx(plain[0], rel=1e-4)
-    with pytest.raises(UserError, match='trains for 2 steps, not for the 3'):
+    with pytest.raises(UserError, match='trains for 2 steps, fewer than the 3'):
         cfg.train_cfg.max_epochs = 1
         loss_curve(cfg, SpeedUps(), 3)
 
