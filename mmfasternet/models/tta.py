@@ -17,11 +17,11 @@ _FLIP_DIMS = {'horizontal': (-1, ), 'vertical': (-2, ), 'diagonal': (-2, -1)}
 
 @MODELS.register_module()
 class InstanceTTAModel(DetTTAModel):
-    """MMDetection's :class:`~mmdet.models.DetTTAModel`, for masks too.
+    """MMDetection's :class:`~mmdet.models.DetTTAModel`, extended to masks.
 
     Boxes are merged by non-maximum suppression over all views. The mask of a
-    box that is kept is voted for, by score, by the masks of all boxes of its
-    class that overlap it by at least the suppression's threshold.
+    kept box is a score-weighted vote of the masks of all boxes of its class
+    that overlap it by at least the threshold of the suppression.
 
     Args:
         tta_cfg: ``nms`` (config of the suppression) and ``max_per_img``.
@@ -58,5 +58,5 @@ class InstanceTTAModel(DetTTAModel):
 
 
 def _unflip(masks: Tensor, meta: dict) -> Tensor:
-    """Turn masks ``(n, H, W)`` back to how the image was."""
+    """Flip masks ``(n, H, W)`` back to the original image."""
     return masks.flip(_FLIP_DIMS[meta['flip_direction']]) if meta['flip'] else masks

@@ -19,7 +19,7 @@ _RELU = dict(type='ReLU', inplace=True)
 
 
 class FasterNetStage(nn.Module):
-    """A downsampling :class:`PatchConv` and the blocks behind it.
+    """A downsampling :class:`PatchConv` and the blocks after it.
 
     Args:
         downsample: The embedding or merging layer.
@@ -54,8 +54,8 @@ class FasterNet(BaseModule):
     l      192, 384, 768, 1536  3, 4, 18, 3    ReLU
     =====  ===================  =============  ==========
 
-    ``load_state_dict``, of it or of a model that it is part of, takes the
-    authors' and timm's names of weights as well as ours.
+    ``load_state_dict``, also of a model that contains it, accepts the authors'
+    and timm's names of weights as well as ours.
 
     Args:
         arch: One of the names above, or a dict with ``embed_channels`` (of
@@ -64,7 +64,7 @@ class FasterNet(BaseModule):
             Defaults to ``'t0'``.
         in_channels: Number of image channels. Defaults to 3.
         out_indices: Stages whose maps are returned, in increasing order;
-            negative ones count from the last. Stages behind the last of them
+            negative ones count from the last. Stages after the last of them
             are not built. Defaults to ``(0, 1, 2, 3)``.
         out_norm: Put a norm layer on each output, as the published detectors
             do; a classifier has none. Defaults to True.
@@ -75,14 +75,14 @@ class FasterNet(BaseModule):
             from 0 over all blocks. Defaults to 0.
         layer_scale_init_value: Initial value of a learnt scale of each
             block's branch; None for no scale. Defaults to None.
-        norm_cfg: Norm layers: ``'BN'``, ``'SyncBN'``, ``'LN2d'`` and what
-            else mmcv builds. Defaults to ``dict(type='BN')``.
-        act_cfg: Activation layers. Defaults to None, the arch's own.
+        norm_cfg: Norm layers: ``'BN'``, ``'SyncBN'``, ``'LN2d'`` or any other
+            type that mmcv builds. Defaults to ``dict(type='BN')``.
+        act_cfg: Activation layers. Defaults to None: those of the arch.
         pconv_mode: Mode of :class:`~mmfasternet.models.PartialConv`.
             Defaults to ``'split_cat'``.
-        frozen_stages: -1 freezes nothing, 0 the patch embedding, ``n`` that
-            and the first ``n`` stages with their output norms: parameters fixed
-            and batch statistics not updated. Defaults to -1.
+        frozen_stages: -1 freezes nothing, 0 the patch embedding, ``n`` also
+            the first ``n`` stages with their output norms: parameters are
+            fixed and batch statistics are not updated. Defaults to -1.
         norm_eval: Keep the batch norm layers in eval mode while training.
             Defaults to False.
         with_cp: Recompute the blocks in the backward pass to save memory.
@@ -193,7 +193,7 @@ class FasterNet(BaseModule):
         return tuple(outs)
 
     def init_weights(self) -> None:
-        """Initialise by ``init_cfg``; type ``'Pretrained'`` takes the published ImageNet weights as they are."""
+        """Initialise from ``init_cfg``; type ``'Pretrained'`` accepts the published ImageNet weights in any layout."""
         configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
         pretrained = [config for config in configs if _is_pretrained(config)]
         if not pretrained:
@@ -204,11 +204,11 @@ class FasterNet(BaseModule):
         for config in pretrained:
             if not config.get('checkpoint'):
                 raise ArgumentError("init_cfg of type 'Pretrained' needs checkpoint, a path or URL")
-            # By its name in the registry: models know nothing of files and downloads.
+            # By its name in the registry: models do not depend on files and downloads.
             initialize(self, dict(config, type='mmfasternet.PretrainedFasterNet'))
 
     def train(self, mode: bool = True) -> 'FasterNet':
-        """Set the mode, but for frozen stages and, with ``norm_eval``, batch norm; returns ``self``."""
+        """Set the mode, except for frozen stages and, with ``norm_eval``, batch norm; returns ``self``."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -220,20 +220,19 @@ class FasterNet(BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Get the group of a parameter for a layer-wise learning-rate decay.
 
-        Group 0 is the patch embedding, then comes one for each block; a
-        merging layer goes with the block behind it, an output norm with the
-        last block of its stage. The last group is what follows the backbone:
-        neck and heads. T0 has 15.
+        Group 0 is the patch embedding, followed by one group for each block; a
+        merging layer is in the group of the next block, an output norm in that
+        of the last block of its stage. The last group is everything after the
+        backbone: neck and heads. T0 has 15 groups.
 
         Args:
-            param_name: Name of a parameter, of the backbone or of the model
-                that it is part of.
-            prefix: What the names of the backbone's parameters begin with in
-                that model. Defaults to ``''``.
+            param_name: Name of a parameter, in the backbone or in the model
+                that contains it.
+            prefix: Prefix of the backbone's parameters in that model. Defaults
+                to ``''``.
 
         Returns:
-            The group and the number of groups, as the other backbones of
-            MMPretrain give them.
+            The group and the number of groups, as in MMPretrain's backbones.
         """
         depths = [len(stage.blocks) for stage in self.stages]
         num_groups = sum(depths) + 2
@@ -248,7 +247,7 @@ class FasterNet(BaseModule):
         return sum(depths[:stage]) + int(path[2]) + 1, num_groups
 
     def _checkpoint_filter(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
-        """What MMPretrain's ``ImageClassifier`` calls before it loads weights."""
+        """Called by MMPretrain's ``ImageClassifier`` before it loads weights."""
         rename_for('classifier', state_dict, prefix)
 
     def _freeze(self) -> None:

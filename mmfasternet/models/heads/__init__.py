@@ -1,4 +1,4 @@
-"""Heads for MMPretrain's classifiers; detection does without them, and without MMPretrain."""
+"""Heads for MMPretrain's classifiers; detection does not need them, or MMPretrain."""
 
 from .fasternet_head import FasterNetHead
 

@@ -1,4 +1,4 @@
-"""The tail of FasterNet as a classifier."""
+"""The classification head of FasterNet."""
 
 from typing import Any, Dict, List, Tuple, Union
 
@@ -16,15 +16,15 @@ Config = Dict[str, Any]
 class FasterNetHead(ClsHead):
     """Global average pooling, 1x1 convolution without bias, activation, fully connected layer.
 
-    Source: FasterNet, Fig. 4 and Table 8. It goes under MMPretrain's
-    ``ImageClassifier``, behind a backbone with ``out_norm=False`` and without
-    a neck.
+    Source: FasterNet, Fig. 4 and Table 8. Use it in MMPretrain's
+    ``ImageClassifier`` with a backbone with ``out_norm=False`` and without a
+    neck.
 
     Args:
         num_classes: Number of classes.
         in_channels: Channels of the last stage.
-        act_cfg: Activation: that of the backbone, GELU for T0 and T1, ReLU
-            for the others.
+        act_cfg: Activation, the same as in the backbone: GELU for T0 and T1,
+            ReLU for the others.
         hidden_channels: Channels between convolution and fully connected
             layer. Defaults to 1280.
         loss: Classification loss.

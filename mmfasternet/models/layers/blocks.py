@@ -39,11 +39,11 @@ class PatchConv(nn.Module):
 
 
 class FasterNetBlock(nn.Module):
-    """Partial convolution and two pointwise convolutions behind a shortcut (Fig. 4).
+    """Partial convolution and two pointwise convolutions with a shortcut (Fig. 4).
 
     ``y = x + W2 act(norm(W1 PConv(x)))``
 
-    Norm and activation stand in the middle only, to keep the features diverse
+    Norm and activation are only in the middle, to keep the features diverse
     and the latency low (section 3.4).
 
     Args:
@@ -99,7 +99,7 @@ class FasterNetBlock(nn.Module):
 
     @contextmanager
     def _frozen_statistics(self) -> Iterator[None]:
-        """Keep a recomputation from updating the running statistics a second time."""
+        """Prevent a recomputation from updating the running statistics a second time."""
         if not isinstance(self.norm, BatchNorm) or self.norm.num_batches_tracked is None:
             yield
             return

@@ -15,7 +15,7 @@ class LayerNorm2d(nn.LayerNorm):
     """Layer normalisation over the channels of an ``(N, C, H, W)`` map.
 
     The LN of the paper's Table 5. MMPretrain registers one under the same
-    name; this one serves where MMPretrain is not installed.
+    name; this one is used if MMPretrain is not installed.
 
     Args:
         num_channels: Number of channels ``C``.
@@ -33,11 +33,11 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 def build_norm(cfg: Dict[str, Any], channels: int) -> nn.Module:
-    """Build the normalisation layer that ``cfg`` names for ``channels`` channels.
+    """Build the normalisation layer of ``cfg`` for ``channels`` channels.
 
     Args:
         cfg: For example ``dict(type='BN')``, ``'SyncBN'``, ``'LN2d'`` or any
-            other type of mmcv's, with its options and ``requires_grad``.
+            other mmcv type, with its options and ``requires_grad``.
         channels: Number of channels of the ``(N, C, H, W)`` map.
 
     Raises:

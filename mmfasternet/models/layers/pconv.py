@@ -12,7 +12,7 @@ MODES = ('split_cat', 'slicing')
 
 
 class PartialConv(nn.Module):
-    """Convolve the first channels of a feature map, pass the rest on untouched.
+    """Convolve the first channels of a feature map, and pass the rest on untouched.
 
     With ``cp`` of ``c`` channels convolved by a ``k x k`` kernel on an ``h x w``
     map, it takes ``h w k² cp²`` multiply-adds (eq. 4) and about ``2 h w cp``
@@ -21,21 +21,21 @@ class PartialConv(nn.Module):
 
     Source: `Run, Don't Walk <https://arxiv.org/abs/2303.03667>`_, section 3.2
     and listing 1 of its appendix. The listing's slicing form overwrites its
-    input, and with it the shortcut of the block it stands in; neither mode
-    here ever changes the input, and both give the same numbers.
+    input, and with it the shortcut of the surrounding block; neither mode here
+    changes the input, and both give the same outputs.
 
     Args:
         channels: Number of input and of output channels ``c``.
         partial_ratio: Share of the channels that is convolved,
             ``cp / c``, in (0, 1]; the product is rounded down.
-            Defaults to 1/4 where ``n_div`` is not given either.
+            Defaults to 1/4 if ``n_div`` is not given either.
         kernel_size: Odd kernel size ``k``; the padding keeps the spatial
             size. Defaults to 3.
         mode: ``'split_cat'`` concatenates the two parts and is
             differentiable; ``'slicing'`` writes them into one new tensor and
             is for inference only. Defaults to ``'split_cat'``.
-        n_div: The reciprocal of ``partial_ratio``, as the paper's listing
-            spells it; give one of the two. Defaults to None.
+        n_div: The reciprocal of ``partial_ratio``, as in the paper's listing;
+            give one of the two. Defaults to None.
 
     Raises:
         ValueError: If an argument is out of its range; the message names it.
@@ -71,7 +71,7 @@ class PartialConv(nn.Module):
             raise ArgumentError(f'kernel_size must be odd and positive, got {kernel_size}')
         if mode not in MODES:
             raise ArgumentError(f'mode must be one of {MODES}, got {mode!r}')
-        # The tolerance undoes the rounding of ratios such as 1/3 or 0.1.
+        # The tolerance compensates for rounding of ratios such as 1/3 or 0.1.
         conv_channels = math.floor(channels * partial_ratio + 1e-6)
         if conv_channels < 1:
             raise ArgumentError(f'partial_ratio {partial_ratio:g} (1 / n_div) of {channels} channels leaves '

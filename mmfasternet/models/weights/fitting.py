@@ -1,4 +1,4 @@
-"""Whether weights fit a model: what is missing, unknown or of another shape."""
+"""Checks whether weights fit a model: what is missing, unknown or has another shape."""
 
 from typing import Mapping, Sequence, Tuple
 
@@ -6,19 +6,18 @@ Shapes = Mapping[str, Tuple[int, ...]]
 
 
 def listed(keys: Sequence[str], most: int = 10) -> str:
-    """The keys as a text, at most so many of them, and how many there are in all."""
+    """The keys as a string, at most ``count`` of them, with their total number."""
     text = ', '.join(keys[:most])
     return f'{text}, ... ({len(keys)} keys)' if len(keys) > most else text
 
 
 def misfit(expected: Shapes, found: Shapes, names: Mapping[str, str] = {}) -> str:
-    """What keeps weights from fitting, as a text that follows the file's name; empty if they fit.
+    """Why weights do not fit, as a text that follows the file's name; empty if they fit.
 
     Args:
-        expected: Shapes of the weights that must be there, by their keys.
-        found: Shapes of those that are.
-        names: What keys are called in the text, where it is not their own
-            name.
+        expected: Shapes of the required weights, by key.
+        found: Shapes of the existing weights, by key.
+        names: Names of keys in the text, if they differ from the keys.
     """
 
     def named(keys: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """The names of FasterNet's weights: in the authors' files, in timm's and in ours.
 
-A *layout* is one set of names. State dicts go in and out; their tensors are
-neither copied nor changed.
+A *layout* is one set of names. Functions take and return state dicts; tensors
+are neither copied nor changed.
 """
 
 import re
@@ -23,8 +23,8 @@ TARGETS = (*LAYOUTS, 'backbone')
 #: Stands before the backbone's keys in a classifier or detector of ours.
 PREFIX = 'backbone.'
 
-# What modules are called, in the order of LAYOUTS. The official stages hold the four stages at the even indices and the
-# merging layers before them at the odd ones.
+# Names of modules, in the order of LAYOUTS. The official ``stages`` hold the four stages at even indices, and the
+# merging layers before them at odd ones.
 _EMBEDDING = (
     ('stages.0.downsample.conv', 'patch_embed.proj', 'patch_embed.proj'),
     ('stages.0.downsample.norm', 'patch_embed.norm', 'patch_embed.norm'),
@@ -40,7 +40,7 @@ _BLOCK = tuple(
          ('conv1', 'mlp.0'),
          ('norm', 'mlp.1'),
          ('conv2', 'mlp.3'),
-         ('layer_scale.weight', 'layer_scale'),  # theirs is a bare parameter
+         ('layer_scale.weight', 'layer_scale'),  # a bare parameter in theirs
      ))
 _OUTPUT_NORM = (('norm{stage}', 'norm{even}', None), )
 _HEAD = (
@@ -52,7 +52,7 @@ _BOX_CLASSIFIER = re.compile(r'(roi_head\.)?bbox_head\.(\d+\.)?fc_cls\.weight$')
 
 @dataclass(frozen=True)
 class WeightsKind:
-    """What a state dict holds.
+    """Description of a state dict.
 
     Attributes:
         layout: One of :data:`LAYOUTS`.
@@ -60,7 +60,7 @@ class WeightsKind:
         embed_channels: Channels of the first stage.
         depths: Blocks of each stage.
         num_classes: Classes of the classifier or of the detector's box head;
-            None where the weights do not tell.
+            None if the weights do not tell.
     """
     layout: str
     model: str
@@ -69,7 +69,7 @@ class WeightsKind:
     num_classes: Optional[int] = None
 
     def variant(self, arch_settings: Mapping[str, Mapping[str, Any]]) -> str:
-        """The variant's name, such as ``'FasterNet-T0'``, by the backbone's ``arch_settings``."""
+        """The variant's name, such as ``'FasterNet-T0'``, from the backbone's ``arch_settings``."""
         for name, settings in arch_settings.items():
             depths, count = tuple(settings['depths']), len(self.depths)
             if (self.embed_channels, self.depths) == (settings['embed_channels'], depths[:count]):
@@ -78,7 +78,7 @@ class WeightsKind:
 
 
 def recognize(state_dict: StateDict) -> Optional[WeightsKind]:
-    """What FasterNet weights these are, by their keys; None if they are another network's.
+    """Describe FasterNet weights by their keys; None if they belong to another network.
 
     Args:
         state_dict: The weights of a model or of a bare backbone.
@@ -105,17 +105,17 @@ def recognize(state_dict: StateDict) -> Optional[WeightsKind]:
 
 
 def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True) -> StateDict:
-    """Give weights the names of another layout.
+    """Rename weights to another layout.
 
     Args:
         state_dict: The weights of a classifier, a detector or a backbone, in
             any of the layouts.
-        to: One of :data:`LAYOUTS`: the same model by its names; in ours the
-            backbone's keys stand behind ``backbone.``, whatever it is part
-            of. Or ``'backbone'``: the bare backbone by our names, without
-            that prefix. Defaults to ``'mmfasternet'``.
-        strict: Check that keys and shapes make a FasterNet for our layout,
-            too, and not only for the others. Defaults to True.
+        to: One of :data:`LAYOUTS`: the same model with that layout's names; in
+            ours the backbone's keys always have the prefix ``backbone.``. Or
+            ``'backbone'``: only the backbone with our names, without that
+            prefix. Defaults to ``'mmfasternet'``.
+        strict: Check that keys and shapes are a complete FasterNet also when
+            converting to our layout. Defaults to True.
 
     Returns:
         The weights in the same order. Neck and heads of detectors keep their
@@ -123,23 +123,22 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True)
 
     Raises:
         ValueError: If there is no such target.
-        CheckpointError: If these are not FasterNet's weights, if keys are
-            unknown to their layout or to the new one, stand for the same
-            weights or are missing, or if shapes do not fit together; the
-            message lists the keys.
+        CheckpointError: If these are not FasterNet weights, if keys are
+            unknown in their layout or in the new one, duplicate or missing, or
+            if shapes do not fit together; the message lists the keys.
     """
     if to not in TARGETS:
         raise ArgumentError(f'to must be one of {TARGETS}, got {to!r}')
     found = recognize(state_dict)
     if found is None:
-        raise CheckpointError(f'has no weights of FasterNet in it, but {listed(list(state_dict), 3) or "none"}')
+        raise CheckpointError(f'has no weights of FasterNet in it, only {listed(list(state_dict), 3) or "none"}')
     kind = found
     prefix = _prefix(state_dict)
 
     def is_backbones(key: str) -> bool:
         return key.startswith(prefix) and (bool(prefix) or not key.startswith(_head_prefixes(kind.layout)))
 
-    any_head = kind.layout == to  # a head of another kind has no place in the other layouts
+    any_head = kind.layout == to  # another kind of head has no equivalent in the other layouts
     if to == 'backbone':
         kind = replace(kind, model='backbone')
         state_dict = {key: value for key, value in state_dict.items() if is_backbones(key)}
@@ -160,28 +159,28 @@ def convert(state_dict: StateDict, to: str = 'mmfasternet', strict: bool = True)
 
 
 def rename_for(part: str, state_dict: Dict[str, Any], prefix: str = '') -> None:
-    """Give weights the names of the module that loads them, in place.
+    """Rename weights to the names of the module that loads them, in place.
 
-    What has no place in it keeps its name, so that the loader lists it.
+    Keys without an equivalent keep their name, so that the loader reports
+    them.
 
     Args:
-        part: ``'classifier'`` or ``'backbone'``: what loads them.
+        part: The module that loads them: ``'classifier'`` or ``'backbone'``.
         state_dict: The weights, in any of the layouts, of a classifier, a
-            detector or a backbone; others are left as they are.
-        prefix: What stands before the names of the module's own weights.
-            Defaults to ``''``.
+            detector or a backbone; others are not changed.
+        prefix: Prefix of the module's own weights. Defaults to ``''``.
     """
     weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
     inner = _prefix(weights)
     layout = _layout(weights, inner)
-    if layout is None or inner and part == 'classifier':  # the backbone renames its own
+    if layout is None or inner and part == 'classifier':  # the backbone renames its own weights
         return
     depths = _depths(weights, inner, layout)
     names: Names = {theirs: ours for ours, theirs in _names(depths, part, layout, inner)}
     own = PREFIX if part == 'backbone' else ''
     found = {key: _new_name(key, names) for key in weights}
     new_names = {key: name[len(own):] for key, name in found.items() if name and name.startswith(own)}
-    kept = weights.keys() - new_names.keys()  # both names of a weight may be there
+    kept = weights.keys() - new_names.keys()  # a weight may be present under both names
 
     def renamed(key: str) -> str:
         name = new_names.get(key[len(prefix):]) if key.startswith(prefix) else None
@@ -202,7 +201,7 @@ def _layout(state_dict: StateDict, prefix: str) -> Optional[str]:
     def any_holds(part: str) -> bool:
         return any(part in key for key in keys)
 
-    # Other networks have embeddings of these names, too, but no partial convolution.
+    # Other networks also have embeddings with these names, but no partial convolution.
     if 'stages.0.downsample.conv.weight' in keys and any_holds('.pconv.conv.'):
         return 'mmfasternet'
     if 'patch_embed.proj.weight' not in keys or not any_holds('.spatial_mixing.partial_conv3.'):
@@ -225,7 +224,7 @@ def _depths(state_dict: StateDict, prefix: str, layout: str) -> Tuple[int, ...]:
 
 
 def _names(depths: Sequence[int], model: str, layout: str, prefix: str) -> Iterator[Tuple[str, Optional[str]]]:
-    """Pairs of our name of a module and the layout's, whose backbone stands behind ``prefix``; None if it has none."""
+    """Pairs of our and the layout's name of a module, with the backbone under ``prefix``; None if it has none."""
     column = LAYOUTS.index(layout)
 
     def rows(templates: Iterable[Tuple[Optional[str], ...]], **indices: int) -> Iterator[Tuple[str, Optional[str]]]:
@@ -254,7 +253,7 @@ def _new_name(key: str, names: Names) -> Optional[str]:
 
 def _rename(state_dict: StateDict, names: Names, kind: WeightsKind, layout: str,
             sources: Mapping[str, str] = {}) -> StateDict:
-    """Rename the modules of all keys, but for a detector's neck and heads; ``sources`` is what the file calls them."""
+    """Rename the modules of all keys, except a detector's neck and heads; ``sources`` maps to the names in the file."""
     renamed: StateDict = {}
     unknown, duplicate = [], []
     for key, value in state_dict.items():
@@ -267,14 +266,14 @@ def _rename(state_dict: StateDict, names: Names, kind: WeightsKind, layout: str,
         else:
             renamed[name] = value
     if unknown:
-        raise CheckpointError(f'has keys that have no place in the {layout} layout: {listed(unknown)}')
+        raise CheckpointError(f'has keys without an equivalent in the {layout} layout: {listed(unknown)}')
     if duplicate:
         raise CheckpointError(f'has several keys for the same weights: {listed(duplicate)}')
     return renamed
 
 
 def _check(ours: StateDict, kind: WeightsKind, names: Names, any_head: bool) -> None:
-    """Check keys and shapes; the keys are ours, ``names`` holds what the file calls them."""
+    """Check keys and shapes; the keys are ours, and ``names`` maps them to the names in the file."""
     expected = dict(_backbone_shapes(ours, kind))
     if kind.model == 'classifier' and 'head.conv.weight' not in ours and any_head:
         expected.update((key, tuple(value.shape)) for key, value in ours.items() if not key.startswith(PREFIX))
@@ -294,7 +293,7 @@ def _rows(weights: StateDict, key: str) -> int:
 
 
 def _backbone_shapes(weights: StateDict, kind: WeightsKind) -> Iterator[Tuple[str, Tuple[int, ...]]]:
-    """All keys of the backbone and their shapes, by the widths of its first layers; our names."""
+    """All keys of the backbone in our layout and their shapes, from the widths of its first layers."""
     first = f'{PREFIX}stages.0.downsample'
     entries = dict.fromkeys(key.rpartition('.')[2] for key in weights if '.norm.' in key and key.startswith(PREFIX))
 

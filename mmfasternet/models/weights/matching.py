@@ -1,6 +1,6 @@
-"""Whether weights fit a FasterNet: what they may lack, what it does not use, and which variant they are.
+"""Checks whether weights fit a FasterNet: what may be missing, what is unused, and which variant they are.
 
-All keys are ours; texts follow the name of the file that the weights come from, and are empty where they fit.
+All keys are in our layout; returned texts follow the file's name in a message, and are empty if the weights fit.
 """
 
 import re
@@ -18,31 +18,31 @@ _STAGE = re.compile(r'stages\.(\d+)\.')
 
 
 def other_variant(own: Weights, weights: Weights, arch_settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say it in a word where the weights are another FasterNet's than the model's.
+    """A short text if the weights belong to another FasterNet variant than the model.
 
     Args:
         own: State dict of the model, or of its backbone.
-        weights: The weights, of a backbone or of what it is part of.
-        arch_settings: The variants by name, as the backbone has them.
+        weights: The weights of a backbone or of a model that contains it.
+        arch_settings: The variants by name, from the backbone.
     """
     ours, other = recognize(dict(own)), recognize(dict(weights))
     if ours is None or other is None:
         return ''
-    # Stages that the model does not build may be there.
+    # The weights may have stages that the model does not build.
     if (ours.embed_channels, ours.depths) == (other.embed_channels, other.depths[:len(ours.depths)]):
         return ''
     return f'it holds {other.variant(arch_settings)}, the model {ours.variant(arch_settings)}'
 
 
 def misfit_of_backbone(own: Weights, weights: Weights) -> str:
-    """What keeps weights from being a backbone's, where output norms may be missing or be there without use.
+    """Why weights do not fit a backbone; output norms may be missing or unused.
 
     A classifier's weights have none. Stages that the backbone does not build
-    have no use either.
+    are unused, too.
 
     Args:
         own: State dict of the backbone.
-        weights: Those of a backbone.
+        weights: Weights of a backbone.
     """
     stages = _stages(own)
     expected = {key: value for key, value in own.items() if key in weights or not _OUTPUT_NORM.match(key)}
@@ -52,12 +52,14 @@ def misfit_of_backbone(own: Weights, weights: Weights) -> str:
 
 
 def misfit_of_model(own: Weights, weights: Weights, out_indices: Sequence[int]) -> str:
-    """What keeps weights from being all of a model with a FasterNet, and no other backbone.
+    """Why weights are not a complete model with a FasterNet backbone.
 
     Args:
-        own: State dict of the model; its backbone is behind ``backbone.``.
-        weights: Those of a model. Neck and heads may have more than the model.
-        out_indices: The backbone's: no other stage has an output norm.
+        own: State dict of the model; its backbone has the prefix
+            ``backbone.``.
+        weights: Weights of a model. Neck and heads may have more than the
+            model.
+        out_indices: Those of the backbone: no other stage has an output norm.
     """
     stages = _stages(_of_backbone(own))
 
