@@ -109,9 +109,9 @@ def test_make_nuclei_coco(run_tool, tmp_path):
     (source / 'bad' / 'images').mkdir(parents=True)
     result = run_tool('make_nuclei_coco', source, tmp_path / 'b', '--max-size', 40, '--val-share', 0.5,
                       '--segmentation', 'rle')
-    assert result.code == 3 and '1 images over 40 px are left out' in result.out and 'run-length' in result.out
+    assert result.code == 3 and '1 images over 40 px are skipped' in result.out and 'run-length' in result.out
     lines = result.err.splitlines()
-    assert len(lines) == 2 and lines[0].startswith('warning: bad is left out: ') and lines[1].startswith('warning: 1 ')
+    assert len(lines) == 2 and lines[0].startswith('warning: bad is skipped: ') and lines[1].startswith('warning: 1 ')
     assert len(json.loads((tmp_path / 'b' / 'val.json').read_text())['images']) > len(val['images'])
     again = run_tool('make_nuclei_coco', source, tmp_path / 'a')
     assert again.code == 1 and again.err.startswith('error: ') and again.err.count('\n') == 1
@@ -247,7 +247,7 @@ def test_records_of_another_config_of_the_same_name_are_not_taken(run_tool, tmp_
     other = run_tool('benchmark_detector', tmp_path / 'b' / 'x.py', *arguments)
     assert other.code == 1 and "'x' in" in other.err and 'is of another config that is called x' in other.err
     both = run_tool('benchmark_detector', tmp_path / 'a' / 'x.py', tmp_path / 'b' / 'x.py', *arguments)
-    assert both.code == 2 and 'configs must differ in the names of their files' in both.err
+    assert both.code == 2 and 'config files must have different names' in both.err
 
 
 def test_image_demo_names_the_classes_of_weights_alone(run_tool, trained, shapes, tmp_path):
@@ -271,7 +271,7 @@ def test_benchmark_detector(run_tool, trained, shapes):
     conditions = ' '.join(real.out.split())
     assert 'batch 2, 192x192 pixels' in conditions and 'with 1 threads' in conditions, real.err
     few = run_tool('benchmark_detector', SHAPES_CONFIG, '--images', shapes / 'val', '--runs', 1, '--batch', 99)
-    assert few.code == 1 and '--batch 99 needs as many images' in few.err
+    assert few.code == 1 and '--batch 99 needs at least as many images' in few.err
     neither = run_tool('benchmark_detector')
     assert neither.code == 2 and '--table4' in neither.err
     clash = run_tool('benchmark_detector', SHAPES_CONFIG, '--images', shapes / 'val', '--size', 64, 64)
@@ -373,7 +373,7 @@ def test_benchmark_training(run_tool, shapes, tmp_path):
         ('small, plain', 'NCHW'), ('small, channels-last', 'NHWC')]
     assert (tmp_path / 'out' / 'loss-of-small.png').is_file()
     amp = run_tool('benchmark_training', cfg, '--forms', 'amp', '--device', 'cpu')
-    assert amp.code == 1 and 'needs a GPU: name --forms without it' in amp.err
+    assert amp.code == 1 and 'needs a GPU: choose --forms without it' in amp.err
     unknown = run_tool('benchmark_training', cfg, '--forms', 'fast')
     assert unknown.code == 1 and "'fast' must be plain" in unknown.err
 
@@ -487,7 +487,7 @@ def test_an_exported_detector_is_tested_and_timed(run_tool, trained, shapes, tmp
                       '--images', shapes / 'val')
     assert export.code == 0, export.err
     folder = tmp_path / 'work_dirs' / 'mask_rcnn_fasternet_t0_shapes' / file_format
-    assert export.out.count('largest difference to PyTorch') == 3 and '2 random, 4 real inputs' in export.out
+    assert export.out.count('largest difference from PyTorch') == 3 and '2 random, 4 real inputs' in export.out
     assert all((folder.relative_to(tmp_path) / f'{name}.{"onnx" if file_format == "onnx" else "xml"}').is_file()
                for name in ('dense', 'bbox_head', 'mask_head'))
     exported = run_test(run_tool, folder, shapes, tmp_path / 'exported')
@@ -507,7 +507,7 @@ def test_export_of_a_backbone_and_its_options(run_tool, trained, shapes, tmp_pat
     result = run_tool('export', *data, '--out', tmp_path / 'backbone')
     assert result.code == 0 and (tmp_path / 'backbone' / 'backbone.onnx').is_file(), result.err
     strict = run_tool('export', *data, '--out', tmp_path / 'strict', '--tolerance', '1e-12')
-    assert strict.code == 1 and 'over the tolerance of 1.0e-12' in strict.err.splitlines()[-1]
+    assert strict.code == 1 and 'exceeds the tolerance of 1.0e-12' in strict.err.splitlines()[-1]
     assert not (tmp_path / 'strict').exists()
     exported = run_tool('export', SHAPES_CONFIG, weights(trained), '--whole', '--out', tmp_path / 'end-to-end')
     assert exported.code == 0 and (tmp_path / 'end-to-end' / 'detector.onnx').is_file(), exported.err
@@ -554,15 +554,15 @@ def test_an_int8_classifier_is_evaluated_and_tested(run_tool, tmp_path):
     top1 = float(re.search(r'accuracy/top1 +│ +([\d.]+)', tested.out)[1])
     assert f'{top1 / 100:.3f}' == after
     strict = run_tool('export', *options, '--tolerance', '1e-12', '--out', tmp_path / 'strict')
-    assert strict.code == 1 and 'over the tolerance' in strict.err.splitlines()[-1]
+    assert strict.code == 1 and 'exceeds the tolerance' in strict.err.splitlines()[-1]
     none = run_tool('export', *options[:-2], '--no-accuracy', '--out', tmp_path / 'none')
     assert none.code == 0 and 'top1' not in none.out, none.err
 
 
 @pytest.mark.parametrize('options, text', [
-    (['--no-accuracy'], 'go with --dtype int8'), (['--calibration', '.'], 'go with --dtype int8'),
-    (['--accuracy-drop', '0.1'], 'go with --dtype int8'), (['--calibration-images', '9'], 'go with --dtype int8'),
-    (['--dtype', 'int8', '--whole'], 'take --parts'),
+    (['--no-accuracy'], 'need --dtype int8'), (['--calibration', '.'], 'need --dtype int8'),
+    (['--accuracy-drop', '0.1'], 'need --dtype int8'), (['--calibration-images', '9'], 'need --dtype int8'),
+    (['--dtype', 'int8', '--whole'], 'use --parts'),
     (['--dtype', 'int8', '--calibration-images', '0'], 'at least 1'),
     (['--dtype', 'int8', '--accuracy-drop', 'nan'], 'from 0 to 1'),
     (['--dtype', 'int8', '--accuracy-drop', '5'], 'from 0 to 1'),
@@ -643,7 +643,7 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('train', [ROOT / 'configs' / '_base_' / 'mask_rcnn_fasternet_1x_coco.py', '--launcher', 'pytorch'], 'torchrun'),
     ('train', [SHAPES_CONFIG, *WITH_DATA, 'load_from=gone.pth'], "'gone.pth'"),
     ('convert_checkpoint', ['gone.pth', 'out.pth'], "'gone.pth'"),
-    ('convert_checkpoint', ['{trained}', '{trained}'], 'exists already'),
+    ('convert_checkpoint', ['{trained}', '{trained}'], 'already exists'),
     ('convert_checkpoint', ['{trained}', 'out.pth', '--to', 'timm'], 'no place in the timm layout'),
     ('publish_model', ['gone.pth', 'out.pth'], "'gone.pth'"),
     ('get_flops', ['gone.py'], "'gone.py'"),
@@ -651,12 +651,12 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('benchmark_detector', [SHAPES_CONFIG, '--device', 'abacus'], "'abacus'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),
     ('benchmark_detector', [SHAPES_CONFIG, '--checkpoint', '{shapes}'], 'holds no export.json'),
-    ('benchmark_classifier', ['timm:resnett18'], 'Near it: resnet18, '),
-    ('benchmark_detector', [SHAPES_CONFIG, 'timm:resnett18'], 'Near it: resnet18, '),
+    ('benchmark_classifier', ['timm:resnett18'], 'Similar names: resnet18, '),
+    ('benchmark_detector', [SHAPES_CONFIG, 'timm:resnett18'], 'Similar names: resnet18, '),
     ('benchmark_detector', ['timm:test_vit'], 'an FPN needs 4, 8, 16 and 32'),
     ('benchmark_forms', [SHAPES_CONFIG, '--checkpoint', 'gone.pth'], "'gone.pth'"),
     ('benchmark_forms', [SHAPES_CONFIG, '--images', 'gone'], "'gone'"),
-    ('make_nuclei_coco', ['gone', 'nuclei'], "'gone' does not exist. Name the unpacked stage1_train"),
+    ('make_nuclei_coco', ['gone', 'nuclei'], "'gone' does not exist. Give the unpacked stage1_train"),
     ('export', [SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
     ('export', [SHAPES_CONFIG, '{trained}', '--images', 'gone'], "'gone'"),
     ('export', [ROOT / 'configs' / 'fasternet_t0_digits.py', '{trained}'], 'does not fit'),
@@ -713,7 +713,7 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(run_tool, traine
     result = run_tool(tool, *arguments)
     line = result.err.splitlines()[-1]
     assert result.code == 1, result.err
-    assert re.match(r"error: '\S+' can't be written: ('\S+test_tools\.py' is no folder\. Name another place|"
+    assert re.match(r"error: '\S+' can't be written: ('\S+test_tools\.py' is not a folder\. Choose another place|"
                     r'File name too long\. Give it a shorter name)$', line), line
     assert 'Traceback' not in result.err and not list(tmp_path.iterdir())
 
@@ -731,7 +731,7 @@ def test_results_of_images_without_annotations(run_tool, trained, shapes, tmp_pa
     assert result.code == 0, result.err
     rows = json.loads((prefix.parent / 'test-dev.segm.json').read_text())
     assert {row['image_id'] for row in rows} == {image['id'] for image in content['images']}
-    assert result.out.endswith(f'nothing was evaluated, as format_only=True asks. Results are in:\n'
+    assert result.out.endswith(f'nothing was evaluated, because of format_only=True. Results are in:\n'
                                f'{prefix}.bbox.json ({len(rows)} results)\n{prefix}.segm.json ({len(rows)} results)\n')
 
 
@@ -823,7 +823,7 @@ def test_training_of_others_cannot_be_resumed(run_tool, trained, shapes, tmp_pat
     torch.save(dict(state_dict=convert(content['state_dict'], 'official'), optimizer=content['optimizer'],
                     meta=dict(CLASSES=('a', ), epoch=2, iter=4)), tmp_path / '2x.pth')
     result = run_tool('train', SHAPES_CONFIG, '--resume', tmp_path / '2x.pth', '--cfg-options', *data_options(shapes))
-    assert result.code == 1 and 'no training that can be resumed here' in result.err and 'load_from' in result.err
+    assert result.code == 1 and 'no training state that can be resumed' in result.err and 'load_from' in result.err
 
 
 def test_convert_checkpoint_says_what_it_found(run_tool, trained, tmp_path):

@@ -1,4 +1,4 @@
-"""Measure everything in one go, the most valuable first: the paper's tables, forms, training, on this machine."""
+"""Run all measurements on this machine, the most important first: the paper's tables, inference forms, training."""
 
 from mmfasternet.cli.commands.benchmark_all import main
 

@@ -1,4 +1,4 @@
-"""Measure latency and throughput of classifiers, those of Table 3 of the paper and compact ones, side by side."""
+"""Compare latency and throughput of classifiers: those of Table 3 of the paper and other compact ones."""
 
 from mmfasternet.cli.commands.benchmark_classifier import main
 

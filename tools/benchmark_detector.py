@@ -1,4 +1,4 @@
-"""Measure the end-to-end latency of detectors, from image to boxes and masks, and of their parts, side by side."""
+"""Compare the end-to-end latency of detectors, from image to boxes and masks, and of their parts."""
 
 from mmfasternet.cli.commands.benchmark_detector import main
 

@@ -1,4 +1,4 @@
-"""Time the inference forms of FasterNet's backbones and of detectors, and the published ones, side by side."""
+"""Compare the latency of the inference forms of FasterNet's backbones and of detectors, and of the published forms."""
 
 from mmfasternet.cli.commands.benchmark_forms import main
 

@@ -1,4 +1,4 @@
-"""Measure convolutions by themselves (Table 1 of the paper, a roofline) and forms of partial convolution (Table 9)."""
+"""Measure single convolutions (Table 1 of the paper, a roofline) and forms of partial convolution (Table 9)."""
 
 from mmfasternet.cli.commands.benchmark_operators import main
 

@@ -1,4 +1,4 @@
-"""Measure images per second and memory of training, plain and with what makes it faster, and compare losses."""
+"""Measure speed and memory of training, with and without speed-ups, and compare losses."""
 
 from mmfasternet.cli.commands.benchmark_training import main
 

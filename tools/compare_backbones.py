@@ -1,4 +1,4 @@
-"""Train detectors alike, over several seeds, and show their accuracy beside their latency."""
+"""Train detectors alike with several seeds, and compare their accuracy and latency."""
 
 from mmfasternet.cli.commands.benchmark_backbones import main
 

@@ -1,4 +1,4 @@
-"""Convert weights of FasterNet between the authors' layout, timm's and ours."""
+"""Convert FasterNet weights between the authors' layout, timm's and ours."""
 
 from mmfasternet.cli.commands.convert import main
 

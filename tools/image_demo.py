@@ -1,4 +1,4 @@
-"""Predict what is on an image or on all images of a folder: drawn pictures and one json file."""
+"""Predict on an image, a folder of images or a video: writes drawn pictures and one JSON file."""
 
 from mmfasternet.cli.commands.predict import main
 

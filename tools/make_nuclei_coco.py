@@ -1,4 +1,4 @@
-"""Make a data set in COCO's format of the 2018 Data Science Bowl's nuclei (stage1_train, also BBBC038)."""
+"""Make a dataset in COCO format from the nuclei of the 2018 Data Science Bowl (stage1_train, also BBBC038)."""
 
 from mmfasternet.cli.commands.make_nuclei import main
 

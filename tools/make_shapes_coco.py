@@ -1,4 +1,4 @@
-"""Generate a small instance segmentation data set in COCO's format: coloured shapes that overlap on clutter."""
+"""Generate a small instance segmentation dataset in COCO format: overlapping coloured shapes on clutter."""
 
 from mmfasternet.cli.commands.make_shapes import main
 

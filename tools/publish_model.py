@@ -1,4 +1,4 @@
-"""Make a checkpoint ready to publish: without the state of its training, and with the hash of the file in its name."""
+"""Make a checkpoint ready to publish: without its training state, and with the hash of the file in its name."""
 
 from mmfasternet.cli.commands.publish import main
 

@@ -1,4 +1,4 @@
-"""Train a detector or a classifier by a config."""
+"""Train a detector or a classifier from a config."""
 
 from mmfasternet.cli.commands.train import main
 

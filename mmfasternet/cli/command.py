@@ -1,6 +1,6 @@
 """The command ``mmfasternet``: ``mmfasternet train``, ``mmfasternet test`` and so on.
 
-The list of commands comes without importing them, or PyTorch.
+Listing the commands imports neither them nor PyTorch.
 """
 
 import difflib
@@ -13,35 +13,36 @@ from mmfasternet.version import __version__
 
 #: What each command does, in the order of their list; ``'benchmark all'`` is the module ``benchmark_all``.
 COMMANDS = {
-    'train': 'train a detector or a classifier by a config',
+    'train': 'train a detector or a classifier from a config',
     'test': 'box and mask AP of a detector, top-1 and top-5 accuracy of a classifier',
-    'predict': 'what is on images: drawn pictures and a json file',
+    'predict': 'predict on images or a video: drawn pictures and a JSON file',
     'export': 'ONNX and OpenVINO files, checked against PyTorch',
     'convert': "weights between the authors' layout, timm's and ours",
-    'publish': 'a checkpoint without the state of its training, its hash in its name',
+    'publish': 'a checkpoint without its training state, with its hash in its name',
     'flops': 'parameters and multiply-adds, part by part',
-    'configs': 'names of the configs, or the path of one',
-    'make-shapes': "a small data set in COCO's format: coloured shapes",
-    'make-nuclei': "nuclei of the 2018 Data Science Bowl, as downloaded, in COCO's format",
+    'configs': 'names of all configs, or the path of one',
+    'make-shapes': "a small dataset in COCO format: coloured shapes",
+    'make-nuclei': 'a dataset in COCO format from the nuclei of the 2018 Data Science Bowl',
     'benchmark detector': 'latency of detectors from image to masks, and of their parts',
     'benchmark classifier': 'latency and throughput of classifiers (Table 3)',
-    'benchmark forms': 'inference forms side by side',
+    'benchmark forms': 'inference forms compared',
     'benchmark operators': 'convolutions (Table 1) and forms of partial convolution (Table 9)',
-    'benchmark backbones': 'detectors trained alike: accuracy over seeds beside latency',
+    'benchmark backbones': 'detectors trained alike: accuracy over several seeds, and latency',
     'benchmark training': 'time and memory of training, and its losses',
     'benchmark approximation': "PConv fitted to a ResNet-50's convolutions (Table 2)",
-    'benchmark all': 'everything on this machine, in one go',
+    'benchmark all': 'all measurements on this machine',
 }
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Run the command that the arguments begin with; without one, list all.
+    """Run the command that the arguments name; without one, list all commands.
 
     Args:
-        argv: The arguments. Defaults to None: those of the command line.
+        argv: The arguments. Defaults to None: those on the command line.
 
     Raises:
-        SystemExit: With the command's status; 2 if there is no such command.
+        SystemExit: With the command's exit status; 2 if there is no such
+            command.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     group = f'{words.pop(0)} ' if words[:1] == ['benchmark'] else ''
@@ -55,8 +56,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         print(_listed(group))
     else:
         near = difflib.get_close_matches(command, COMMANDS)
-        hint = f'Near it: {", ".join(near)}. ' if near else ''
-        print(f"error: there is no command '{command}'. {hint}{called_as('--help')} lists all", file=sys.stderr)
+        hint = f'Similar names: {", ".join(near)}. ' if near else ''
+        print(f"error: there is no command '{command}'. {hint}To list all: {called_as('--help')}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""``--cfg-options KEY=VALUE ...``: values of a config on the command line, with every text left as it was typed."""
+"""``--cfg-options KEY=VALUE ...``: config values on the command line; strings stay exactly as typed."""
 
 import argparse
 from typing import Any, Iterator, List, Optional, Tuple
@@ -8,10 +8,10 @@ _QUOTES = ('"', "'")
 
 
 class ConfigOptions(argparse.Action):
-    """Collects ``KEY=VALUE`` in a dict, also over several ``--cfg-options``; of a key given twice the last one holds.
+    """Collects ``KEY=VALUE`` in a dict, also over several ``--cfg-options``; the last value of a repeated key counts.
 
-    MMEngine's ``DictAction`` takes the same values, but deletes the spaces of
-    texts, and makes lists of those with a comma or within brackets.
+    MMEngine's ``DictAction`` takes the same values, but deletes the spaces in
+    strings, and turns those with a comma or in brackets into lists.
     """
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
@@ -31,25 +31,25 @@ class ConfigOptions(argparse.Action):
 
 
 def parse_value(text: str) -> Any:
-    """The value that a text stands for.
+    """Parse a value.
 
     Args:
         text: A number, ``true``, ``false`` or ``None``; ``[...]`` a list or
             ``(...)`` a tuple of values, which may be nested; or numbers,
-            ``true``, ``false`` or ``None`` with commas between them, a list.
-            All else is a text as it is, as is what stands in quotes; in a
-            list, without the spaces around it.
+            ``true``, ``false`` or ``None`` separated by commas, a list.
+            Anything else is a string as it is, and so is anything in quotes; in
+            a list, the spaces around it are dropped.
 
     Raises:
         ValueError: If the bracket that ``text`` begins with is never closed.
-            Others that don't match are part of a text, such as ``a]``.
+            Other unmatched brackets are part of a string, such as ``a]``.
     """
     if text[:1] in _QUOTES and text.find(text[0], 1) == len(text) - 1 > 0:
         return text[1:-1]
     if text[:1] in _PAIRS:
         end = next((index for index, _, depth in _signs(text) if depth == 0), -1)
         if end == -1:
-            raise ValueError(f"the brackets of '{text}' don't match. Put a text in quotes")
+            raise ValueError(f"the brackets in '{text}' don't match. Put a string with brackets in quotes")
         if end == len(text) - 1:
             items = [parse_value(item.strip()) for item in _items(text[1:-1])]
             return items if text[0] == '[' else tuple(items)
@@ -70,7 +70,7 @@ def _scalar(text: str) -> Any:
 
 
 def _items(text: str) -> Iterator[str]:
-    """The parts between commas that are in no bracket and no quotes; a comma may stand behind the last one."""
+    """Split at commas outside of brackets and quotes; the last part may be followed by a comma."""
     start = 0
     for index, sign, depth in _signs(text):
         if sign == ',' and not depth:
@@ -81,7 +81,7 @@ def _items(text: str) -> Iterator[str]:
 
 
 def _signs(text: str) -> Iterator[Tuple[int, str, int]]:
-    """Each sign with its place, and how many brackets are open behind it; without what is in quotes."""
+    """Each character outside of quotes, with its position and the number of brackets open after it."""
     quote, begins = '', True
     closing: List[str] = []
     for index, sign in enumerate(text):

@@ -1,4 +1,4 @@
-"""``torchrun`` without its traceback: the processes themselves say what is wrong, or that they stopped in order.
+"""``torchrun`` without its traceback: the processes themselves report what is wrong, or that they stopped cleanly.
 
 Run as ``python -m mmfasternet.cli.launch``, with the arguments of ``torchrun``.
 """
@@ -19,14 +19,14 @@ _DAY = 24 * 60 * 60  # in seconds
 
 @contextmanager
 def noting_exit_codes() -> Iterator[List[Optional[int]]]:
-    """Within it, torchrun notes how the processes ended that it stops; gives the list they will be in."""
+    """Within it, torchrun records the exit codes of the processes it stops; yields the list of them."""
     codes: List[Optional[int]] = []
     close = api.SubprocessContext.close
     was_set = 'close' in vars(api.SubprocessContext)  # else its base class has it
 
     def closing(self: Any, death_sig: Optional[signal.Signals] = None, timeout: int = 30) -> None:
-        # Whoever sends a signal to torchrun sets the time to end in order, and a validation may take minutes. Where a
-        # process has failed, the others have the usual time.
+        # After a signal to torchrun, its sender decides how long a clean end may take: a validation may take minutes.
+        # After a failed process, the others get torchrun's usual time.
         close(self, death_sig, _DAY if isinstance(sys.exc_info()[1], api.SignalException) else timeout)
         codes.extend(exit_codes(self))
 
@@ -45,8 +45,8 @@ if __name__ == '__main__':
         try:
             main()
         except ChildFailedError as error:
-            # Those that were stopped for it have negative ones.
+            # Processes that were stopped because of it have negative exit codes.
             sys.exit(max(1, *(failure.exitcode for failure in error.failures.values())))
         except api.SignalException as stop:
-            # The processes got the signal, too: a training that saved and ended in order is no failure.
+            # The processes got the signal, too: a training that saved and ended cleanly is not a failure.
             sys.exit(0 if codes and not any(codes) else 128 + stop.sigval)

@@ -13,26 +13,26 @@ _COCO_ROWS = {'bbox': 'box', 'segm': 'mask'}
 
 def print_metrics(metrics: Dict[str, Any], kinds: Sequence[str],
                   written: Optional[Mapping[str, Optional[int]]] = None) -> None:
-    """Print COCO's box and mask AP as a table, any other metrics below it, and files of results.
+    """Print COCO's box and mask AP as a table, then any other metrics and the files of results.
 
     Args:
-        metrics: The values by name, such as ``coco/bbox_mAP``. COCO's -1,
-            where there is no object of a size, is shown as a dash, and so is
-            what was not computed.
+        metrics: The values by name, such as ``coco/bbox_mAP``. COCO's -1 (no
+            object of a size) and metrics that were not computed are shown as a
+            dash.
         kinds: The evaluators' types.
-        written: Files that an evaluator wrote in the place of metrics, each
-            with the number of its results if it is known, and folders, which
-            end in ``os.sep``, with the number of their files. Defaults to
-            None: there is no such evaluator.
+        written: Files that an evaluator wrote instead of metrics, each with the
+            number of its results if known, and folders, which end in
+            ``os.sep``, with the number of their files. Defaults to None: there
+            is no such evaluator.
     """
     others = dict(metrics)
     if written is not None:
-        where = '. Results are in:' if written else '. No files were written where outfile_prefix says'
-        print(f"{'not all' if metrics else 'nothing'} was evaluated, as format_only=True asks{where}")
+        where = '. Results are in:' if written else '. No files were written to outfile_prefix'
+        print(f"{'not everything' if metrics else 'nothing'} was evaluated, because of format_only=True{where}")
         for path, count in written.items():
             print(path if count is None else f"{path} ({count} {'files' if path.endswith(os.sep) else 'results'})")
     elif not metrics:
-        hint = '. CocoMetric gives none where nothing was detected on any image' if 'CocoMetric' in kinds else ''
+        hint = '. CocoMetric gives none if nothing was detected on any image' if 'CocoMetric' in kinds else ''
         print(f"no metrics: the config's test_evaluator ({', '.join(kinds)}) gave none{hint}")
     rows = [(title, [others.pop(f'coco/{row}_{column}', -1) for column in _COCO_COLUMNS])
             for row, title in _COCO_ROWS.items() if f'coco/{row}_mAP' in metrics]

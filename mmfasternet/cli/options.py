@@ -1,4 +1,4 @@
-"""What the commands share: options and one-line errors."""
+"""Options and one-line errors shared by the commands."""
 
 import argparse
 import os
@@ -24,13 +24,13 @@ _PATIENCE = 30
 
 
 def make_parser(description: str, command: str, example: str) -> argparse.ArgumentParser:
-    """A parser whose ``--help`` ends with an example that runs, as the user calls the command.
+    """A parser whose ``--help`` ends with a working example, in the way the user calls the command.
 
     Args:
         description: What the command does.
         command: Its name, such as ``'train'``.
-        example: Its arguments. Without a script there is no folder of configs
-            either, and these are called by their names.
+        example: Its arguments. Called without a script, there is no folder of
+            configs either, so configs are given by name.
     """
     called = called_as(command)
     if called.endswith(f'mmfasternet {command}'):
@@ -40,72 +40,72 @@ def make_parser(description: str, command: str, example: str) -> argparse.Argume
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The options that training and testing share."""
+    """The options shared by training and testing."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/CONFIG)')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
                         help='replace values of the config, such as train_dataloader.batch_size=4; a list is [A, B]')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='what started this process, where there are several (default: none)')
+                        help='launcher of a distributed run (default: none)')
     add_trust_option(parser)
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
-    """The option that lets a checkpoint hold more than plain data."""
+    """The option that allows checkpoints with more than plain data."""
     parser.add_argument('--trust-checkpoint', action='store_true',
                         help='load checkpoints even if they hold more than plain data: code in such a file then runs '
-                        'here, with all that you may do. Only for files whose maker you know')
+                             'with your permissions. Only for files from a source you trust')
 
 
 def add_deploy_options(parser: argparse.ArgumentParser) -> None:
-    """The options that bring a model into its inference form."""
+    """The options that convert a model to its inference form."""
     parser.add_argument('--deploy', action='store_true',
-                        help="in the inference form: norms folded, channels-last, FasterNet's blocks without copies")
-    add_dtype_option(parser, 'in this type (default: float32); implies --deploy')
+                        help="use the inference form: norms folded, channels-last, FasterNet's blocks without copies")
+    add_dtype_option(parser, 'compute in this type (default: float32); implies --deploy')
     parser.add_argument('--compile', action='store_true',
-                        help='compile backbone, neck and dense head by torch.compile; implies --deploy')
+                        help='compile backbone, neck and dense head with torch.compile; implies --deploy')
     add_graphs_option(parser, 'replay the networks as CUDA graphs on a GPU; implies --deploy')
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say where to compute."""
+    """The options that choose the device."""
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
-    parser.add_argument('--threads', type=int, help='threads on a CPU (default: as many as there are '
-                        'cores, or as this process may use of them)')
+    parser.add_argument('--threads', type=int, help='threads on a CPU (default: the number of cores that this process '
+                                                    'may use)')
 
 
 def add_dtype_option(parser: argparse.ArgumentParser, help: str) -> None:
-    """The option that names the type to compute in."""
+    """The option that chooses the type to compute in."""
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help=help)
 
 
 def add_graphs_option(parser: argparse.ArgumentParser, help: str) -> None:
-    """The option that replaces launches of kernels by that of a graph."""
+    """The option that replays CUDA graphs instead of launching kernels."""
     parser.add_argument('--cuda-graphs', action='store_true', help=help)
 
 
 def with_amp_type(argv: Optional[Sequence[str]]) -> List[str]:
-    """The command line's words, with a type for each ``--amp``: argparse would take what follows, be it a config."""
+    """The arguments with a type for each ``--amp``: argparse would take the next one as its type, even a config."""
     words = list(sys.argv[1:] if argv is None else argv)
     return [f'{word}=auto' if word == '--amp' and following not in AMP_TYPES else word
             for word, following in zip(words, [*words[1:], ''])]
 
 
 def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
-    """The options that benchmarks share."""
+    """The options shared by benchmarks."""
     add_device_options(parser)
     parser.add_argument('--tf32', choices=['on', 'off', 'convolutions'], default='convolutions',
-                        help="where a GPU may round float32 to TF32 (default: convolutions, as PyTorch's default is)")
-    parser.add_argument('--out', metavar='DIR', help='write records, tables and plots into this folder; a run that was '
-                        'interrupted goes on from the records that are there')
+                        help="where a GPU may round float32 to TF32 (default: convolutions, PyTorch's default)")
+    parser.add_argument('--out', metavar='DIR', help='write records, tables and plots to this folder; an interrupted '
+                                                     'run continues from the records there')
 
 
 def set_up_device(args: argparse.Namespace) -> Any:
-    """The device of a benchmark, with the threads and the TF32 that the command line asks for.
+    """The device of a benchmark, with the threads and the TF32 setting of the command line.
 
     Raises:
-        UserError: If it is not there, graphs are asked for on a CPU, or
-            ``--out`` can't be written.
+        UserError: If the device does not exist, graphs are requested on a CPU,
+            or ``--out`` can't be written.
     """
     if args.out:
         check_folder(args.out)
@@ -113,23 +113,23 @@ def set_up_device(args: argparse.Namespace) -> Any:
     from mmfasternet.engine.device import find_device, set_threads
     device = find_device(args.device)
     if getattr(args, 'cuda_graphs', False) and device.type == 'cpu':
-        raise UserError('--cuda-graphs needs a GPU: run it without')
+        raise UserError('--cuda-graphs needs a GPU: run without it')
     set_threads(args.threads)
     set_tf32(args.tf32)
     return device
 
 
 def trusting(args: argparse.Namespace) -> ContextManager[None]:
-    """Within it, checkpoints are trusted if the command line says so."""
+    """Within it, checkpoints are trusted if ``--trust-checkpoint`` is given."""
     from mmfasternet.checkpoints import trust_checkpoints
     from mmfasternet.engine.processes import is_first_process
     if args.trust_checkpoint and is_first_process():
-        print('warning: --trust-checkpoint: if a checkpoint holds code, it will run', file=sys.stderr)
+        print('warning: --trust-checkpoint: code in a checkpoint will run', file=sys.stderr)
     return trust_checkpoints(args.trust_checkpoint)
 
 
 def set_local_rank(args: argparse.Namespace) -> None:
-    """Launchers hand the local rank over as a flag or in the environment; MMEngine reads the latter."""
+    """Launchers pass the local rank as a flag or in the environment; MMEngine reads the environment."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
 
@@ -137,7 +137,7 @@ def set_local_rank(args: argparse.Namespace) -> None:
 def one_line_errors() -> Iterator[None]:
     """End the program with one line and status 1 on a :class:`UserError`; other errors keep their traceback.
 
-    A missing module that an extra brings ends it like that, too.
+    So does a missing module that belongs to an extra.
     """
     try:
         with warnings.catch_warnings():
@@ -164,10 +164,11 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _end(line: str) -> None:
-    """End the program with an error; of several processes the first one says it.
+    """End the program with an error; of several processes, the first one reports it.
 
     Launchers end all processes as soon as one fails. The others therefore
-    give the first one time to fail as well, and speak if it does not.
+    give the first one time to fail as well, and report the error if it does
+    not.
     """
     from mmfasternet.engine.processes import is_first_process
     if not is_first_process():

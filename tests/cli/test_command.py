@@ -107,7 +107,8 @@ def test_the_version(command):
 def test_an_unknown_command_is_one_line(command, words, near):
     code, out, err = command(*words)
     assert code == 2 and not out and err.count('\n') == 1
-    assert err.startswith(f"error: there is no command '{' '.join(words)}'. {f'Near it: {near}' if near else 'mmf'}")
+    assert err.startswith(f"error: there is no command '{' '.join(words)}'. "
+                          f"{f'Similar names: {near}' if near else 'mmf'}")
     assert err.endswith('mmfasternet --help lists all\n')
 
 
@@ -156,4 +157,4 @@ def test_configs_are_listed_and_found(command):
     name = 'mask_rcnn_fasternet_s_1x_coco'
     assert command('configs', name) == (0, f'{config_path(name)}\n', '')
     code, out, error = command('configs', 'mask_rcnn_fasternet_s')
-    assert code == 1 and out == '' and error.startswith("error: no config is named 'mask_rcnn_fasternet_s'. Similar")
+    assert code == 1 and out == '' and error.startswith("error: there is no config 'mask_rcnn_fasternet_s'. Similar")

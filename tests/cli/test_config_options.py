@@ -66,9 +66,9 @@ def test_options_given_twice_add_up(parse):
 
 @pytest.mark.parametrize('option, problem', [
     ('b', "and 'b' has no '='"), ('=1', "the key of '=1' is not complete"), ('a..b=1', 'is not complete'),
-    ('a=[1, (2]', "a: the brackets of '[1, (2]'"),
-    ('a=[a,b', "a: the brackets of '[a,b'"), ('a=[1, 2', "a: the brackets of '[1, 2'"),
-    ('a=(1', "a: the brackets of '(1'")])
+    ('a=[1, (2]', "a: the brackets in '[1, (2]'"),
+    ('a=[a,b', "a: the brackets in '[a,b'"), ('a=[1, 2', "a: the brackets in '[1, 2'"),
+    ('a=(1', "a: the brackets in '(1'")])
 def test_what_is_no_option_is_named(parse, capsys, option, problem):
     with pytest.raises(SystemExit):
         parse('--cfg-options', 'a=1', option)

@@ -32,21 +32,21 @@ def test_missing_and_odd_metrics_do_not_stop_the_table(capsys):
 def test_no_metrics_are_not_passed_over(capsys):
     print_metrics({}, ['CocoMetric'])
     assert capsys.readouterr().out == ("no metrics: the config's test_evaluator (CocoMetric) gave none. CocoMetric "
-                                       'gives none where nothing was detected on any image\n')
+                                       'gives none if nothing was detected on any image\n')
     print_metrics({}, ['DumpDetResults', 'Mine'])
     assert capsys.readouterr().out == "no metrics: the config's test_evaluator (DumpDetResults, Mine) gave none\n"
 
 
-@pytest.mark.parametrize('metrics, what', [({}, 'nothing'), ({'accuracy/top1': 71.9}, 'not all')])
+@pytest.mark.parametrize('metrics, what', [({}, 'nothing'), ({'accuracy/top1': 71.9}, 'not everything')])
 def test_files_of_results_are_listed(capsys, metrics, what):
     print_metrics(metrics, ['CocoMetric'], {'a [b].bbox.json': 300, 'a [b].zip': None, f'a{os.sep}': 2})
     out = capsys.readouterr().out
-    assert out.startswith(f'{what} was evaluated, as format_only=True asks. Results are in:\n'
+    assert out.startswith(f'{what} was evaluated, because of format_only=True. Results are in:\n'
                           f'a [b].bbox.json (300 results)\na [b].zip\na{os.sep} (2 files)\n')
     assert 'no metrics' not in out and ('71.9' in out) is bool(metrics)
 
 
 def test_no_files_of_results_are_said_to_be_none(capsys):
     print_metrics({}, ['CocoMetric'], {})
-    assert capsys.readouterr().out == ('nothing was evaluated, as format_only=True asks. No files were written where '
-                                       'outfile_prefix says\n')
+    assert capsys.readouterr().out == ('nothing was evaluated, because of format_only=True. No files were written to '
+                                       'outfile_prefix\n')

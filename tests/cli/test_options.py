@@ -61,7 +61,7 @@ def said_of(capsys, error):
 
 
 @pytest.mark.parametrize('number, advice', [
-    ('ENOSPC', 'Make room'), ('EDQUOT', 'Make room'), ('EROFS', 'Name another place'),
+    ('ENOSPC', 'Make room'), ('EDQUOT', 'Make room'), ('EROFS', 'Choose another place'),
     ('EFBIG', 'Allow larger files (ulimit -f)')])
 def test_a_full_disk_is_one_line(capsys, number, advice):
     number = getattr(errno, number)
@@ -82,7 +82,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(capsys, tmp_path):
     for act in ((tmp_path / 'file').mkdir, (tmp_path / 'file' / 'a').mkdir, (tmp_path / 'file' / 'a').touch):
         with pytest.raises(SystemExit), one_line_errors():
             act()
-        assert capsys.readouterr().err.endswith(f"can't be read or written: '{tmp_path}/file' is no folder\n")
+        assert capsys.readouterr().err.endswith(f"can't be read or written: '{tmp_path}/file' is not a folder\n")
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='Linux has a device that is always full')
@@ -112,7 +112,7 @@ def test_a_benchmarks_device_is_set_up(tf32, expected, tmp_path):
     assert device.type == 'cpu' and torch.get_num_threads() == 1
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == expected
     (tmp_path / 'file').touch()
-    with pytest.raises(UserError, match="file' is no folder"):
+    with pytest.raises(UserError, match="file' is not a folder"):
         set_up_device(parser.parse_args(['--device', 'cpu', '--out', str(tmp_path / 'file' / 'out')]))
     with pytest.raises(UserError, match='--cuda-graphs needs a GPU'):
         set_up_device(parser.parse_args(['--device', 'cpu', '--cuda-graphs']))

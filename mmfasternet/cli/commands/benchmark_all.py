@@ -1,4 +1,4 @@
-"""Measure everything in one go, the most valuable first: the paper's tables, forms, training, on this machine."""
+"""Run all measurements on this machine, the most important first: the paper's tables, inference forms, training."""
 
 import argparse
 import os
@@ -10,16 +10,16 @@ from mmfasternet.cli.options import make_parser, one_line_errors
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'benchmark all', '--minutes 9 --out benchmarks/my-gpu')
-    parser.add_argument('--minutes', type=float, default=30, help='for all measurements; what does not fit is left for '
-                        'another call with the same --out (default: 30)')
+    parser.add_argument('--minutes', type=float, default=30, help='time limit; what does not fit is left for another '
+                        'call with the same --out (default: 30)')
     parser.add_argument('--out', metavar='DIR', required=True, help='folder for records, logs and reports')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
     parser.add_argument('--size', choices=['paper', 'small'], default='paper',
-                        help='small: tiny images and few models, to try every step (default: paper)')
-    parser.add_argument('--steps', nargs='+', default=(), metavar='STEP', help='only these (default: all)')
+                        help='small: tiny images and few models, to try out every step (default: paper)')
+    parser.add_argument('--steps', nargs='+', default=(), metavar='STEP', help='run only these steps (default: all)')
     reports = parser.add_mutually_exclusive_group()
-    reports.add_argument('--no-reports', action='store_true', help='records only')
-    reports.add_argument('--only-reports', action='store_true', help='reports of the records that are there')
+    reports.add_argument('--no-reports', action='store_true', help='write records only, no reports')
+    reports.add_argument('--only-reports', action='store_true', help='only write reports, from existing records')
     return parser.parse_args(argv)
 
 

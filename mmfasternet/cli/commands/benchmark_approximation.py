@@ -8,15 +8,15 @@ from mmfasternet.cli.options import add_trust_option, make_parser, one_line_erro
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'benchmark approximation', 'resnet50.pth --images data/imagenet/val')
-    parser.add_argument('checkpoint', help='weights of a ResNet-50; without --images of any network with 3x3 kernels')
-    parser.add_argument('--images', metavar='DIR', help='folder, or tree of folders, of images to fit on (default: no '
-                        'fit, the histogram alone)')
+    parser.add_argument('checkpoint', help='weights of a ResNet-50; without --images, of any network with 3x3 kernels')
+    parser.add_argument('--images', metavar='DIR', help='folder of images to fit on, with its subfolders (default: no '
+                        'fit, only the histogram)')
     parser.add_argument('--max-images', type=int, default=1000,
-                        help='as many of them at most, spread over the tree (default: 1000)')
+                        help='at most this many images, spread over the folders (default: 1000)')
     parser.add_argument('--epochs', type=int, default=50, help='passes over the training images (default: 50)')
     parser.add_argument('--lr', type=float, default=1e-3, help='learning rate (default: 1e-3)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
-    parser.add_argument('--out', metavar='DIR', help='write tables and plot into this folder')
+    parser.add_argument('--out', metavar='DIR', help='write tables and a plot to this folder')
     add_trust_option(parser)
     return parser.parse_args(argv)
 

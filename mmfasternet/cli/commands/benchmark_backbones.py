@@ -1,4 +1,4 @@
-"""Train detectors alike, over several seeds, and show their accuracy beside their latency."""
+"""Train detectors alike with several seeds, and compare their accuracy and latency."""
 
 import argparse
 from pathlib import Path
@@ -20,23 +20,24 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                          'configs/mask_rcnn_fasternet_t0_shapes.py --seeds 1 --cfg-options train_cfg.max_epochs=1 '
                          'train_cfg.val_interval=1')
     parser.add_argument('configs', nargs='+', metavar='CONFIG',
-                        help='config files of detectors, which validate at the end of their training')
+                        help='config files of detectors, with a validation at the end of the training')
     parser.add_argument('--seeds', type=int, default=3, help='trainings of each config (default: 3)')
     parser.add_argument('--work-dir', default='work_dirs/backbones', metavar='DIR',
                         help='folder for checkpoints and logs (default: work_dirs/backbones); trainings that were '
-                        'interrupted go on from there')
+                        'interrupted are resumed from there')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', default={},
                         help='replace values of all configs, such as train_dataloader.num_workers=4; '
-                        'train_cfg.max_epochs does not change the schedule of the learning rate, which has entries of '
-                        'its own in param_scheduler')
-    parser.add_argument('--amp', nargs='?', choices=AMP_TYPES, help='train so, on a GPU')
-    parser.add_argument('--channels-last', action='store_true', help='train so')
-    parser.add_argument('--compile', action='store_true', help='train so')
-    parser.add_argument('--runs', type=int, default=20, help='timed runs of the latency (default: 20)')
+                        'train_cfg.max_epochs does not change the learning rate schedule, which is set in '
+                        'param_scheduler')
+    parser.add_argument('--amp', nargs='?', choices=AMP_TYPES, help='train with automatic mixed precision of this type '
+                                                                    '(needs a GPU)')
+    parser.add_argument('--channels-last', action='store_true', help='train with channels-last weights and maps')
+    parser.add_argument('--compile', action='store_true', help='train with torch.compile; implies --channels-last')
+    parser.add_argument('--runs', type=int, default=20, help='timed runs for the latency (default: 20)')
     add_benchmark_options(parser)
     args = parser.parse_args(with_amp_type(argv))
     if len({Path(config).stem for config in args.configs}) < len(args.configs):
-        parser.error('configs must differ in the names of their files, by which records are kept')
+        parser.error('config files must have different names, because records are stored under them')
     if min(args.seeds, args.runs) < 1:
         parser.error('--seeds and --runs must be at least 1')
     return args

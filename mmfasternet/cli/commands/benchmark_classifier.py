@@ -1,4 +1,4 @@
-"""Measure latency and throughput of classifiers, those of Table 3 of the paper and compact ones, side by side."""
+"""Compare latency and throughput of classifiers: those of Table 3 of the paper and other compact ones."""
 
 import argparse
 from pathlib import Path
@@ -16,15 +16,17 @@ from mmfasternet.cli.options import (
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'benchmark classifier', 'FasterNet-T0 timm:resnet18 --threads 1')
-    parser.add_argument('networks', nargs='*', metavar='NETWORK', help='their names, or timm:NAME, any network of '
-                        "timm's (default: all that have a name here)")
+    parser.add_argument('networks', nargs='*', metavar='NETWORK', help='names of networks, or timm:NAME for any '
+                                                                       "network of timm's (default: all that have a "
+                                                                       'name here)')
     parser.add_argument('--batches', nargs='+', type=int, metavar='N',
-                        help='images in a batch, a run for each (default: as the paper, 1, and on a GPU 32 as well)')
+                        help='batch sizes, one run each (default: 1 as in the paper, and on a GPU also 32)')
     parser.add_argument('--runs', type=int, default=20,
-                        help='timed runs; on a CPU a fifth of it for batches of more than one image (default: 20)')
+                        help='timed runs; on a CPU a fifth of them for batches of more than one image (default: 20)')
     add_dtype_option(parser, 'type of weights and images (default: float32)')
-    parser.add_argument('--deploy', action='store_true', help='FasterNet in its inference form; the others as they are')
-    add_graphs_option(parser, 'each network by a CUDA graph, without the launches of its kernels')
+    parser.add_argument('--deploy', action='store_true', help='run FasterNet in its inference form, the others '
+                                                              'unchanged')
+    add_graphs_option(parser, 'replay each network as a CUDA graph, without kernel launches')
     add_benchmark_options(parser)
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Measure the end-to-end latency of detectors, from image to boxes and masks, and of their parts, side by side."""
+"""Compare the end-to-end latency of detectors, from image to boxes and masks, and of their parts."""
 
 import argparse
 from pathlib import Path
@@ -18,28 +18,28 @@ from mmfasternet.cli.options import (
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'benchmark detector', 'configs/mask_rcnn_fasternet_t0_1x_coco.py timm:resnet18')
-    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files of detectors, or timm:NAME, '
-                        "the Mask R-CNN of Table 4 over that network of timm's")
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files of detectors, or timm:NAME, the '
+                        'Mask R-CNN of Table 4 with that timm network')
     parser.add_argument('--table4', action='store_true', help='the twelve detectors of Table 4 of the paper')
-    parser.add_argument('--checkpoint', help='weights of the one config given, or a folder that mmfasternet '
-                        'export made (default: random weights, by which a two-stage detector finds objects)')
+    parser.add_argument('--checkpoint', help='weights for a single config, or a folder that mmfasternet export made '
+                        '(default: random weights with which a two-stage detector finds objects)')
     image = parser.add_mutually_exclusive_group()
     image.add_argument('--size', nargs=2, type=int, default=(800, 1280), metavar=('H', 'W'),
                        help='height and width of a random image in pixels (default: 800 1280)')
     image.add_argument('--images', metavar='DIR',
-                       help="images to take in turn, resized by the config's test pipeline (default: a random one)")
-    parser.add_argument('--batch', type=int, default=1, help='images in a batch (default: 1)')
+                       help="images to use in turn, resized by the config's test pipeline (default: a random one)")
+    parser.add_argument('--batch', type=int, default=1, help='batch size (default: 1)')
     parser.add_argument('--runs', type=int, default=20, help='timed runs (default: 20)')
     add_benchmark_options(parser)
     add_deploy_options(parser)
     add_trust_option(parser)
     args = parser.parse_args(argv)
     if args.table4 == bool(args.configs):
-        parser.error('either config files or --table4')
+        parser.error('give either config files or --table4')
     if args.checkpoint and len(args.configs) != 1:
-        parser.error('--checkpoint goes with one config')
+        parser.error('--checkpoint needs exactly one config')
     if len({c if c.startswith('timm:') else Path(c).stem for c in args.configs}) < len(args.configs):
-        parser.error('configs must differ in the names of their files, by which records are kept')
+        parser.error('config files must have different names, because records are stored under them')
     return args
 
 

@@ -1,4 +1,4 @@
-"""Time the inference forms of FasterNet's backbones and of detectors, and the published ones, side by side."""
+"""Compare the latency of the inference forms of FasterNet's backbones and of detectors, and of the published forms."""
 
 import argparse
 from pathlib import Path
@@ -18,26 +18,27 @@ from mmfasternet.cli.options import (
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'benchmark forms', 'configs/fasternet_t0_in1k.py --threads 1')
     parser.add_argument('configs', nargs='+', metavar='CONFIG',
-                        help='configs of classifiers, whose backbone is timed, or of detectors, timed end-to-end')
-    parser.add_argument('--checkpoint', help='weights of the one config given (default: random weights, by which a '
+                        help='configs of classifiers (the backbone is timed) or of detectors (timed end-to-end)')
+    parser.add_argument('--checkpoint', help='weights for a single config (default: random weights with which a '
                         'two-stage detector finds objects)')
     image = parser.add_mutually_exclusive_group()
     image.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'),
                        help='image size in pixels (default: 224 224 for a classifier, 800 1280 for a detector)')
-    image.add_argument('--images', metavar='DIR', help='the first four images here, for detectors')
-    parser.add_argument('--batch', type=int, default=1, help='images in a batch, for backbones (default: 1)')
+    image.add_argument('--images', metavar='DIR', help='folder whose first four images detectors are timed on')
+    parser.add_argument('--batch', type=int, default=1, help='batch size, for backbones (default: 1)')
     parser.add_argument('--dtypes', nargs='+', choices=[*DTYPES, 'int8'],
                         default=['float32', 'bfloat16'],
-                        help='types to compute in; int8 by ONNX Runtime and OpenVINO (default: float32 bfloat16)')
-    parser.add_argument('--no-compile', action='store_true', help='without torch.compile, which takes minutes')
-    parser.add_argument('--rounds', type=int, help='rounds of the interleaved run (default: 20 for backbones, 5)')
+                        help='types to compute in; int8 with ONNX Runtime and OpenVINO (default: float32 bfloat16)')
+    parser.add_argument('--no-compile', action='store_true', help='skip torch.compile, which takes minutes')
+    parser.add_argument('--rounds', type=int, help='rounds of the interleaved run (default: 20 for backbones, 5 for '
+                                                   'detectors)')
     add_benchmark_options(parser)
     add_trust_option(parser)
     args = parser.parse_args(argv)
     if args.checkpoint and len(args.configs) > 1:
-        parser.error('--checkpoint goes with one config')
+        parser.error('--checkpoint needs exactly one config')
     if len({Path(config).stem for config in args.configs}) < len(args.configs):
-        parser.error('configs must differ in the names of their files, by which records are kept')
+        parser.error('config files must have different names, because records are stored under them')
     return args
 
 

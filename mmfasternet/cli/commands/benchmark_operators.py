@@ -1,4 +1,4 @@
-"""Measure convolutions by themselves (Table 1 of the paper, a roofline) and forms of partial convolution (Table 9)."""
+"""Measure single convolutions (Table 1 of the paper, a roofline) and forms of partial convolution (Table 9)."""
 
 import argparse
 from pathlib import Path
@@ -16,12 +16,12 @@ from mmfasternet.cli.options import (
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'benchmark operators', '--threads 1')
-    parser.add_argument('--table', choices=['1', '9'], help='only this one (default: both)')
-    parser.add_argument('--batch', type=int, help='images in a batch (default: as the paper, 1, and 32 on a GPU)')
+    parser.add_argument('--table', choices=['1', '9'], help='only this table (default: both)')
+    parser.add_argument('--batch', type=int, help='batch size (default: 1 as in the paper, and on a GPU also 32)')
     parser.add_argument('--runs', type=int, default=50, help='timed runs (default: 50)')
     add_dtype_option(parser, 'type of weights and maps (default: float32)')
-    parser.add_argument('--channels-last', action='store_true', help='maps of Table 1 in channels-last format')
-    add_graphs_option(parser, 'each entry by a CUDA graph, without the launches of its kernels')
+    parser.add_argument('--channels-last', action='store_true', help='use channels-last maps for Table 1')
+    add_graphs_option(parser, 'replay each entry as a CUDA graph, without kernel launches')
     add_benchmark_options(parser)
     return parser.parse_args(argv)
 

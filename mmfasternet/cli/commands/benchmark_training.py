@@ -1,4 +1,4 @@
-"""Measure images per second and memory of training, plain and with what makes it faster, and compare losses."""
+"""Measure speed and memory of training, with and without speed-ups, and compare losses."""
 
 import argparse
 from pathlib import Path
@@ -16,18 +16,18 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument('configs', nargs='*', metavar='CONFIG',
                         help='config files of detectors (default: Mask R-CNN with FasterNet-S and with ResNet-50)')
     parser.add_argument('--forms', nargs='+', metavar='FORM',
-                        help='plain, or of float16 or bfloat16, channels-last and compile, joined by + (default: all)')
+                        help='plain, or float16 or bfloat16, channels-last and compile joined by + (default: all)')
     parser.add_argument('--size', nargs=2, type=int, default=(800, 1333), metavar=('H', 'W'),
                         help='height and width of the random images in pixels (default: 800 1333)')
-    parser.add_argument('--batch', type=int, default=2, help='images in a step (default: 2)')
+    parser.add_argument('--batch', type=int, default=2, help='batch size (default: 2)')
     parser.add_argument('--runs', type=int, default=10, help='timed steps (default: 10)')
     parser.add_argument('--curve', type=int, metavar='STEPS',
-                        help="also train so many steps on each config's own data, as mmfasternet train does, in each "
+                        help="also train this many steps on each config's own data, as mmfasternet train does, in each "
                         'form')
     add_benchmark_options(parser)
     args = parser.parse_args(argv)
     if len({Path(config).stem for config in args.configs}) < len(args.configs):
-        parser.error('configs must differ in the names of their files, by which records are kept')
+        parser.error('config files must have different names, because records are stored under them')
     return args
 
 
@@ -49,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         from mmfasternet.errors import UserError
         device = set_up_device(args)
         if args.curve and device.type == 'cpu' and torch.cuda.is_available():
-            raise UserError('--curve trains as mmfasternet train does, on the GPU: for the CPU set '
+            raise UserError('--curve trains on the GPU, as mmfasternet train does: to train on the CPU, set '
                             'CUDA_VISIBLE_DEVICES=')
         types = () if device.type == 'cpu' else native_amp_types()
         forms = args.forms or [*FORMS, *(form.format(dtype) for dtype in types for form in AMP_FORMS)]

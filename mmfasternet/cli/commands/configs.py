@@ -1,4 +1,4 @@
-"""List the configs that come with the package, or print the path of one, for the tools of others."""
+"""List the configs that come with the package, or print the path of one, for use in other tools."""
 
 import argparse
 from typing import Optional, Sequence
@@ -8,7 +8,7 @@ from mmfasternet.cli.options import make_parser, one_line_errors
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'configs', 'mask_rcnn_fasternet_s_1x_coco')
-    parser.add_argument('name', nargs='?', metavar='NAME', help='name of a config (default: list the names of all)')
+    parser.add_argument('name', nargs='?', metavar='NAME', help='name of a config (default: list all names)')
     return parser.parse_args(argv)
 
 

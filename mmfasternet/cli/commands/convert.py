@@ -1,6 +1,6 @@
-"""Convert weights of FasterNet between the authors' layout, timm's and ours.
+"""Convert FasterNet weights between the authors' layout, timm's and ours.
 
-It is not needed for training, testing or prediction: they take all of them as they are.
+Training, testing and prediction do not need it: they read all three layouts.
 """
 
 import argparse
@@ -36,7 +36,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         classes = 'unknown number of classes' if kind.num_classes is None else f'{kind.num_classes} classes'
         variant = kind.variant(FasterNet.arch_settings)
         if variant not in {f'FasterNet-{arch.upper()}' for arch in FasterNet.arch_settings}:
-            print(f'warning: {args.input} holds {variant}, none of the variants. Is it complete?', file=sys.stderr)
+            print(f'warning: {args.input} holds {variant}, which is not one of the variants. Is the file '
+                  'complete?', file=sys.stderr)
         what = f'{variant}, {kind.layout} {kind.model}'
         print(f'{what}{"" if kind.model == "backbone" else ", " + classes} -> {new_kind.layout} {new_kind.model}: '
               f'{args.output}')

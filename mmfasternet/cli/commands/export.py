@@ -12,47 +12,49 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'export', 'configs/mask_rcnn_fasternet_t0_shapes.py '
         'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth --format openvino --parts')
-    parser.add_argument('config', help='config of a classifier or a detector: a file, or the name of one of ours')
+    parser.add_argument('config', help='config of a classifier or a detector: a file, or the name of one of our '
+                                       'configs')
     parser.add_argument('checkpoint', help='checkpoint: a file, a URL or a name on the Hub')
     parser.add_argument('--format', choices=['onnx', 'openvino'], default='onnx', help='(default: onnx)')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--parts', action='store_true',
-                      help='of a two-stage detector also the box and the mask head, for mmfasternet test '
-                      'and benchmark detector (default: backbone, neck and RPN head)')
+                      help='for a two-stage detector, export the box and mask heads as well, for mmfasternet test and '
+                      'benchmark detector (default: backbone, neck and RPN head)')
     what.add_argument('--end-to-end', '--whole', action='store_true',
-                      help='a Faster or Mask R-CNN or an RTMDet as one ONNX file, from image to boxes, scores, labels '
-                      'and masks')
-    what.add_argument('--backbone', action='store_true', help='the backbone alone')
+                      help='export a Faster or Mask R-CNN or an RTMDet as one ONNX file, from image to boxes, scores, '
+                           'labels and masks')
+    what.add_argument('--backbone', action='store_true', help='export the backbone only')
     parser.add_argument('--dtype', choices=['float32', 'int8'], default='float32',
-                        help='int8: layers with weights are quantised, by NNCF (OpenVINO) or ONNX Runtime (ONNX); what '
-                        'it costs in AP or top-1 is told, and must not be over --accuracy-drop (default: float32)')
-    parser.add_argument('--calibration', metavar='DIR', help='images that give the scales of int8, as the config '
-                        "resizes them, also in folders of DIR (default: the config's training data)")
+                        help='int8: quantise the layers with weights, with NNCF (OpenVINO) or ONNX Runtime (ONNX); the '
+                             'drop in AP or top-1 is reported and must not exceed --accuracy-drop (default: float32)')
+    parser.add_argument('--calibration', metavar='DIR', help='images to calibrate int8 on, as the config resizes them, '
+                        "also in folders of DIR (default: the config's training data)")
     parser.add_argument('--calibration-images', type=int, metavar='N',
-                        help='how many of them, spread over all (default: 300)')
+                        help='how many images to calibrate on, spread over all (default: 300)')
     accuracy = parser.add_mutually_exclusive_group()
     accuracy.add_argument('--accuracy-drop', type=float, metavar='X',
-                          help='drop of AP or top-1, from 0 to 1, that int8 may cost (default: 0.01); if it is given, '
-                          'and --format openvino, NNCF puts layers back to float32 until it is met')
+                          help='accepted drop of AP or top-1 with int8, from 0 to 1 (default: 0.01); if given with '
+                               '--format openvino, NNCF reverts layers to float32 until it is met')
     accuracy.add_argument('--no-accuracy', action='store_true', help="do not evaluate on the config's validation data")
     parser.add_argument('--out', metavar='DIR', help='new folder for the files (default: work_dirs/CONFIG/FORMAT, for '
                         'int8 work_dirs/CONFIG/FORMAT-int8)')
-    parser.add_argument('--images', metavar='DIR', help='images to check on beside random ones, as the config resizes '
-                        'them (default: the first four of its test data, if they are there)')
+    parser.add_argument('--images', metavar='DIR', help='images to check on in addition to random ones, as the config '
+                                                        'resizes them (default: the first four of its test data, if '
+                                                        'available)')
     parser.add_argument('--tolerance', type=float, default=1e-4,
-                        help='largest difference to PyTorch over the largest output that is accepted, with int8 '
-                        'of the float32 files that it is made from (default: 1e-4)')
+                        help='accepted difference from PyTorch, relative to the largest output; with int8, that of the '
+                             'float32 files it is made from (default: 1e-4)')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
-                        help='replace values of the config, such as where its data is')
+                        help='replace values of the config, such as the path of its data')
     add_trust_option(parser)
     args = parser.parse_args(argv)
     of_int8 = (args.calibration, args.calibration_images, args.accuracy_drop, args.no_accuracy or None)
     if args.dtype != 'int8' and any(given is not None for given in of_int8):
-        parser.error('--calibration, --calibration-images, --accuracy-drop and --no-accuracy go with --dtype int8')
+        parser.error('--calibration, --calibration-images, --accuracy-drop and --no-accuracy need --dtype int8')
     if args.accuracy_drop is not None and not 0 <= args.accuracy_drop <= 1:
-        parser.error('--accuracy-drop must be from 0 to 1: 0.01 is one point of AP, or one percent of top-1')
+        parser.error('--accuracy-drop must be from 0 to 1: 0.01 is one point of AP, or 1 % of top-1')
     if args.dtype == 'int8' and args.end_to_end:
-        parser.error('--dtype int8 is for networks, and --end-to-end holds more: take --parts')
+        parser.error('--dtype int8 does not work with --end-to-end, which exports more than networks: use --parts')
     if args.calibration_images is not None and args.calibration_images < 1:
         parser.error('--calibration-images must be at least 1')
     return args
@@ -80,9 +82,9 @@ def _export(args: argparse.Namespace, cfg: Any, model: Any) -> None:
         model.backbone if args.backbone else model, args.out or str(Path(cfg.work_dir) / args.format), args.format,
         args.parts, args.end_to_end, real_images(cfg, model, args.images), args.tolerance, cfg.model)
     for report in reports:
-        print(f'{report.file}: {report.bytes / 1e6:.2f} MB, {report.bytes / report.weight_bytes:.1%} of the '
-              f'weights; largest difference to PyTorch {report.difference:.1e}, {report.relative:.1e} of the '
-              f'largest output, on {report.checked} inputs')
+        print(f'{report.file}: {report.bytes / 1e6:.2f} MB, {report.bytes / report.weight_bytes:.1%} of the weights; '
+              f'largest difference from PyTorch {report.difference:.1e}, {report.relative:.1e} of the largest output, '
+              f'on {report.checked} inputs')
 
 
 def _export_int8(args: argparse.Namespace, cfg: Any, model: Any) -> None:
@@ -98,7 +100,7 @@ def _export_int8(args: argparse.Namespace, cfg: Any, model: Any) -> None:
         images=real_images(cfg, model, args.images), tolerance=args.tolerance, model_cfg=cfg.model)
     for part in report.parts:
         print(f'{part.file}: {part.bytes / 1e6:.2f} MB, {part.bytes / part.float32_bytes:.1%} of the float32 file; '
-              f'{len(part.layers.int8)} layers in int8, {len(part.layers.float32)} in float32; difference to float32 '
-              f'{part.relative:.1%} of the output (norms)')
+              f'{len(part.layers.int8)} layers in int8, {len(part.layers.float32)} in float32; difference from float32 '
+              f'{part.relative:.1%} of the output (by norm)')
     for name, (before, after) in report.accuracy.items():
         print(f'{name}: {before:.3f} in float32, {after:.3f} in int8')

@@ -10,7 +10,7 @@ from mmfasternet.cli.options import make_parser, one_line_errors
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'flops', 'configs/fasternet_t0_in1k.py configs/mask_rcnn_fasternet_t0_1x_coco.py')
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files, or names of ours')
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files, or names of our configs')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'),
                         help='image size in pixels (default: 224 224 for a classifier, 800 1280 for a detector)')
     return parser.parse_args(argv)

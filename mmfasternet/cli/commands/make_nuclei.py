@@ -1,6 +1,6 @@
-"""Make a data set in COCO's format of the 2018 Data Science Bowl's nuclei (stage1_train, also BBBC038).
+"""Make a dataset in COCO format from the nuclei of the 2018 Data Science Bowl (stage1_train, also BBBC038).
 
-Folders that can't be used are named and left out, and the exit status is then 3.
+Folders that can't be used are reported and skipped; the exit status is then 3.
 """
 
 import argparse
@@ -12,12 +12,11 @@ from mmfasternet.cli.options import make_parser, one_line_errors
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'make-nuclei', 'stage1_train data/nuclei')
-    parser.add_argument('source', help='the unpacked download: a folder for each image, with images/ and masks/ in it')
+    parser.add_argument('source', help='the unpacked download: one folder per image, with images/ and masks/ in it')
     parser.add_argument('root', help='folder to make: images/, train.json and val.json')
-    parser.add_argument('--val-share', type=float, default=0.18, help='share of the images to validate on, which their '
+    parser.add_argument('--val-share', type=float, default=0.18, help='share of the images to validate on, chosen by '
                         "folders' names choose (default: 0.18)")
-    parser.add_argument('--max-size', type=int, metavar='PX', help='leave out images with a longer side (default: '
-                        'none)')
+    parser.add_argument('--max-size', type=int, metavar='PX', help='skip images with a longer side (default: none)')
     parser.add_argument('--segmentation', choices=['polygon', 'rle'], default='polygon',
                         help='outlines, or run-length encodings, which keep holes (default: polygon)')
     return parser.parse_args(argv)
@@ -33,7 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for split, coco in report.splits.items():
         print(f'{args.root}/{split}.json: {coco.summary()}')
     if report.too_large:
-        print(f'{report.too_large} images over {args.max_size} px are left out')
+        print(f'{report.too_large} images over {args.max_size} px are skipped')
     if report.problems:
-        print(f'warning: {len(report.problems)} folders or masks, named above, are left out', file=sys.stderr)
+        print(f'warning: {len(report.problems)} folders or masks, listed above, are skipped', file=sys.stderr)
         sys.exit(3)

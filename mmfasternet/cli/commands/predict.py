@@ -1,4 +1,4 @@
-"""Predict what is on an image, on all images of a folder or on a video: drawn, and as one json file."""
+"""Predict on an image, a folder of images or a video: writes drawn pictures and one JSON file."""
 
 import argparse
 from typing import Optional, Sequence
@@ -11,13 +11,15 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         __doc__, 'predict', 'data/shapes/val configs/mask_rcnn_fasternet_t0_shapes.py '
         'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth')
     parser.add_argument('input', help='image file, folder of images, or video')
-    parser.add_argument('config', help='config of a detector or a classifier: a file, or the name of one of ours')
+    parser.add_argument('config', help='config of a detector or a classifier: a file, or the name of one of our '
+                                       'configs')
     parser.add_argument('checkpoint', help='checkpoint: a file, a URL or a name on the Hub')
     parser.add_argument('--out-dir', default='outputs', help='folder for the results (default: outputs)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection (default: 0.3)')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection to keep (default: '
+                                                                     '0.3)')
     parser.add_argument('--ann-file', help='COCO annotation file to take the ids of images and categories from '
-                        '(default: they are counted from 1; frames of a video always from 0)')
+                        '(default: count from 1; frames of a video always count from 0)')
     parser.add_argument('--batch-size', type=int, default=1, help='images or frames at a time (default: 1)')
     add_trust_option(parser)
     return parser.parse_args(argv)

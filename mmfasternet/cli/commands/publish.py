@@ -1,4 +1,4 @@
-"""Make a checkpoint ready to publish: without the state of its training, and with the hash of the file in its name."""
+"""Make a checkpoint ready to publish: without its training state, and with the hash of the file in its name."""
 
 import argparse
 from typing import Optional, Sequence
@@ -11,7 +11,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         __doc__, 'publish', 'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth '
         'mask_rcnn_fasternet_t0_shapes.pth')
     parser.add_argument('input', help='checkpoint: a file, a URL or a name on the Hub')
-    parser.add_argument('output', help='name of the new file, to which the hash is added: NAME-1a2b3c4d.pth')
+    parser.add_argument('output', help='name of the new file; the hash is added: NAME-1a2b3c4d.pth')
     add_trust_option(parser)
     return parser.parse_args(argv)
 

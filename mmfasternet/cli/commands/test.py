@@ -18,13 +18,15 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'test', 'configs/mask_rcnn_fasternet_t0_shapes.py '
         'work_dirs/mask_rcnn_fasternet_t0_shapes/epoch_7.pth')
-    parser.add_argument('config', help='config file, or the name of one of ours')
+    parser.add_argument('config', help='config file, or the name of one of our configs')
     parser.add_argument('checkpoint', help='checkpoint: a file, a URL or a name on the Hub; or a folder that '
                         'mmfasternet export made')
     add_run_options(parser)
     parser.add_argument('--out', metavar='FILE.pkl', help='write the raw predictions to this pickle file')
-    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions beside the truth into this folder')
-    parser.add_argument('--tta', action='store_true', help='average over an image and its mirror image')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions next to the ground truth into this '
+                                                          'folder')
+    parser.add_argument('--tta', action='store_true', help='average over an image and its mirror image (test-time '
+                                                           'augmentation)')
     add_deploy_options(parser)
     args = parser.parse_args(argv)
     set_local_rank(args)

@@ -1,4 +1,4 @@
-"""Train a detector or a classifier by a config."""
+"""Train a detector or a classifier from a config."""
 
 import argparse
 from typing import Optional, Sequence
@@ -16,18 +16,18 @@ from mmfasternet.cli.options import (
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'train', 'configs/mask_rcnn_fasternet_t0_shapes.py')
-    parser.add_argument('config', help='config file, or the name of one of ours')
+    parser.add_argument('config', help='config file, or the name of one of our configs')
     add_run_options(parser)
     parser.add_argument('--amp', nargs='?', choices=AMP_TYPES,
-                        help='automatic mixed precision (needs a GPU), in this type (auto, or none named: bfloat16 '
-                        'where the GPU computes in it, else float16)')
-    parser.add_argument('--channels-last', action='store_true', help='weights and maps in channels-last format')
+                        help='automatic mixed precision of this type (needs a GPU; auto, the default type: bfloat16 '
+                             'where the GPU supports it, else float16)')
+    parser.add_argument('--channels-last', action='store_true', help='use channels-last weights and maps')
     parser.add_argument('--compile', action='store_true',
-                        help='compile backbone and neck by torch.compile; implies --channels-last')
+                        help='compile backbone and neck with torch.compile; implies --channels-last')
     parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate by the actual batch size over the one the config is meant for')
+                        help='scale the learning rate by the actual batch size over the base batch size of the config')
     parser.add_argument('--deterministic', action='store_true',
-                        help='deterministic operators, and the seed 0 unless the config sets another')
+                        help='use deterministic operators, and seed 0 unless the config sets another')
     parser.add_argument('--skip-nan', action='store_true',
                         help='skip batches whose loss is NaN or infinite, up to ten in a row, instead of stopping')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
