@@ -1,13 +1,13 @@
-# FasterNet-T0 on a few thousand photographs of your own, a folder for each class: minutes on a CPU.
+# FasterNet-T0 on a few thousand of your own photos, one folder per class: minutes on a CPU.
 # A pre-training to start detectors from.
 _base_ = './fasternet_t0_in1k.py'
 
 data_root = 'data/photos/'
 max_epochs = 30
-data_preprocessor = dict(num_classes=None)  # of no use without mixing
+data_preprocessor = dict(num_classes=None)  # not used without mixing
 model = dict(head=dict(num_classes=24), train_cfg=dict(_delete_=True))
 
-# Small pictures, and no mixing of images: the schedule is short.
+# Small images, and no mixing of images, because the schedule is short.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=112, crop_ratio_range=(0.25, 1.0), backend='pillow', interpolation='bicubic'),

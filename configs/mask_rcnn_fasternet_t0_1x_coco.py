@@ -1,4 +1,4 @@
-# The paper has no detector with FasterNet-T0: the recipe of S, stochastic depth as in its pre-training.
+# The paper has no detector with FasterNet-T0: this is the recipe of S, with the stochastic depth of T0's pre-training.
 _base_ = './_base_/mask_rcnn_fasternet_1x_coco.py'
 
 model = dict(

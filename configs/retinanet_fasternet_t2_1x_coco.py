@@ -1,4 +1,4 @@
-# RetinaNet, for accuracy at a low latency. The paper has none; AdamW's learning rate is half of its Mask R-CNN's.
+# RetinaNet, for accuracy at a low latency. It is not in the paper; AdamW's learning rate is half of the Mask R-CNN's.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmfasternet.models'], allow_failed_imports=False)
 

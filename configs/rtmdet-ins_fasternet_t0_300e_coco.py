@@ -1,4 +1,4 @@
-# RTMDet-Ins with neck and head of its size s and MMDetection's recipe: boxes and masks in one stage.
+# RTMDet-Ins-s with a FasterNet-T0 backbone and MMDetection's recipe: boxes and masks in one stage.
 _base_ = 'mmdet::rtmdet/rtmdet-ins_s_8xb32-300e_coco.py'
 custom_imports = dict(imports=['mmfasternet.models'], allow_failed_imports=False)
 

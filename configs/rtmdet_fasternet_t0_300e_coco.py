@@ -1,4 +1,4 @@
-# RTMDet with neck and head of its size tiny and MMDetection's recipe: a one-stage detector without anchors.
+# RTMDet-tiny with a FasterNet-T0 backbone and MMDetection's recipe: a one-stage detector without anchors.
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 custom_imports = dict(imports=['mmfasternet.models'], allow_failed_imports=False)
 

@@ -162,7 +162,7 @@ def test_evaluation_and_prediction(run_tool, tree, tmp_path):
 @pytest.mark.parametrize('spoil, problem', [
     (lambda tree: tree.rename(tree.parent / 'away'), "imagenet' of the train data does not exist. ImageNet holds"),
     (lambda tree: (tree / 'val').rename(tree / 'away'), "imagenet/val' of the val data does not exist"),
-    (lambda tree: None, 'holds 2 folders of classes, and 1000 are expected. ImageNet holds train/CLASS'),
+    (lambda tree: None, 'holds 2 class folders, but 1000 are expected. ImageNet holds train/CLASS'),
 ])
 def test_a_tree_that_is_not_imagenets_is_one_line(run_tool, tree, tmp_path, spoil, problem):
     spoil(tree)

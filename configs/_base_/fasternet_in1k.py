@@ -1,4 +1,5 @@
-# Classification on ImageNet-1k by the paper's Table 6: what all variants share. The batch is meant for 8 GPUs.
+# Classification on ImageNet-1k with the recipe of the paper's Table 6, shared by all variants. The batch size is for 8
+# GPUs.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(imports=['mmfasternet.models', 'mmfasternet.models.heads'], allow_failed_imports=False)
 
@@ -14,7 +15,7 @@ model = dict(
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')),
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.1), dict(type='CutMix', alpha=1.0)]))
 
-# 192 pixels, and 224 for the last 20 epochs. OpenCV's images are BGR, and so is the mean that fills them up.
+# 192 pixels, and 224 for the last 20 epochs. OpenCV's images are BGR, and so is the mean used as a fill value.
 rand_augment = dict(
     type='RandAugment',
     policies='timm_increasing',
@@ -64,7 +65,7 @@ test_cfg = dict()
 optim_wrapper = dict(
     type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999)))
 param_scheduler = [
-    # From 1e-6.
+    # Starts at 1e-6.
     dict(type='LinearLR', start_factor=2.5e-4, by_epoch=True, begin=0, end=20, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=20, end=300, convert_to_iter_based=True)
 ]

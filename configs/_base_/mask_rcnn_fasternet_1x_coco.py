@@ -1,4 +1,4 @@
-# Mask R-CNN on COCO by the paper's Table 7. What it shares with MMDetection's own 1x recipe comes from there:
+# Mask R-CNN on COCO with the recipe of the paper's Table 7. Inherited from MMDetection's own 1x recipe:
 # 12 epochs, linear warm-up over 500 iterations, steps at epochs 8 and 11, 2 images on each of 8 GPUs,
 # shorter side 800 and longer side at most 1333.
 _base_ = [

@@ -1,6 +1,6 @@
-# Mask R-CNN with slim heads on microscopy: small objects, many of them, trained on a CPU in minutes.
-# Images are enlarged, since half of the nuclei are under 16 pixels wide, and cropped again to train in less time.
-# Dyes and lamps differ from image to image: so do brightness, contrast and colours in training.
+# Mask R-CNN with slim heads for microscopy: many small objects, trained on a CPU in minutes.
+# Images are enlarged, because half of the nuclei are under 16 pixels wide, and cropped to train in less time.
+# Stains and lighting differ between images, so training varies brightness, contrast and colours.
 _base_ = ['./mask_rcnn_slim.py', 'mmdet::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmfasternet.models'], allow_failed_imports=False)
 

@@ -1,5 +1,5 @@
-# Mask R-CNN with slim heads, for small data on a CPU; number of classes, backbone and its channels are left to say.
-# Norms in neck and heads, and one sample in each RoI bin, let it train from scratch in minutes.
+# Mask R-CNN with slim heads, for small data on a CPU; set the number of classes, the backbone and its channels.
+# Norms in neck and heads, and one sample per RoI bin, let it train from scratch in minutes.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
 channels = 64

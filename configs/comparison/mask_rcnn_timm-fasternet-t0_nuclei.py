@@ -1,4 +1,4 @@
-# timm's FasterNet-T0 through MMPretrain, a control for ours.
+# timm's FasterNet-T0 through MMPretrain, as a control for our implementation.
 _base_ = '../_base_/mask_rcnn_nuclei.py'
 custom_imports = dict(imports=['mmpretrain.models'], allow_failed_imports=False)
 
