@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ['FasterNet', 'PartialConv', '__version__', 'config_path']
 
-# The lowest release that this is tested with, and the first that it may break on; in the order to install them.
+# The lowest tested release, and the first one that may break; in installation order.
 # pip does not know of them (see setup.cfg).
 check_releases(
     dict(torch=('2.6', '3'), numpy=('1.26', '3'), mmengine=('0.10.7', '1'), mmcv=('2.1', '3')),
@@ -24,7 +24,7 @@ add_names()
 
 
 def __getattr__(name: str) -> Any:
-    # Not before they are asked for: mmcv takes longer than all else here.
+    # Imported on first use only: importing mmcv takes longer than everything else here.
     if name in ('FasterNet', 'PartialConv'):
         from . import models
         return getattr(models, name)

@@ -1,4 +1,4 @@
-"""``python -m mmfasternet``, the command ``mmfasternet`` where it is not on the path."""
+"""``python -m mmfasternet``: the command ``mmfasternet``, also if it is not on the PATH."""
 
 from mmfasternet.cli.command import main
 

@@ -1,4 +1,4 @@
-"""Actions once another package's module is imported, without importing it: registrations with packages that are big."""
+"""Runs actions once another package's module is imported, without importing it: for registrations in large packages."""
 
 import sys
 import warnings
@@ -12,14 +12,14 @@ _Action = Callable[[], None]
 
 
 class _ActingLoader(Loader):
-    """The module's own loader, and an action behind it."""
+    """The module's own loader, followed by an action."""
 
     def __init__(self, loader: Any, action: _Action) -> None:
         self.loader = loader
         self.action = action
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)  # such as get_source(), for who finds the module and does not load it
+        return getattr(self.loader, name)  # such as get_source(), for callers that find the module without loading it
 
     def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
         return self.loader.create_module(spec)
@@ -33,7 +33,7 @@ class _ActingLoader(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds modules as they would be found without it, and has their actions follow."""
+    """Finds modules with the other finders, and adds the actions to their loaders."""
 
     def __init__(self) -> None:
         self.actions: Dict[str, _Action] = {}
@@ -42,7 +42,7 @@ class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Optional[Sequence[str]], target: Any = None) -> Optional[ModuleSpec]:
         if name not in self.actions or name in self.finding:
             return None
-        self.finding.add(name)  # find_spec() asks here again; of two threads, one has the import's lock
+        self.finding.add(name)  # find_spec() calls this finder again; the import lock excludes other threads
         try:
             spec = find_spec(name)
         finally:
@@ -56,13 +56,13 @@ _FINDER = _Finder()
 
 
 def after_import(module: str, action: _Action) -> None:
-    """Do something once a module is imported: now if it is, else then, and again if it is reloaded.
+    """Run an action once a module is imported: now if it already is, else later, and again if it is reloaded.
 
-    An action that fails is a warning: the import is somebody else's.
+    A failed action is only a warning, because another program does the import.
 
     Args:
-        module: Its full name. The first action for it holds.
-        action: What to do.
+        module: Its full name. Only the first action for a module counts.
+        action: The action.
     """
     if module in _FINDER.actions:
         return

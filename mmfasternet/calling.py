@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def program() -> str:
-    """What was typed before the arguments: ``mmfasternet``, ``python -m mmfasternet`` or ``python tools/train.py``."""
+    """The command before the arguments: ``mmfasternet``, ``python -m mmfasternet`` or ``python tools/train.py``."""
     path = Path(sys.argv[0])
     if path.name == _PACKAGE.name:
         return path.name
@@ -18,7 +18,7 @@ def program() -> str:
 
 
 def called_as(command: str) -> str:
-    """What was typed to run a command of ours: ``mmfasternet train``, or the script that stands for it."""
+    """How the user calls one of our commands: ``mmfasternet train``, or the corresponding script."""
     typed = program()
     if typed.split()[-1] == _PACKAGE.name:
         return f'{typed} {command}'

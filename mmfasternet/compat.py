@@ -1,8 +1,8 @@
-"""Private names of other libraries, which any of their releases may change: each of ours stands here, and only here.
+"""The only place for private names of other libraries, which any release may change.
 
-Each was looked up in PyTorch 2.6 and 2.11, MMEngine 0.10.7 and 0.10.12, MMDetection 3.3.0 and 3.5.1.
-``tests/test_compat.py`` touches each of them: after an upgrade of a library it fails, and it says where. A name comes
-here only where no public one does the same.
+Each was checked in PyTorch 2.6 and 2.11, MMEngine 0.10.7 and 0.10.12, MMDetection 3.3.0 and 3.5.1.
+``tests/test_compat.py`` uses each of them: if an upgrade of a library breaks one, it fails and shows which. A private
+name is used only if no public one does the same.
 """
 
 import copy
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map_only as tree_map_only
 
-if TYPE_CHECKING:  # a backbone comes without them
+if TYPE_CHECKING:  # a backbone does not need them
     from mmengine.registry import Registry
     from mmengine.runner import BaseLoop, Runner
 
@@ -47,47 +47,47 @@ COMPILED_PREFIX = '_orig_mod.'
 
 
 def forward_hooks(module: nn.Module) -> List[Callable]:
-    """What is called before and after a module's ``forward``: PyTorch gives a handle to who registers, and no list."""
+    """The hooks of a module's ``forward``: PyTorch returns a handle on registration, but has no public list."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
 def remove_forward_hooks(module: nn.Module, kind: type) -> None:
-    """Remove the hooks of a class; a copy of a module has copies of its hooks, to which nobody has a handle."""
+    """Remove the hooks of a class; a copied module has copies of its hooks, for which there are no handles."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key in [key for key, hook in hooks.items() if isinstance(hook, kind)]:
             del hooks[key]
 
 
 def compiled_call(module: nn.Module) -> Optional[Callable]:
-    """What ``module.compile()``, or :func:`set_compiled_call`, has put in the place of a module's call."""
+    """The replacement of a module's call by ``module.compile()`` or :func:`set_compiled_call`."""
     return module._compiled_call_impl
 
 
 def set_compiled_call(module: nn.Module, call: Optional[Callable]) -> None:
-    """Put something in the place of a module's call, hooks included; a copy of the module is without it.
+    """Replace a module's call, including hooks; copies of the module are not affected.
 
-    ``None`` takes it away again: PyTorch has no way to undo ``module.compile()``.
+    ``None`` removes the replacement: PyTorch can't undo ``module.compile()``.
     """
     module._compiled_call_impl = call
 
 
 def plain_call(module: nn.Module) -> Callable:
-    """A module's call, hooks included, whatever is in its place."""
+    """A module's own call, including hooks, without any replacement."""
     return partial(type(module)._call_impl, module)
 
 
 def fake_tensors() -> ContextManager[Any]:
-    """Within it, only types and shapes are computed; meta tensors would need a model that is made of them."""
+    """Within it, only types and shapes are computed; meta tensors would need a model on the meta device."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 @contextmanager
 def fake_copy(module: nn.Module) -> Iterator[nn.Module]:
-    """Give a copy of a module to try on shapes: within it, only types and shapes are computed.
+    """Yield a copy of a module to run on shapes: within it, only types and shapes are computed.
 
-    What a forward pass keeps, such as a grid of the last size, is kept by the
-    copy. PyTorch's own report of a pass that fails is not printed.
+    State of a forward pass, such as a cached grid, stays in the copy.
+    PyTorch's own log of a failed pass is suppressed.
     """
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
     mode, logger = FakeTensorMode(allow_non_fake_inputs=True), logging.getLogger('torch._subclasses.fake_tensor')
@@ -102,14 +102,14 @@ def fake_copy(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def recompilations(limit: int) -> ContextManager[Any]:
-    """Within it, Dynamo compiles a function so many times, and only then runs it as it is."""
+    """Within it, Dynamo compiles a function up to ``count`` times before it falls back to eager mode."""
     import torch._dynamo as dynamo
     name = 'recompile_limit' if hasattr(dynamo.config, 'recompile_limit') else 'cache_size_limit'  # PyTorch 2.6
     return dynamo.config.patch({name: limit})
 
 
 def exit_codes(context: Any) -> List[Optional[int]]:
-    """How the processes of an elastic agent's ``SubprocessContext`` ended; None of those that run."""
+    """Exit codes of the processes of an elastic agent's ``SubprocessContext``; None for running ones."""
     return [handler.proc.returncode for handler in context.subprocess_handlers.values()]
 
 
@@ -117,7 +117,7 @@ def exit_codes(context: Any) -> List[Optional[int]]:
 
 
 def failed_builds(error: BaseException) -> List[Tuple[Dict[str, Any], 'Registry']]:
-    """What registries were building when an error was raised, the outermost first, each with its registry."""
+    """The configs that were being built when an error was raised, outermost first, each with its registry."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return [(frame.f_locals['cfg'], frame.f_locals['registry']) for frame in frames
             if frame.f_code.co_name == 'build_from_cfg' and {'cfg', 'registry'} <= set(frame.f_locals)
@@ -125,7 +125,7 @@ def failed_builds(error: BaseException) -> List[Tuple[Dict[str, Any], 'Registry'
 
 
 def registered_names(registry: 'Registry') -> List[str]:
-    """All names that a config of a registry's scope may give as a type, those of other scopes with their scope."""
+    """All type names that a config in a registry's scope may use; those of other scopes with their scope."""
     root, names = registry._get_root_registry(), set()
     for scope, each in {root.scope: root, **root.children}.items():
         prefix = '' if each in (registry, root) else f'{scope}.'
@@ -134,18 +134,18 @@ def registered_names(registry: 'Registry') -> List[str]:
 
 
 def built_loops(runner: 'Runner') -> List['BaseLoop']:
-    """The loops of training, validation and test that are built; the runner's own properties build them."""
+    """The training, validation and test loops that are already built; the runner's own properties would build them."""
     loops = (runner._train_loop, runner._val_loop, runner._test_loop)
     return [loop for loop in loops if loop is not None and not isinstance(loop, dict)]
 
 
 def built_train_loop(runner: 'Runner') -> Optional['BaseLoop']:
-    """The loop of training, if it is built."""
+    """The training loop, if it is already built."""
     return None if isinstance(runner._train_loop, dict) else runner._train_loop
 
 
 def set_progress(loop: 'BaseLoop', epoch: Optional[int] = None, iteration: Optional[int] = None) -> None:
-    """Set how many epochs and iterations a training loop has done, which it gives as ``epoch`` and ``iter``."""
+    """Set the finished epochs and iterations of a training loop, its read-only ``epoch`` and ``iter``."""
     if epoch is not None:
         loop._epoch = epoch
     if iteration is not None:
@@ -153,58 +153,58 @@ def set_progress(loop: 'BaseLoop', epoch: Optional[int] = None, iteration: Optio
 
 
 def update_val_interval(loop: 'BaseLoop') -> None:
-    """Set a training loop's ``val_interval`` to that of its epoch or iteration, by its milestones."""
+    """Set a training loop's ``val_interval`` for its epoch or iteration, according to its milestones."""
     loop._decide_current_val_interval()
 
 
 def accumulation(optim_wrapper: Any) -> int:
-    """Over how many batches an optimizer accumulates gradients; 1 of several optimizers in a dict."""
+    """Number of batches over which an optimizer accumulates gradients; 1 for a dict of several optimizers."""
     return getattr(optim_wrapper, '_accumulative_counts', 1)
 
 
 def count_batch(optim_wrapper: Any) -> None:
-    """Have a batch without a backward pass count among those that gradients are accumulated over."""
+    """Count a batch without a backward pass for gradient accumulation."""
     optim_wrapper._inner_count += 1
 
 
 def checkpoint_schemes() -> Dict[str, Callable]:
-    """What reads checkpoints, by the prefixes of their paths; ``CheckpointLoader.register_scheme`` sets them."""
+    """The loaders of checkpoints by path prefix, as set by ``CheckpointLoader.register_scheme``."""
     from mmengine.runner import CheckpointLoader
     return dict(CheckpointLoader._schemes)
 
 
 def mmcls_backbone(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
-    """The weights of the backbone in a classifier of ``mmcls://``, as MMEngine gives them."""
+    """The backbone's weights in a classifier of ``mmcls://``, as MMEngine returns them."""
     from mmengine.runner.checkpoint import _process_mmcls_checkpoint
     return _process_mmcls_checkpoint(checkpoint)
 
 
 def mmengine_home() -> str:
-    """The folder of MMEngine's own files, such as checkpoints that its lists of models name."""
+    """The folder of MMEngine's own files, such as checkpoints named in its lists of models."""
     from mmengine.runner.checkpoint import _get_mmengine_home
     return _get_mmengine_home()
 
 
 def one_cycle_methods() -> Dict[str, Callable]:
-    """The methods that checkpoints of a training by ``OneCycleLR`` name."""
+    """The methods that checkpoints of trainings with ``OneCycleLR`` refer to."""
     from mmengine.optim import OneCycleParamScheduler
     return {name: getattr(OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')}
 
 
 def list_models_also(package: str, models: Callable[[], Iterator[Dict[str, Any]]]) -> None:
-    """Have inferencers find more models by name among those of a package, for good: MMEngine reads its files only.
+    """Permanently add models that inferencers find by name among those of a package: MMEngine only reads its files.
 
     Args:
         package: Such as ``'mmdet'``.
-        models: Gives their entries, as a metafile has them, with absolute
-            paths of configs.
+        models: Returns their entries, in the format of a metafile, with
+            absolute paths of configs.
     """
     from mmengine.infer.infer import BaseInferencer
     listed = BaseInferencer._get_models_from_metafile
 
     def listed_with_more(dir: str) -> Iterator[Dict[str, Any]]:
         yield from listed(dir)
-        # Where it can't be imported, inferencers of other packages go on; it is when its own folder is asked for.
+        # If it can't be imported, inferencers of other packages still work; importing fails only for its own folder.
         if package in sys.modules and dir == BaseInferencer._get_repo_or_mim_dir(package):
             yield from models()
 
@@ -215,19 +215,19 @@ def list_models_also(package: str, models: Callable[[], Iterator[Dict[str, Any]]
 
 
 def coco_api(metric: Any) -> Any:
-    """The index of the annotation file by which a ``CocoMetric`` evaluates; None before it is made of the data."""
+    """The index of the annotation file that a ``CocoMetric`` evaluates with; None before it is made from the data."""
     return metric._coco_api
 
 
 def set_coco_api(metric: Any, index: Any) -> None:
-    """Have a ``CocoMetric`` evaluate by another index of its annotation file."""
+    """Make a ``CocoMetric`` evaluate with another index of its annotation file."""
     metric._coco_api = index
 
 
 def coco_metrics_by(metric: Any, results: List[Any], **evaluators: Callable) -> Dict[str, float]:
-    """What ``CocoMetric.compute_metrics`` gives by other evaluators than its module's ``COCOeval`` and ``COCOevalMP``.
+    """Run ``CocoMetric.compute_metrics`` with other evaluators than its module's ``COCOeval`` and ``COCOevalMP``.
 
-    It takes them from there by these names, and has no argument for them.
+    It looks these names up in its module, and has no argument for them.
     """
     from mmdet.evaluation import CocoMetric
     compute = CocoMetric.compute_metrics
@@ -235,12 +235,12 @@ def coco_metrics_by(metric: Any, results: List[Any], **evaluators: Callable) -> 
 
 
 def normalizes(preprocessor: Any) -> bool:
-    """Whether a data preprocessor subtracts a mean and divides by a deviation."""
+    """Whether a data preprocessor subtracts a mean and divides by a standard deviation."""
     return preprocessor._enable_normalize
 
 
 def swaps_channels(preprocessor: Any) -> bool:
-    """Whether a data preprocessor makes RGB of BGR, or the other way round."""
+    """Whether a data preprocessor converts BGR to RGB, or RGB to BGR."""
     return preprocessor._channel_conversion
 
 
@@ -255,19 +255,19 @@ def mask_forward(roi_head: Any, maps: Any, rois: Tensor) -> Dict[str, Tensor]:
 
 
 def finds_boxes_like(head: type, other: type) -> bool:
-    """Whether two classes of box heads turn their outputs into boxes by the same methods."""
+    """Whether two classes of box heads use the same methods to turn their outputs into boxes."""
     return (head.predict_by_feat is other.predict_by_feat  # type: ignore[attr-defined]
             and head._predict_by_feat_single is other._predict_by_feat_single)  # type: ignore[attr-defined]
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    """Masks ``(n, 1, h, w)`` resampled to where their boxes ``(n, 4)`` lie in an image: ``(n, height, width)``."""
+    """Masks ``(n, 1, h, w)`` resampled to their boxes ``(n, 4)`` in an image: ``(n, height, width)``."""
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
     return _do_paste_mask(masks, boxes, height, width, skip_empty=False)[0]
 
 
 def det_inferencer(cfg: Any, checkpoint: str, device: str, check: Callable[[nn.Module, Dict[str, Any]], None]) -> Any:
-    """MMDetection's inferencer, which checks the content of its checkpoint by ``check`` before it loads it."""
+    """MMDetection's inferencer, which calls ``check`` on the content of its checkpoint before loading it."""
     from mmdet.apis import DetInferencer
 
     class CheckedInferencer(DetInferencer):
@@ -283,7 +283,7 @@ def det_inferencer(cfg: Any, checkpoint: str, device: str, check: Callable[[nn.M
 
 
 def image_classification_inferencer(cfg: Any, model: nn.Module, dataset_meta: Dict[str, Any]) -> Any:
-    """MMPretrain's inferencer of a classifier that is built and loaded; it reads these attributes of the model."""
+    """MMPretrain's inferencer for a classifier that is built and loaded; it reads these attributes of the model."""
     from mmengine.registry import DefaultScope
     from mmpretrain.apis import ImageClassificationInferencer
     model._config, model._dataset_meta, model._metainfo = cfg, dataset_meta, None
@@ -293,7 +293,7 @@ def image_classification_inferencer(cfg: Any, model: nn.Module, dataset_meta: Di
 
 @contextmanager
 def instances_restored() -> Iterator[None]:
-    """Give MMEngine back the loggers, visualizers and scopes that were current, and close the logs of a run within."""
+    """Restore MMEngine's current loggers, visualizers and scopes at the end, and close the logs of runs within."""
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.registry import DefaultScope
     from mmengine.visualization import Visualizer

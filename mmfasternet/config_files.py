@@ -1,4 +1,4 @@
-"""The configs that come with the package, by their names."""
+"""The configs that come with the package, by name."""
 
 import difflib
 from pathlib import Path
@@ -8,10 +8,10 @@ from mmfasternet.errors import UserError
 
 
 def configs_folder() -> Path:
-    """The configs: within the package where it was installed, beside it in a checkout.
+    """The folder of configs: in the package if it was installed, next to it in a checkout.
 
     Raises:
-        UserError: If they are in neither place.
+        UserError: If neither exists.
     """
     package = Path(__file__).parent
     for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
@@ -35,8 +35,7 @@ def config_path(name: str) -> str:
             ``.py``, and with ``_`` or ``-``.
 
     Raises:
-        UserError: If there is none of this name; the message has the most
-            similar ones.
+        UserError: If there is no config of this name; the message lists similar ones.
 
     Example:
         A config of your own, in any folder::
@@ -47,16 +46,16 @@ def config_path(name: str) -> str:
     found = next((known for known in names if known.replace('-', '_') == stem.replace('-', '_')), None)
     if found is None:
         near = [known for known in names if known.startswith(stem)] or difflib.get_close_matches(stem, names, 3, 0.6)
-        raise UserError(f"no config is named '{name}'. " + (f'Similar ones: {", ".join(near[:3])}' if near else
-                                                           f'All are in {configs_folder()}'))
+        raise UserError(f"there is no config '{name}'. " + (f'Similar names: {", ".join(near[:3])}' if near else
+                                                           f'All configs are in {configs_folder()}'))
     return str(configs_folder() / f'{found}.py')
 
 
 def config_entries(file: str) -> Dict[str, Any]:
-    """What a config holds, for the module of ``mmfasternet.configs`` that stands for it.
+    """Content of a config, for its module in ``mmfasternet.configs``.
 
     Args:
-        file: The module's file; its name has ``_`` for ``-``.
+        file: The module's file; its name has ``_`` instead of ``-``.
     """
     from mmengine.config import Config
     cfg = Config.fromfile(config_path(Path(file).stem))

@@ -1,19 +1,19 @@
-"""One way down a config: the dicts in it, whatever they are nested in."""
+"""Walks a config: all dicts in it, however nested."""
 
 from typing import Any, Dict, Iterator, Tuple
 
 
 def walk(value: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """All dicts within a config, outer ones before inner ones, each with its path.
+    """All dicts in a config, outer before inner ones, each with its path.
 
     Args:
-        value: A config, or a part of one: dicts, lists and tuples; all else
-            is a leaf.
+        value: A config, or a part of one: dicts, lists and tuples; anything
+            else is a leaf.
         path: Path of ``value`` itself. Defaults to ``''``.
 
     Yields:
-        Paths such as ``'model.roi_head.bbox_head[0]'``, and the dicts. What is
-        added to a dict while it is at hand is walked, too.
+        Paths such as ``'model.roi_head.bbox_head[0]'``, and the dicts. Entries
+        that the caller adds to a yielded dict are walked, too.
     """
     if isinstance(value, dict):
         yield path, value

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: PyTorch counts those of the machine, and knows no quota of a container.
+"""How many CPUs this process may use: PyTorch counts those of the machine, and ignores a container's quota.
 
 It imports the standard library only: ``tools/setup_env.py`` runs it as a file, before there is an environment.
 """
@@ -8,19 +8,19 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Iterator, List, Optional, Union
 
-# Where the controller of CPUs is mounted: of cgroup v2, also beside v1's, and of v1.
+# Mount points of the CPU controller: of cgroup v2, also next to v1, and of v1.
 _V2 = ('sys/fs/cgroup', 'sys/fs/cgroup/unified')
 _V1 = ('sys/fs/cgroup/cpu', 'sys/fs/cgroup/cpu,cpuacct', 'sys/fs/cgroup/cpuacct,cpu')
 
 
 def usable_cpus(root: Union[str, Path] = '/') -> int:
-    """The CPUs that the process may use, at least one: those it may run on, or its quota of time if that is less.
+    """The number of CPUs that the process may use, at least one: those it may run on, or its CPU quota if that is less.
 
-    The quota is the smallest of its control group and of the groups around
-    it, rounded up: ``docker --cpus=1.5`` gives two.
+    The quota is the smallest one of its control group and the parent groups,
+    rounded up: ``docker --cpus=1.5`` gives two.
 
     Args:
-        root: Folder of ``proc`` and ``sys``. Defaults to ``'/'``.
+        root: Folder with ``proc`` and ``sys``. Defaults to ``'/'``.
     """
     affinity = getattr(os, 'sched_getaffinity', None)  # Linux has it
     allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -28,12 +28,12 @@ def usable_cpus(root: Union[str, Path] = '/') -> int:
 
 
 def is_limited(root: Union[str, Path] = '/') -> bool:
-    """Whether these are fewer than the machine has."""
+    """Whether the process may use fewer CPUs than the machine has."""
     return usable_cpus(root) < (os.cpu_count() or 1)
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The quotas that hold for this process, in CPUs."""
+    """The quotas of this process, in CPUs."""
     for line in (_read(root / 'proc/self/cgroup') or '').splitlines():
         controllers, _, group = line.partition(':')[2].partition(':')
         if not controllers:
@@ -46,13 +46,13 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _folders(root: Path, mounts: tuple, group: str) -> List[Path]:
-    """The folders of a group and of those around it. A container may see its own as the root, under any name."""
+    """The folders of a group and its parents. A container may see its own group as the root, under any name."""
     path = PurePosixPath(*(part for part in PurePosixPath(group.lstrip('/')).parts if part != '..'))
     return [root / mount / each for mount in mounts for each in (path, *path.parents)]
 
 
 def _quota(quota: Optional[str], period: Optional[str]) -> List[float]:
-    """In CPUs; nothing where there is none, which v2 calls ``max`` and v1 -1."""
+    """The quota in CPUs; empty if there is none, which is ``max`` in v2 and -1 in v1."""
     try:
         share = float(quota or 'max') / float(period or 0)
     except (ValueError, ZeroDivisionError):

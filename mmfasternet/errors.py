@@ -1,15 +1,15 @@
-"""Errors that a user can mend: one line that says what, where and what to do."""
+"""Errors that a user can fix: one line that says what is wrong, where, and what to do."""
 
 
 class UserError(Exception):
-    """Something in the user's data, files or arguments stops the work.
+    """A problem in the user's data, files or arguments.
 
-    Its text is one line, fit to be shown without a traceback.
+    Its message is one line that needs no traceback.
     """
 
 
 class DataError(UserError):
-    """A data set, an annotation file or an image can't be used."""
+    """A dataset, an annotation file or an image can't be used."""
 
 
 class CheckpointError(UserError):
@@ -17,4 +17,4 @@ class CheckpointError(UserError):
 
 
 class ArgumentError(UserError, ValueError):
-    """An argument, most often a key of a config, is out of its range; the text names it."""
+    """An argument, usually a key of a config, is out of its range; the message names it."""

@@ -1,4 +1,4 @@
-"""Files and folders that are written atomically, complete or not at all; and in a line why one can't be."""
+"""Writes files and folders atomically, with one-line errors if that fails."""
 
 import errno
 import io
@@ -26,21 +26,21 @@ _UNFINISHED = re.compile(r'\..+\.(\d+)\.unfinished')
 
 @contextmanager
 def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
-    """Give a file beside ``path`` to write to, which takes its name once it is complete and on the disk.
+    """Yield a temporary file next to ``path``, which is renamed to ``path`` once it is complete and on disk.
 
-    Whoever is stopped in between, by a full disk or by SIGKILL, leaves what
-    was at ``path`` as it was.
+    If writing is interrupted, by a full disk or by SIGKILL, an existing file
+    at ``path`` is not changed.
     """
     path = Path(path)
     unfinished = path.with_name(f'.{path.name}.{os.getpid()}.unfinished')
     try:
         yield unfinished
         with unfinished.open('rb') as file:
-            os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it
+            os.fsync(file.fileno())  # else a power cut may leave an empty file under the name
         os.replace(unfinished, path)
     except OSError as error:
         if error.errno in WRITING | OF_PLACES and error.filename in (None, str(unfinished)):
-            error.filename = str(path)  # the name that was asked for
+            error.filename = str(path)  # the requested name
         raise
     finally:
         with suppress(OSError):
@@ -49,19 +49,19 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
-    """Give a folder beside ``path`` to write into, which takes its name once it is complete.
+    """Yield a temporary folder next to ``path``, which is renamed to ``path`` once it is complete.
 
-    Whoever is stopped in between leaves nothing at ``path``; what SIGKILL
-    leaves beside it is removed by the next one.
+    If writing is interrupted, nothing is at ``path``; what SIGKILL leaves next
+    to it is removed by the next writer.
 
     Raises:
-        DataError: If there is something at ``path`` already.
+        DataError: If ``path`` already exists.
         UserError: If it can't be written.
     """
     path = Path(path)
     check_folder(path)
     if path.exists():
-        raise DataError(f"'{path}' exists already: remove it, or name another folder")
+        raise DataError(f"'{path}' already exists: remove it, or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path.parent)
     unfinished = path.with_name(f'.{path.name}.{os.getpid()}.unfinished')
@@ -71,24 +71,24 @@ def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
         unfinished.rename(path)
     except OSError as error:
         if error.errno in WRITING | OF_PLACES and str(error.filename or '').startswith(str(unfinished)):
-            error.filename = str(error.filename).replace(str(unfinished), str(path), 1)  # the name that was asked for
+            error.filename = str(error.filename).replace(str(unfinished), str(path), 1)  # the requested name
         raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_atomically(path: Union[str, Path], content: bytes) -> Path:
-    """Write bytes to ``path`` atomically; gives the path."""
+    """Write bytes to ``path`` atomically; returns the path."""
     with atomic_path(path) as unfinished:
         unfinished.write_bytes(content)
     return Path(path)
 
 
 def check_folder(folder: Union[str, Path]) -> None:
-    """Check that a folder, which may be still to be made, can be written to; nothing is left there.
+    """Check that a folder, which may not exist yet, can be written to; nothing is left there.
 
     Raises:
-        UserError: If not: then work for it would be lost.
+        UserError: If not: results would be lost.
     """
     try:
         _try_folder(Path(folder))
@@ -97,10 +97,10 @@ def check_folder(folder: Union[str, Path]) -> None:
 
 
 def check_file(path: Union[str, Path]) -> None:
-    """Check that a file, which may be there, can be written; nothing is changed.
+    """Check that a file, which may exist, can be written; nothing is changed.
 
     Raises:
-        UserError: If not: then work for it would be lost.
+        UserError: If not: results would be lost.
     """
     path = Path(path)
     try:
@@ -118,33 +118,33 @@ def _try_folder(folder: Path) -> None:
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     for part in folder.absolute().relative_to(there.absolute()).parts:
         with suppress(FileNotFoundError):
-            (there / part).lstat()  # its name may be too long
+            (there / part).lstat()  # fails if the name is too long
     with tempfile.TemporaryFile(dir=there) as file:
         file.write(b'0')
 
 
-def cannot_write(path: Union[str, Path], error: OSError, mend: str = 'Name another place') -> str:
-    """A line that says that a file or folder can't be written, why, and what to do.
+def cannot_write(path: Union[str, Path], error: OSError, mend: str = 'Choose another place') -> str:
+    """One line that says that a file or folder can't be written, why, and what to do.
 
     Args:
         path: The file or folder.
-        error: What the system says.
-        mend: What to do where nothing helps but another place, or other rights.
+        error: The system's error.
+        mend: What to do if only another place or other permissions help.
     """
     return f"'{path}' can't be written: {reason_of(error, path)}. {_ADVICE.get(error.errno or 0, mend)}"
 
 
 def reason_of(error: OSError, path: Union[str, Path]) -> str:
-    """What the system says of a place, in words; where a file is in the way, which."""
+    """The system's message for a path; if a file is in the way, which one."""
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         for each in (Path(path), *Path(path).parents):
             if os.path.lexists(each) and not each.is_dir():
-                return f"'{each}' is no folder"
+                return f"'{each}' is not a folder"
     return error.strerror or str(error)
 
 
 def place_of(error: OSError) -> Optional[str]:
-    """The path that an error is about: its own, or that of the file that was open where it came from."""
+    """The path that an error is about: its own, or that of the file open where it was raised."""
     if error.filename is not None:
         return os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
@@ -155,7 +155,7 @@ def place_of(error: OSError) -> Optional[str]:
 
 
 def remove_unfinished(folder: Union[str, Path]) -> None:
-    """Remove the files and folders that processes that are gone, and were killed while they wrote, left in a folder."""
+    """Remove unfinished files and folders that killed processes left in a folder."""
     for path in Path(folder).glob('.*.unfinished'):
         match = _UNFINISHED.fullmatch(path.name)
         if match and not _is_running(int(match[1])):
@@ -171,5 +171,5 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's
     return True

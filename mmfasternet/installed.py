@@ -1,4 +1,4 @@
-"""What is installed beside this package: releases of what it needs, and what only some parts need."""
+"""Checks of other installed packages: releases of requirements, and optional packages."""
 
 import importlib
 import importlib.metadata
@@ -21,19 +21,19 @@ EXTRAS = {
     'nncf': 'int8',
     'jinja2': 'benchmark', 'matplotlib': 'benchmark', 'timm': 'benchmark',
 }  # yapf: disable
-# The names that an OpenMMLab package is distributed by; the first is the maintained one.
+# The distribution names of an OpenMMLab package; the first is the maintained one.
 _DISTRIBUTIONS = {
     'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
     'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
     'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
-# The first release of an original one that the others refuse: MMDetection 3.3.0 does.
+# The first release of an original package that the others refuse, such as MMDetection 3.3.0.
 _ORIGINAL_BEYOND = {'mmcv': '2.2'}
 _VERSION = re.compile(r"""^__version__\s*=\s*['"]([^'"]+)['"]""", re.MULTILINE)
-# Against the torch that is there: pip would hide it from the build, or take a wheel that was made beside another.
+# Compiled against the installed torch: pip would hide it from the build, or use a wheel built against another torch.
 _COMPILE = 'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall'
-# What that needs and does not bring.
+# What this build needs and does not install.
 _TO_COMPILE = {'cv2': 'opencv-python-headless', 'setuptools': '"setuptools<80"'}
 
 
@@ -41,17 +41,17 @@ def check_releases(required: Mapping[str, Tuple[str, str]], optional: Mapping[st
     """Check the installed releases of other packages, without importing them.
 
     Args:
-        required: The lowest release that serves and the first that does not,
-            by the package's module, in the order to install them.
-        optional: The same of packages that may be missing. Defaults to none.
+        required: The lowest supported release and the first unsupported one,
+            by the package's module, in installation order.
+        optional: The same for packages that may be missing. Defaults to none.
 
     Raises:
-        ImportError: If one is missing or its release does not serve. One line
-            names all of these, and the commands that install them. A
-            pre-release counts as its release; a release that can't be found
-            out is not checked.
-        SystemExit: In its place if this process is the command
-            ``mmfasternet``, which then ends with the line alone.
+        ImportError: If one is missing or its release is not supported. One
+            line names all of these, and the commands that install them. A
+            pre-release counts as its release; an unknown release is not
+            checked.
+        SystemExit: Instead, if this process is the command ``mmfasternet``,
+            which then ends with only this line.
     """
     faults, needs, wanted = [], [], {}
     for package, (lowest, beyond) in {**required, **optional}.items():
@@ -76,10 +76,10 @@ def check_releases(required: Mapping[str, Tuple[str, str]], optional: Mapping[st
 
 
 def _commands(wanted: Dict[str, str]) -> str:
-    """What installs these requirements, by their modules."""
+    """The commands that install these requirements, given by module."""
     pip = [requirement for package, requirement in wanted.items() if package != 'mmcv']
     mmcv, (name, version) = wanted.get('mmcv'), _installed('mmcv')
-    if 'torch' in wanted and not mmcv and name:  # the same again, for another torch
+    if 'torch' in wanted and not mmcv and name:  # rebuilt for another torch
         mmcv = f'{name}=={version}'
     if mmcv:
         pip += [name for module, name in _TO_COMPILE.items() if importlib.util.find_spec(module) is None]
@@ -87,13 +87,13 @@ def _commands(wanted: Dict[str, str]) -> str:
 
 
 def _is_command() -> bool:
-    """Whether this process is ``mmfasternet`` or ``python -m mmfasternet``, whose name is -m while it is looked up."""
+    """Whether this process is ``mmfasternet`` or ``python -m mmfasternet``, whose name is -m during module lookup."""
     as_module = sys.argv[0] == '-m' and ('-m', 'mmfasternet') in zip(sys.orig_argv, sys.orig_argv[1:])
     return as_module or Path(sys.argv[0]).name == 'mmfasternet'
 
 
 def _numbers(version: Optional[str]) -> Tuple[int, ...]:
-    """The numbers of a release, without what follows them: 2.6.0a0+nv25.1 is 2.6.0. Empty for an unknown one."""
+    """The numbers of a release, without suffixes: 2.6.0a0+nv25.1 is 2.6.0. Empty for an unknown one."""
     return tuple(map(int, re.findall(r'\d+', version or '')[:3]))
 
 
@@ -102,7 +102,7 @@ def _names(package: str) -> Tuple[str, ...]:
 
 
 def _to_install(package: str) -> str:
-    """What a package is distributed by in OpenMMLab's maintained releases, or in the original ones if these are there.
+    """The distribution of a package among OpenMMLab's maintained releases, or the original ones if installed.
     """
     names = _names(package)
     originals = [other for other in _DISTRIBUTIONS if other != package and _installed(other)[0] in _names(other)[1:]]
@@ -110,7 +110,7 @@ def _to_install(package: str) -> str:
 
 
 def _installed(package: str) -> Tuple[Optional[str], Optional[str]]:
-    """What a package is distributed by, None if it is missing; its release, None if that can't be found out."""
+    """A package's distribution, None if it is missing; and its release, None if unknown."""
     module = sys.modules.get(package)
     spec = importlib.util.find_spec(package) if module is None else None
     if module is None and spec is None:
@@ -128,21 +128,21 @@ def _installed(package: str) -> Tuple[Optional[str], Optional[str]]:
     if module is not None:
         version = getattr(module, '__version__', None)
     elif folder not in found and (folder / 'version.py').is_file():
-        # It stands elsewhere: in a source folder that is on the path or installed editable.
+        # It is elsewhere: in a source folder on the path, or an editable install.
         literal = _VERSION.search((folder / 'version.py').read_text())
         version = literal[1] if literal else version
     return name, version
 
 
 def require(name: str) -> Any:
-    """Import a module that only some parts need.
+    """Import an optional module.
 
     Args:
-        name: Its name, of those in :data:`EXTRAS`.
+        name: Its name, one of :data:`EXTRAS`.
 
     Raises:
-        UserError: If it is not installed; the message names the extra that
-            brings it. Or if it is, and can't be imported.
+        UserError: If it is not installed (the message names the extra that
+            installs it), or if it can't be imported.
     """
     try:
         return importlib.import_module(name)
@@ -151,13 +151,13 @@ def require(name: str) -> Any:
 
 
 def missing(error: ImportError) -> str:
-    """What is missing and what brings it, in one line; empty if it is nothing that only some parts need."""
+    """What is missing and how to install it, in one line; empty if it is not an optional package."""
     name = (error.name or '').split('.')[0] if isinstance(error, ModuleNotFoundError) else ''
     if name in EXTRAS:
-        return f'{name} is not installed: pip install "mmfasternet[{EXTRAS[name]}]" brings it'
-    if name == 'torchvision':  # it asks for one release of torch: that which is there is to stay
+        return f'{name} is not installed: pip install "mmfasternet[{EXTRAS[name]}]" installs it'
+    if name == 'torchvision':  # it requires one release of torch: the installed one should be kept
         release = '.'.join(map(str, _numbers(_installed('torch')[1])))
-        return f'torchvision is not installed: pip install torchvision torch=={release} brings it'
+        return f'torchvision is not installed: pip install torchvision torch=={release} installs it'
     if name in ('mmdet', 'mmpretrain'):
-        return f'{name} is not installed: pip install {_to_install(name)} brings it'
+        return f'{name} is not installed: pip install {_to_install(name)} installs it'
     return ''

@@ -1,6 +1,6 @@
-"""Names that other packages resolve once they are imported: our models, and checkpoints on the Hub.
+"""Registers our names with other packages once they are imported: our models, and checkpoints on the Hub.
 
-``import mmfasternet`` alone imports none of these packages.
+``import mmfasternet`` itself imports none of these packages.
 """
 
 from contextlib import suppress
@@ -33,7 +33,7 @@ def _add_to_mmdetection() -> None:
 
 
 def _detectors() -> Iterator[Dict[str, Any]]:
-    """The entries of our detectors, as MMEngine takes them; those without published weights have random ones."""
+    """The entries of our detectors in MMEngine's format; those without published weights get random ones."""
     from mmengine.fileio import load
     folder = configs_folder()
     for model in load(folder / 'metafile.yml')['Models']:
@@ -43,10 +43,10 @@ def _detectors() -> Iterator[Dict[str, Any]]:
 def _add_to_mmengine() -> None:
     from mmengine.runner.checkpoint import CheckpointLoader
     for prefix in HUB_PREFIXES:
-        with suppress(KeyError):  # somebody else's loader stays
+        with suppress(KeyError):  # another package's loader is kept
             CheckpointLoader.register_scheme(prefix, load_from_hub)
 
 
 def load_from_hub(path: str, map_location: Any = None) -> Dict[str, Any]:
-    """:func:`~mmfasternet.checkpoints.load_for_mmengine`, imported when it is asked for."""
+    """:func:`~mmfasternet.checkpoints.load_for_mmengine`, imported on first use."""
     return import_module('mmfasternet.checkpoints').load_for_mmengine(path, map_location)

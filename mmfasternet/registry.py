@@ -1,6 +1,6 @@
 """Registries of mmfasternet: children of MMEngine's, in scope ``mmfasternet``.
 
-Configs name what is registered here with the scope, for example
+Configs refer to types registered here with the scope, for example
 ``type='mmfasternet.FasterNet'``; MMEngine then finds it from the scope of any
 other OpenMMLab package.
 """
@@ -24,15 +24,15 @@ from mmfasternet.installed import missing
 
 
 class LazyRegistry(Registry):
-    """A registry that imports the module of a type when the type is asked for.
+    """A registry that imports the module of a type when the type is requested.
 
-    MMEngine's ``locations`` are imported together: a backbone would need
-    MMDetection and MMPretrain then.
+    MMEngine's ``locations`` are imported all at once: then a backbone would
+    need MMDetection and MMPretrain.
 
     Args:
-        name: As MMEngine's.
+        name: As in MMEngine.
         modules: The module that registers a type, by the type's name.
-        kwargs: As MMEngine's.
+        kwargs: As in MMEngine.
     """
 
     def __init__(self, name: str, modules: Dict[str, str], **kwargs: Any) -> None:
@@ -40,7 +40,7 @@ class LazyRegistry(Registry):
         self.modules = modules
 
     def get(self, key: str) -> Optional[type]:
-        """Get what is registered by a name.
+        """Get the registered object of a name.
 
         Raises:
             UserError: If its module needs a package that is not installed.

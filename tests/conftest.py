@@ -166,7 +166,7 @@ def web_server(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='session')
 def shapes(tmp_path_factory):
-    """A tiny data set of shapes."""
+    """A tiny dataset of shapes."""
     from mmfasternet.datasets.shapes import make_shapes_coco
     return make_shapes_coco(tmp_path_factory.mktemp('data') / 'shapes', num_train=8, num_val=6, size=96, seed=3)
 

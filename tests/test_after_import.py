@@ -12,7 +12,7 @@ from mmfasternet.after_import import after_import
 
 @pytest.fixture
 def other(tmp_path, monkeypatch):
-    """A module of somebody else's, not imported yet; the finder forgets it behind the test."""
+    """A module of another package, not imported yet; the finder forgets it after the test."""
     (tmp_path / 'others_module.py').write_text('value = 3\n')
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(module._FINDER, 'actions', {})

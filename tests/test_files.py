@@ -41,7 +41,7 @@ def test_a_folder_takes_its_name_when_it_is_complete(tmp_path):
         (unfinished / 'file').touch()
         assert not path.exists() and unfinished.parent == path.parent
     assert os.listdir(path) == ['file'] and os.listdir(path.parent) == ['folder']
-    with pytest.raises(UserError, match='exists already'), atomic_folder(path):
+    with pytest.raises(UserError, match='already exists'), atomic_folder(path):
         raise AssertionError('never reached')
     assert os.listdir(path) == ['file']
     for error in (OSError, KeyboardInterrupt):
@@ -91,8 +91,8 @@ def test_places_that_can_be_written_are_left_as_they_are(tmp_path, monkeypatch, 
     assert (tmp_path / 'there').read_text() == 'content' and os.listdir(tmp_path) == ['there']
 
 
-@pytest.mark.parametrize('name, reason', [('file', "'{}/file' is no folder. Name another place"),
-                                          ('file/a/b', "'{}/file' is no folder. Name another place"),
+@pytest.mark.parametrize('name, reason', [('file', "'{}/file' is not a folder. Choose another place"),
+                                          ('file/a/b', "'{}/file' is not a folder. Choose another place"),
                                           ('new/' + 'x' * 300, 'File name too long. Give it a shorter name'),
                                           ('x' * 300 + '/new', 'File name too long. Give it a shorter name')])
 def test_places_that_cannot_be_written_are_named(tmp_path, name, reason):
@@ -106,7 +106,7 @@ def test_places_that_cannot_be_written_are_named(tmp_path, name, reason):
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(UserError, match=f"^'{tmp_path}' can't be written: Is a directory. Name another place$"):
+    with pytest.raises(UserError, match=f"^'{tmp_path}' can't be written: Is a directory. Choose another place$"):
         check_file(tmp_path)
 
 

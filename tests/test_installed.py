@@ -69,14 +69,15 @@ def test_each_module_is_brought_by_the_extra_that_the_message_names():
 
 def test_a_missing_module_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, 'openvino', None)
-    with pytest.raises(UserError, match=r'^openvino is not installed: pip install "mmfasternet\[deploy\]" brings it$'):
+    line = r'^openvino is not installed: pip install "mmfasternet\[deploy\]" installs it$'
+    with pytest.raises(UserError, match=line):
         require('openvino')
     monkeypatch.setattr('importlib.import_module', Mock(side_effect=ImportError('libfoo.so: not found', name='onnx')))
     with pytest.raises(UserError, match="^onnx can't be imported: libfoo.so: not found$"):
         require('onnx')
     monkeypatch.undo()
     assert require('numpy') is sys.modules['numpy']
-    assert re.fullmatch('mmpretrain is not installed: pip install (onedl-)?mmpretrain brings it',
+    assert re.fullmatch('mmpretrain is not installed: pip install (onedl-)?mmpretrain installs it',
                         missing(ModuleNotFoundError(name='mmpretrain.models')))
     assert missing(ModuleNotFoundError(name='mmfasternet.x')) == missing(ModuleNotFoundError(name='theirs')) == ''
 
@@ -93,7 +94,7 @@ def test_a_tool_that_lacks_a_module_says_so_in_one_line(run_tool, monkeypatch, t
     monkeypatch.delitem(sys.modules, 'mmfasternet.datasets.shapes', raising=False)
     result = run_tool('make_shapes_coco', tmp_path / 'shapes')
     assert result.code == 1
-    assert result.err == 'error: shapely is not installed: pip install "mmfasternet[demo]" brings it\n'
+    assert result.err == 'error: shapely is not installed: pip install "mmfasternet[demo]" installs it\n'
 
 
 def run(code, *folders):

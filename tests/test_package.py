@@ -118,7 +118,7 @@ except Exception as error:
     print(error)
 """)
     assert 'True\n' in text
-    assert text.endswith('safetensors is not installed: pip install "mmfasternet[checkpoints]" brings it\n')
+    assert text.endswith('safetensors is not installed: pip install "mmfasternet[checkpoints]" installs it\n')
 
 
 def test_detection_works_without_mmpretrain():
