@@ -27,6 +27,17 @@ def usable_cpus(root: Union[str, Path] = '/') -> int:
     return max(1, min([allowed, *(math.ceil(quota) for quota in _quotas(Path(root)))]))
 
 
+def sums_of_int8_saturate(root: Union[str, Path] = '/') -> bool:
+    """Whether products of int8 are added up in 16 bits, as x86 processors without VNNI do.
+
+    Args:
+        root: Folder with ``proc``. Defaults to ``'/'``.
+    """
+    flags = next((line for line in (_read(Path(root) / 'proc/cpuinfo') or '').splitlines()
+                  if line.startswith('flags')), '').split()  # of x86; ARM's line has another name
+    return bool(flags) and not {'avx512_vnni', 'avx_vnni'} & set(flags)
+
+
 def is_limited(root: Union[str, Path] = '/') -> bool:
     """Whether the process may use fewer CPUs than the machine has."""
     return usable_cpus(root) < (os.cpu_count() or 1)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from mmfasternet import cpus
-from mmfasternet.cpus import is_limited, usable_cpus
+from mmfasternet.cpus import is_limited, sums_of_int8_saturate, usable_cpus
 from tests.conftest import ROOT
 
 HOST = 64
@@ -70,3 +70,16 @@ def test_it_is_true_here():
     one = next(iter(os.sched_getaffinity(0) & set(range(HOST))))
     result = subprocess.run(['taskset', '-c', str(one), sys.executable, '-c', command], capture_output=True, text=True)
     assert result.stdout == '1\n', result.stderr
+
+
+@pytest.mark.parametrize('line, expected', [
+    ('flags\t\t: fpu avx2 avx512f', True),
+    ('flags\t\t: fpu avx2 avx512f avx512_vnni', False),
+    ('flags\t\t: fpu avx2 avx_vnni', False),
+    ('Features\t: fp asimd asimddp', False),  # ARM's
+])
+def test_sums_of_int8_saturate_on_x86_without_vnni(tmp_path, line, expected):
+    (tmp_path / 'proc').mkdir()
+    (tmp_path / 'proc' / 'cpuinfo').write_text(f'processor\t: 0\n{line}\nbugs\t\t: avx_vnni\n')
+    assert sums_of_int8_saturate(tmp_path) == expected
+    assert not sums_of_int8_saturate(tmp_path / 'nowhere')

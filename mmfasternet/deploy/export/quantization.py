@@ -10,6 +10,7 @@ from typing import Any, Callable, Collection, Dict, Iterable, Iterator, List, Na
 import numpy as np
 from torch import Tensor
 
+from mmfasternet.cpus import sums_of_int8_saturate
 from mmfasternet.deploy.export.exported_networks import Run
 from mmfasternet.deploy.export.float_layers import Node, first_layers, nodes_of_onnx, nodes_of_openvino
 from mmfasternet.deploy.export.runtimes import OpenVinoModel, openvino_core
@@ -57,7 +58,8 @@ def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> Lay
     """Write the int8 file of a float32 ONNX file with ONNX Runtime's static quantisation.
 
     Weights are symmetric, with a scale for each output channel; activations have a scale and a zero point for each
-    tensor, from their smallest and largest values.
+    tensor, from their smallest and largest values. On a processor that adds up int8 products in 16 bits, weights have
+    7 bits, so that sums do not saturate; the file is then right on other processors as well.
 
     Args:
         file: The float32 file.
@@ -75,7 +77,8 @@ def quantize_onnx(file: Path, out: Path, data: InputData, is_entry: bool) -> Lay
     kept = first_layers(nodes) if is_entry else []
     with _quiet(''):  # it recommends a preprocessing meant for other exporters' files
         quantize_static(model, str(out), _Reader(model.graph.input[0].name, data), quant_format=QuantFormat.QDQ,
-                        per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                        per_channel=True, reduce_range=sums_of_int8_saturate(),
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                         op_types_to_quantize=_ONNX_INT8, nodes_to_exclude=kept,
                         # else it keeps all outputs of all inputs until the end
                         extra_options=dict(CalibStridedMinMax=1))
