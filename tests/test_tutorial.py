@@ -75,7 +75,7 @@ def test_it_runs_from_any_folder(tmp_path, monkeypatch):
     first = next(index for index, cell in enumerate(notebook.cells) if cell.cell_type == 'code')
     notebook.cells.insert(first + 1, nbformat.v4.new_code_cell(SHORT.replace('FOLDER', str(tmp_path / 'work'))))
     (tmp_path / 'elsewhere').mkdir()
-    NotebookClient(notebook, timeout=600, kernel_name='python3',
+    NotebookClient(notebook, timeout=1500, kernel_name='python3',
                    resources=dict(metadata=dict(path=str(tmp_path / 'elsewhere')))).execute()
     assert [*(tmp_path / 'elsewhere').iterdir()] == []
     cells = {cell.id: cell for cell in notebook.cells}
