@@ -29,6 +29,7 @@ OVERRIDDEN: Mapping[str, Tuple[str, ...]] = {
     'mmengine.hooks.CheckpointHook._save_best_checkpoint': ('runner', 'metrics'),
     'mmengine.infer.BaseInferencer._load_weights_to_model': ('model', 'checkpoint', 'cfg'),
     'mmdet.apis.DetInferencer._load_weights_to_model': ('model', 'checkpoint', 'cfg'),
+    'mmdet.visualization.DetLocalVisualizer._draw_instances': ('image', 'instances', 'classes', 'palette'),
 }
 
 # PyTorch

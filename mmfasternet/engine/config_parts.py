@@ -9,10 +9,11 @@ from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.samplers import TrackImgSampler
 from mmdet.evaluation import CocoMetric
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, OPTIM_WRAPPERS, TRANSFORMS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, OPTIM_WRAPPERS, TRANSFORMS, VISUALIZERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop
 
 from mmfasternet.config_tree import walk
@@ -43,11 +44,11 @@ def _evaluate_coco(cfg: Config, options: Options) -> bool:
     return _replace(cfg, [cfg.get(f'{split}_evaluator') for split in ('val', 'test')], CocoMetric, METRICS)
 
 
-def _replace(cfg: Config, places: Any, kind: type, registry: Any) -> bool:
-    """Make a config use our class instead of another library's class of the same name."""
+def _replace(cfg: Config, places: Any, kind: type, registry: Any, ours: Optional[str] = None) -> bool:
+    """Make a config use our class instead of another library's class, of the same name unless it is given."""
     found = [node for _, node in walk(places) if _names(node, kind, registry, cfg)]
     for node in found:
-        node['type'] = f'mmfasternet.{kind.__name__}'
+        node['type'] = f'mmfasternet.{ours or kind.__name__}'
     return bool(found)
 
 
@@ -58,11 +59,26 @@ def _names(node: Dict[str, Any], kind: type, registry: Any, cfg: Config) -> bool
         node, kind, registry, scope_of(cfg))
 
 
+def draw_readably(cfg: Config) -> bool:
+    """Have a config draw by our visualizer in the place of MMDetection's."""
+    return _replace(cfg, [cfg.get('visualizer')], DetLocalVisualizer, VISUALIZERS, 'PictureVisualizer')
+
+
+def _draw_readably(cfg: Config, options: TestOptions) -> bool:
+    return _writes_pictures(cfg) and draw_readably(cfg)
+
+
+def _writes_pictures(cfg: Config) -> bool:
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    hook = hook.get('hook', hook) if isinstance(hook, dict) else {}  # within ours
+    return isinstance(hook, dict) and bool(hook.get('test_out_dir') or hook.get('out_dir'))
+
+
 def _draw_apart(cfg: Config, options: TestOptions) -> bool:
     """If pictures are written, draw them with our hook, which keeps images with the same name apart."""
-    hook = (cfg.get('default_hooks') or {}).get('visualization')
-    if not isinstance(hook, dict) or not (hook.get('test_out_dir') or hook.get('out_dir')):
+    if not _writes_pictures(cfg):
         return False
+    hook = cfg.default_hooks.visualization
     kind = class_of(hook, HOOKS, scope_of(cfg))
     if getattr(kind, '__name__', '') not in ('DetVisualizationHook', 'VisualizationHook'):
         return False
@@ -202,5 +218,6 @@ TEST_PARTS: Dict[str, Part] = {
     'TestLoop': _loop_over_tests,
     'NameImagesHook': _add_hook(hooks.NameImagesHook),
     'PicturesHook': _draw_apart,
+    'PictureVisualizer': _draw_readably,
     'DeployHook': _add_hook(hooks.DeployHook, _deploy_arguments),
 }

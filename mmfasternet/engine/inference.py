@@ -13,6 +13,7 @@ from rich.progress import track
 from mmfasternet.checkpoints import safe_loading
 from mmfasternet.datasets.annotation_ids import category_ids, image_ids, read_ids
 from mmfasternet.datasets.image_files import IMAGE_SUFFIXES
+from mmfasternet.datasets.truth import Truth
 from mmfasternet.datasets.video_files import SUFFIX, VideoFile, write_video
 from mmfasternet.engine.device import find_device
 from mmfasternet.engine.predictors import make_predictor
@@ -43,8 +44,9 @@ def predict(cfg: Config,
             GPU, else the CPU.
         score_thr: Detections below this score are omitted. Defaults to 0.3.
         ann_file: COCO annotation file with the ids of images (matched by file
-            name) and categories. Defaults to None: images and classes are
-            numbered from 1.
+            name) and categories; if it has annotations, they are drawn next to
+            the predictions. Defaults to None: images and classes are numbered
+            from 1.
         batch_size: Images at a time. Defaults to 1.
 
     Returns:
@@ -71,6 +73,7 @@ def predict(cfg: Config,
         ids: Sequence[int] = range(1, len(images) + 1)
         if content and predictor.ids:
             ids, predictor.ids = image_ids(content, images), category_ids(content, predictor.classes)
+        truth = Truth(content, predictor.classes) if content and predictor.ids else None
         rows = []
         batches = list(_batches(zip(images, names, drawn, ids), batch_size))
         for batch in track(batches, 'Inference'):
@@ -78,7 +81,9 @@ def predict(cfg: Config,
             for (image, name, file, number), sample in zip(batch, samples):
                 where = dict(image_id=number, file_name=name) if predictor.ids else dict(file_name=name)
                 rows += [dict(where, **row) for row in predictor.rows(sample)]
-                mmcv.imwrite(predictor.draw(mmcv.imread(image), sample), str(file))
+                pixels = mmcv.imread(image)
+                there = truth.on(number, pixels.shape[:2]) if truth else None
+                mmcv.imwrite(predictor.draw(pixels, sample, there, enlarged=True), str(file))
     return _write(out_dir, rows)
 
 

@@ -1,6 +1,6 @@
 """Detectors and classifiers whose predictions are drawn and given as plain numbers."""
 
-from typing import Any, Dict, List, Protocol, Sequence, Union
+from typing import Any, Dict, List, Optional, Protocol, Sequence, Union
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from mmfasternet.datasets.dataset_checks import dataset_classes
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.checks import check_weights
 from mmfasternet.engine.config import class_of, innermost_dataset, is_classifier, model_of, scope_of, with_text_types
+from mmfasternet.engine.config_parts import draw_readably
 
 Row = Dict[str, Any]
 #: The path of an image, or its pixels, BGR ``(H, W, 3)``.
@@ -34,8 +35,17 @@ class Predictor(Protocol):
     def __call__(self, images: Sequence[Image]) -> List[Any]:
         """Predict for a batch; returns a data sample for each image."""
 
-    def draw(self, image: np.ndarray, sample: Any) -> np.ndarray:
-        """An image, BGR ``(H, W, 3)``, with its predictions drawn."""
+    def draw(self, image: np.ndarray, sample: Any, truth: Optional[Any] = None, enlarged: bool = False) -> np.ndarray:
+        """An image with its predictions drawn.
+
+        Args:
+            image: BGR, ``(H, W, 3)``.
+            sample: The predictions.
+            truth: The annotated objects of a detector's image, drawn to the
+                left. Defaults to None: the predictions alone.
+            enlarged: Whether a detector's small image is enlarged. Defaults
+                to False.
+        """
 
     def rows(self, sample: Any) -> List[Row]:
         """The predictions for an image as plain numbers and strings."""
@@ -57,6 +67,7 @@ def make_predictor(cfg: Config, checkpoint: str, device: str, score_thr: float) 
     cfg.model = model_of(cfg)  # MMDetection's uses only the model
     if is_classifier(cfg):
         return ClassifierPredictor(cfg, checkpoint, device)
+    draw_readably(cfg)
     return DetectorPredictor(cfg, checkpoint, device, score_thr)
 
 
@@ -88,10 +99,13 @@ class DetectorPredictor:
         (_, data), = self._inferencer.preprocess(images, batch_size=len(images))
         return self._inferencer.forward(data)
 
-    def draw(self, image: np.ndarray, sample: Any) -> np.ndarray:
+    def draw(self, image: np.ndarray, sample: Any, truth: Optional[Any] = None, enlarged: bool = False) -> np.ndarray:
         """See :class:`Predictor`."""
+        if truth is not None:
+            sample.gt_instances = truth
+        self._inferencer.visualizer.enlarges = enlarged
         self._inferencer.visualizer.add_datasample(
-            '', image[..., ::-1], sample, draw_gt=False, pred_score_thr=self._score_thr)
+            '', image[..., ::-1], sample, draw_gt=truth is not None, pred_score_thr=self._score_thr)
         return self._drawn[..., ::-1]
 
     def _keep(self, name: str, image: np.ndarray, step: int = 0) -> None:
@@ -128,7 +142,7 @@ class ClassifierPredictor:
         data, = self._inferencer.preprocess(images, batch_size=len(images))
         return self._inferencer.forward(data)
 
-    def draw(self, image: np.ndarray, sample: Any) -> np.ndarray:
+    def draw(self, image: np.ndarray, sample: Any, truth: Optional[Any] = None, enlarged: bool = False) -> np.ndarray:
         """See :class:`Predictor`."""
         drawn = self._visualizer.visualize_cls(image[..., ::-1], sample, classes=self.classes or None, draw_gt=False)
         return drawn[..., ::-1]

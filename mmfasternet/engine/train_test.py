@@ -25,6 +25,7 @@ from mmfasternet.engine.part_types import check_types
 from mmfasternet.engine.preparing import prepare, what_was_added
 from mmfasternet.engine.processes import check_launcher, end_processes, is_first_process, join_processes
 from mmfasternet.engine.run_options import Options, TestOptions, TrainOptions
+from mmfasternet.engine.terminal import TerminalRunner
 from mmfasternet.errors import UserError
 
 
@@ -119,7 +120,7 @@ def _make_runner(cfg: Config, options: Options, given: Optional[nn.Module] = Non
 
 
 def _runner_of(cfg: Config, model: nn.Module, is_given: bool) -> Runner:
-    kind = cfg.get('runner_type') or Runner
+    kind = cfg.get('runner_type') or TerminalRunner
     if isinstance(kind, str):
         with RUNNERS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
             kind = registry.get(kind)

@@ -4,6 +4,7 @@ import argparse
 from typing import Optional, Sequence
 
 from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -18,8 +19,9 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection to keep (default: '
                                                                      '0.3)')
-    parser.add_argument('--ann-file', help='COCO annotation file to take the ids of images and categories from '
-                        '(default: count from 1; frames of a video always count from 0)')
+    parser.add_argument('--ann-file', help='COCO annotation file to take the ids of images and categories from, and '
+                        'the objects, which are drawn next to the predictions (default: count ids from 1; frames of a '
+                        'video always count from 0)')
     parser.add_argument('--batch-size', type=int, default=1, help='images or frames at a time (default: 1)')
     add_trust_option(parser)
     return parser.parse_args(argv)
@@ -28,11 +30,12 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        from mmfasternet.datasets.image_files import find_images
-        from mmfasternet.datasets.video_files import is_video
-        from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.device import set_threads
-        from mmfasternet.engine.inference import predict, predict_video
+        with quiet_imports():
+            from mmfasternet.datasets.image_files import find_images
+            from mmfasternet.datasets.video_files import is_video
+            from mmfasternet.engine.config import load_config
+            from mmfasternet.engine.device import set_threads
+            from mmfasternet.engine.inference import predict, predict_video
         set_threads()
         how = (args.out_dir, args.device, args.score_thr, args.ann_file, args.batch_size)
         if is_video(args.input):

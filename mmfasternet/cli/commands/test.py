@@ -12,6 +12,7 @@ from mmfasternet.cli.options import (
     set_local_rank,
     trusting,
 )
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -36,14 +37,15 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        from mmfasternet.cli.metrics import print_metrics
-        from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.deploying import DeployOptions
-        from mmfasternet.engine.device import set_threads
-        from mmfasternet.engine.outputs import metric_types, written_results
-        from mmfasternet.engine.processes import is_first_process
-        from mmfasternet.engine.run_options import TestOptions
-        from mmfasternet.engine.train_test import test
+        with quiet_imports():
+            from mmfasternet.cli.metrics import print_metrics
+            from mmfasternet.engine.config import load_config
+            from mmfasternet.engine.deploying import DeployOptions
+            from mmfasternet.engine.device import set_threads
+            from mmfasternet.engine.outputs import metric_types, written_results
+            from mmfasternet.engine.processes import is_first_process
+            from mmfasternet.engine.run_options import TestOptions
+            from mmfasternet.engine.train_test import test
         set_threads()
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         began = time.time()

@@ -12,6 +12,7 @@ from mmfasternet.cli.options import (
     trusting,
     with_amp_type,
 )
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -40,11 +41,12 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.device import set_threads
-        from mmfasternet.engine.run_options import TrainOptions
-        from mmfasternet.engine.speedups import SpeedUps
-        from mmfasternet.engine.train_test import train
+        with quiet_imports():
+            from mmfasternet.engine.config import load_config
+            from mmfasternet.engine.device import set_threads
+            from mmfasternet.engine.run_options import TrainOptions
+            from mmfasternet.engine.speedups import SpeedUps
+            from mmfasternet.engine.train_test import train
         set_threads()
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         train(cfg, TrainOptions(args.resume, args.auto_scale_lr, args.deterministic, args.skip_nan, SpeedUps.of(args)))

@@ -1,0 +1,31 @@
+"""Go the whole way in minutes on a CPU: digits, then a detector of shapes, its accuracy, pictures and latency."""
+
+import argparse
+from typing import Optional, Sequence
+
+from mmfasternet.cli.options import make_parser, one_line_errors
+from mmfasternet.cli.quiet_imports import quiet_imports
+
+
+def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = make_parser(__doc__, 'demo', '--seed 1')
+    parser.add_argument('--seed', type=int, default=0, help='of both trainings (default: 0)')
+    parser.add_argument('--work-dir', default='work_dirs/demo',
+                        help='folder for all that comes of it (default: work_dirs/demo); the shapes are in data/shapes')
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
+    with one_line_errors():
+        with quiet_imports():
+            from mmfasternet.demo.outcome_page import print_outcome, write_outcome_page
+            from mmfasternet.demo.whole_way import go_the_whole_way
+            from mmfasternet.engine.config import load_config
+            from mmfasternet.engine.device import set_threads
+        set_threads()
+        seed = {'randomness.seed': args.seed}
+        outcome = go_the_whole_way(load_config('fasternet_t0_digits', seed, f'{args.work_dir}/digits'),
+                                   load_config('mask_rcnn_fasternet_t0_shapes', seed, args.work_dir))
+        write_outcome_page(outcome)
+        print_outcome(outcome)

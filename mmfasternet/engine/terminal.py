@@ -1,0 +1,32 @@
+"""What a run says on the terminal: how it goes. The log file has everything."""
+
+import logging
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+#: How MMEngine's dumps begin, which are hundreds of lines: of the machine, the config and the order of hooks.
+_DUMPS = (f'\n{"-" * 60}\nSystem environment:', 'Config:\n', 'Hooks will be executed in the following order:\n')
+#: What MMEngine warns of in each run, and which tells a user nothing about it.
+_NOISE = ('The prefix is not set in metric class', '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+
+
+class TerminalRunner(Runner):
+    """MMEngine's runner, whose dumps of config, environment and hooks are in the log file only."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """See :class:`mmengine.runner.Runner`."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_for_the_terminal)
+        logger.info(f'config, environment and everything else: {logger.log_file}')
+        return logger
+
+
+def _is_for_the_terminal(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    if record.levelno <= logging.INFO:
+        return not text.startswith(_DUMPS)
+    return record.levelno > logging.WARNING or not text.startswith(_NOISE)
