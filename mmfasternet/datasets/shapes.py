@@ -18,7 +18,7 @@ CLASSES = ('circle', 'square', 'triangle', 'star')
 
 _SUPERSAMPLING = 4  # images are drawn this much larger, then averaged down: smooth edges
 _MIN_VISIBLE = 0.6  # share of a shape that later ones must not cover
-_MIN_RADIUS, _MAX_RADIUS = 0.1, 0.25  # of the image's side
+_MIN_RADIUS, _MAX_RADIUS = 0.07, 0.2  # of the image's side
 
 
 def _outline(name: str) -> Polygon:
@@ -143,7 +143,7 @@ def _make_split(folder: Path, annotation_file: Path, count: int, size: int, seed
 def make_shapes_coco(root: Union[str, Path],
                      num_train: int = 800,
                      num_val: int = 100,
-                     size: int = 160,
+                     size: int = 192,
                      seed: int = 0) -> Path:
     """Write a train and a val split of coloured shapes in COCO format.
 
@@ -156,7 +156,7 @@ def make_shapes_coco(root: Union[str, Path],
             ``annotations/instances_{train,val}.json`` afterwards.
         num_train: Number of training images. Defaults to 800.
         num_val: Number of validation images. Defaults to 100.
-        size: Height and width of the images in pixels. Defaults to 160.
+        size: Height and width of the images in pixels. Defaults to 192.
         seed: Seed; the val split draws from another stream. Defaults to 0.
 
     Returns:

@@ -11,7 +11,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument('root', help='folder to make')
     parser.add_argument('--num-train', type=int, default=800, help='number of training images (default: 800)')
     parser.add_argument('--num-val', type=int, default=100, help='number of validation images (default: 100)')
-    parser.add_argument('--size', type=int, default=160, help='height and width in pixels (default: 160)')
+    parser.add_argument('--size', type=int, default=192, help='height and width in pixels (default: 192)')
     parser.add_argument('--seed', type=int, default=0, help='the same seed gives the same files (default: 0)')
     return parser.parse_args(argv)
 
