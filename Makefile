@@ -7,7 +7,7 @@ VENV := $(CURDIR)/.venv$(if $(filter-out onedl,$(STACK)),-$(STACK))$(if $(TORCH)
 BIN := $(VENV)/bin
 SEED ?= 0
 
-.PHONY: setup demo test lint docs
+.PHONY: setup demo test test-slow lint docs
 
 setup:
 	@$(PYTHON) tools/setup_env.py --stack $(STACK) $(if $(TORCH),--torch "$(TORCH)") --venv "$(VENV)"
@@ -17,9 +17,16 @@ demo: setup
 	@"$(BIN)/python" tools/demo.py --seed $(SEED)
 
 # By as many processes as there are cores, up to four: each takes some 3 GB.
+PYTEST = "$(BIN)/python" -m pytest --dist worksteal \
+    -n "$$("$(BIN)/python" -c 'import os; print(min(len(os.sched_getaffinity(0)), 4))')"
+
+# Every module is covered.
 test: setup
-	"$(BIN)/python" -m pytest --dist worksteal \
-	    -n "$$("$(BIN)/python" -c 'import os; print(min(len(os.sched_getaffinity(0)), 4))')"
+	$(PYTEST) -m "not slow"
+
+# The rest: trainings, kills, processes, exports, builds, and the commands of the documentation.
+test-slow: setup
+	$(PYTEST) -m slow
 
 # The types are those of the default stack.
 lint: setup

@@ -49,6 +49,7 @@ def test_a_name_that_is_none_has_similar_ones():
         load_config('qqq/zzz.py')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_each_has_a_module_for_pure_python_configs(path, tmp_path):
     module = path.stem.replace('-', '_')

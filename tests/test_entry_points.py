@@ -264,6 +264,7 @@ print(len(mmpretrain.list_models('fasternet')), len(BaseInferencer.list_models('
     assert done.stdout.splitlines()[-1:] == ['6 10'], done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('first', ['mmengine.runner', 'mmfasternet'])
 def test_mmengines_loader_knows_names_on_the_hub(first):
     """Without a network or a cache, it is our line that ends the reading."""

@@ -56,6 +56,7 @@ def test_grey_images_are_trained_on_and_tested(grey, tmp_path):
     assert [image.shape for image in images] == [(1, 1, 192, 192)] * 4
 
 
+@pytest.mark.slow
 @needs_export
 @pytest.mark.parametrize('options', [{}, dict(parts=True), dict(end_to_end=True)], ids=str)
 def test_a_detector_is_exported(grey, tmp_path, options):
@@ -106,6 +107,7 @@ def test_detectors_are_measured(grey):
     assert len(seen[0]) == 1
 
 
+@pytest.mark.slow
 def test_forms_of_a_backbone_are_measured():
     records = measure_forms(with_channels(2), 'two', CPU, size=(32, 32), dtypes=[torch.float32], compile=False,
                             rounds=1)

@@ -41,6 +41,7 @@ def mim(tmp_path):
     return SimpleNamespace(run=run, place=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OPENMIM, reason='openmim is not installed')
 def test_openmim_searches_and_downloads(mim):
     found = mim.run('search', 'mmfasternet', '--local', '--config', 'fasternet_t0_in1k')
@@ -64,6 +65,7 @@ def test_openmim_trains_and_tests(mim, shapes):
     assert tested.returncode == 0 and '│ mask' in tested.stdout, tested.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ONEDL_MIM or ONEDL_MIM.version != '0.5.1', reason='onedl-mim 0.5.1 is not installed')
 def test_onedl_mim_looks_elsewhere(mim):
     """As docs/getting_started.md says; where this fails, its lines on mim can be shorter."""

@@ -72,6 +72,7 @@ def test_importing_the_package_imports_no_more_than_mmengine():
     assert not heavy & found and 'mmfasternet.models' not in found
 
 
+@pytest.mark.slow
 def test_the_backbone_imports_no_more_than_mmcvs_layers():
     found = modules_after('import mmfasternet.models')
     assert packages(found - modules_after('import torch, mmengine, mmcv.cnn')) == {'mmfasternet'}
@@ -143,6 +144,7 @@ def test_a_release_out_of_bounds_is_named(package, version):
     assert result.returncode and f'{package} {version} is installed, but mmfasternet' in result.stderr
 
 
+@pytest.mark.slow
 def test_types_are_found_without_custom_imports():
     result = run("""
 from mmdet.registry import MODELS, TRANSFORMS

@@ -82,12 +82,14 @@ def mim_files(tracked):
             if name.startswith(('configs/', 'tools/')) or name == 'model-index.yml'}
 
 
+@pytest.mark.slow
 def test_the_sdist_holds_what_is_tracked_and_no_more(built):
     found = {name for name in built.in_sdist if not name.startswith(MADE_BY_SETUPTOOLS)}
     links = {name for name in built.tracked if name.startswith('mmfasternet/.mim/')}
     assert found == built.tracked - NOT_IN_SDIST - links | mim_files(built.tracked)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_no_more(built):
     found = {name for name in built.in_wheel if '.dist-info/' not in name}
     assert found == {name for name in built.tracked if name.startswith('mmfasternet/') and name.endswith('.py')
@@ -95,11 +97,13 @@ def test_the_wheel_holds_the_package_and_no_more(built):
     assert {name.partition('.dist-info/')[2] for name in built.in_wheel - found} >= {'METADATA', 'licenses/LICENSE'}
 
 
+@pytest.mark.slow
 def test_both_may_be_put_on_an_index(built):
     out = run(sys.executable, '-m', 'twine', '--no-color', 'check', '--strict', built.sdist, built.wheel)
     assert out.count('PASSED') == 2
 
 
+@pytest.mark.slow
 def test_metadata(built):
     metadata = built.metadata
     assert metadata['Name'] == 'mmfasternet' and metadata['Version'] == mmfasternet.__version__
@@ -113,6 +117,7 @@ def test_metadata(built):
     assert [line for line in metadata.get_all('Requires-Dist') if 'extra ==' not in line] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [(), ('--upgrade', '--upgrade-strategy', 'eager')], ids=['install', 'upgrade'])
 def test_installing_it_replaces_nothing(built, tmp_path, options):
     """Newer releases of all are at hand."""
@@ -131,6 +136,7 @@ def test_installing_it_replaces_nothing(built, tmp_path, options):
     assert result.stderr.endswith('--force-reinstall mmcv==2.1.0\n')
 
 
+@pytest.mark.slow
 def test_on_a_bare_machine_one_line_says_what_is_missing(built, tmp_path, monkeypatch):
     monkeypatch.delenv('PYTHONPATH', raising=False)
     python = make_venv(tmp_path / 'venv')
@@ -147,6 +153,7 @@ def test_on_a_bare_machine_one_line_says_what_is_missing(built, tmp_path, monkey
     assert subprocess.run([python, script], capture_output=True, text=True, cwd=tmp_path).stderr == command.stderr
 
 
+@pytest.mark.slow
 def test_the_wheel_is_what_is_imported(wheel_python, wheel_venv):
     folder = Path(run(wheel_python, '-c', 'import mmfasternet; print(*mmfasternet.__path__)').strip())
     assert folder.is_relative_to(wheel_venv)
@@ -155,6 +162,7 @@ def test_the_wheel_is_what_is_imported(wheel_python, wheel_venv):
     assert os.access(folder / '.mim' / 'tools' / 'dist_train.sh', os.X_OK)  # mim runs it
 
 
+@pytest.mark.slow
 def test_a_config_of_the_wheel_builds_its_detector(wheel_python):
     out = run(wheel_python, '-c', """
 from pathlib import Path
@@ -171,6 +179,7 @@ print(type(detector.backbone).__module__, [x.shape[1] for x in detector.extract_
     assert module == 'mmfasternet.models.backbones.fasternet' and len(set(channels.strip('[]').split(', '))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('way', ['script', 'module'])
 def test_the_command_of_the_wheel_runs(wheel_python, way):
     command = [wheel_python, '-m', 'mmfasternet'] if way == 'module' else [wheel_python.with_name('mmfasternet')]
@@ -178,6 +187,7 @@ def test_the_command_of_the_wheel_runs(wheel_python, way):
     assert 'train' in run(*command, '--help')
 
 
+@pytest.mark.slow
 def test_the_page_of_the_index_has_absolute_links_and_code_that_runs(wheel_python):
     targets = re.findall(r'\]\(([^)]*)\)', PAGE)
     assert targets and [link for link in targets if not link.startswith('https://')] == []

@@ -154,6 +154,7 @@ def flags_of(name):
     return set(re.findall(r'--[a-z][\w-]*', result.stdout)) if result.returncode == 0 else set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, flags', sorted(set(commands())), ids=str)
 def test_commands_have_their_flags(name, flags):
     assert (ROOT / name).is_file() or '/' not in name

@@ -117,6 +117,7 @@ def test_the_figures_of_darknet_are_what_is_counted(networks):
     assert f"At 640 x 640, YOLOX-S's backbone goes {figures}" in PAGE.replace('\n', ' ')
 
 
+@pytest.mark.slow
 def test_shapes_initial_weights_and_a_step(small):
     model, regular, number = small
     assert len(modules_of(model, PartialConv)) == number
@@ -156,6 +157,7 @@ def test_a_stride_of_two_halves_maps_of_even_sizes(networks):
     assert new[1].kernel_size == new[1].stride == (2, 2)
 
 
+@pytest.mark.slow
 def test_classifier_and_detector_train(networks, tmp_path):
     """By the page's configs, with fewer channels; the detector starts from the classifier."""
     cfg = config_of(CLASSIFIER, tmp_path, backbone__base_channels=8, head__in_channels=256, head__num_classes=5)
@@ -191,6 +193,7 @@ def test_the_configs_build_as_they_are(networks, tmp_path):
             model.extract_feat(torch.rand(2, 3, 64, 64))
 
 
+@pytest.mark.slow
 def test_the_detector_is_counted_by_the_tool(networks, tmp_path, run_tool):
     (tmp_path / 'config.py').write_text(DETECTOR)
     result = run_tool('get_flops', tmp_path / 'config.py', '--size', '224', '224')
@@ -235,6 +238,7 @@ def test_a_norm_before_the_pointwise_convolution_is_left_alone():
     assert len(modules_of(deployed, _BatchNorm)) == 1
 
 
+@pytest.mark.slow
 @needs_export
 def test_the_code_for_inference_runs(networks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -478,6 +478,7 @@ def test_test_compiled(run_tool, trained, shapes, tmp_path, monkeypatch):
     assert 'NHWC, deploy, compile' in timed.out and torch._dynamo.utils.counters['stats']['unique_graphs'] >= 3
 
 
+@pytest.mark.slow
 @needs_export
 @pytest.mark.parametrize('file_format', ['onnx', 'openvino'])
 def test_an_exported_detector_is_tested_and_timed(run_tool, trained, shapes, tmp_path, monkeypatch, file_format):
@@ -501,6 +502,7 @@ def test_an_exported_detector_is_tested_and_timed(run_tool, trained, shapes, tmp
     assert again.code == 1 and 'exists' in again.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @needs_export
 def test_export_of_a_backbone_and_its_options(run_tool, trained, shapes, tmp_path):
     data = [SHAPES_CONFIG, weights(trained), '--backbone', '--images', shapes / 'val']
@@ -517,6 +519,7 @@ def test_export_of_a_backbone_and_its_options(run_tool, trained, shapes, tmp_pat
     assert result.code == 1 and 'another model' not in result.err and 'holds no dense' in result.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format', ['onnx', pytest.param('openvino', marks=needs_nncf)])
 @needs_export
 def test_an_int8_detector_is_evaluated_tested_and_timed(run_tool, trained, shapes, tmp_path, file_format):
@@ -539,6 +542,7 @@ def test_an_int8_detector_is_evaluated_tested_and_timed(run_tool, trained, shape
     assert timed.code == 0 and f'exported, {file_format}, int8' in timed.out, timed.err
 
 
+@pytest.mark.slow
 @needs_export
 def test_an_int8_classifier_is_evaluated_and_tested(run_tool, tmp_path):
     config = ROOT / 'configs' / 'fasternet_t0_digits.py'
@@ -876,6 +880,7 @@ def test_a_truncated_image_stops_training_with_its_name(run_tool, shapes, tmp_pa
     assert result.code == 1 and line.startswith('error: image') and '000003.png' in line and 'broken' in line
 
 
+@pytest.mark.slow
 def test_as_a_user_types_it_with_two_processes(trained, shapes, tmp_path):
     """Two processes train; evaluated by one and by two, a checkpoint finds the same objects and has the same AP."""
     options = ['--cfg-options', *data_options(shapes)]
@@ -904,6 +909,7 @@ def test_as_a_user_types_it_with_two_processes(trained, shapes, tmp_path):
             torch.testing.assert_close(a['pred_instances'][field], b['pred_instances'][field])
 
 
+@pytest.mark.slow
 def test_bad_input_of_several_processes_is_said_once(tmp_path):
     result = subprocess.run([TOOLS / 'dist_train.sh', SHAPES_CONFIG, '2', '--work-dir', tmp_path / 'work',
                              '--cfg-options', 'train_dataloader.dataset.data_root=gone'],
@@ -912,6 +918,7 @@ def test_bad_input_of_several_processes_is_said_once(tmp_path):
     assert 'Traceback' not in result.stderr and not (tmp_path / 'work').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fails', ['first later', 'second only'])
 def test_of_several_processes_one_says_the_error(tmp_path, fails):
     """The launcher ends all when one fails; a process that the first one does not follow speaks for itself."""

@@ -36,6 +36,7 @@ def test_classifiers_are_table_8s(arch):
     assert round(multiply_adds / 1e9, 2) == printed_multiply_adds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', list(DETECTORS))
 def test_detectors(arch):
     parts = counted(config(f'mask_rcnn_fasternet_{arch}_1x_coco'))
@@ -44,6 +45,7 @@ def test_detectors(arch):
     assert sum(row.parameters for name, row in parts.items() if name != 'total') == PARAMETERS[arch]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', list(TABLE_4))
 def test_detectors_are_table_4s(name):
     published = TABLE_4[name]

@@ -218,6 +218,7 @@ def test_code_in_a_pickle_is_refused(hub, tmp_path):
     assert len(hub.fetched()) == 1
 
 
+@pytest.mark.slow
 def test_timms_weights_compute_what_timm_computes_by_every_loader(hub, tmp_path):
     theirs = timm.create_model('fasternet_t0').eval()
     randomize_norms(theirs)

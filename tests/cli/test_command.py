@@ -142,6 +142,7 @@ def test_as_a_module_from_another_folder(tmp_path):
     assert again.returncode == 1 and again.stderr.startswith('error: ') and again.stderr.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_several_processes_of_torchrun(shapes, tmp_path):
     result = as_a_module('train', SHAPES_CONFIG, '--launcher', 'pytorch', '--work-dir', tmp_path / 'work',
                          '--cfg-options', *data_options(shapes), 'train_dataloader.batch_size=2', 'param_scheduler=[]',

@@ -475,6 +475,7 @@ def train(run_tool, data, work_dir, *options):
                     *options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', KINDS)
 def test_is_trained_on_or_refused_by_name(run_tool, tmp_path, name):
     data = Data(tmp_path / 'data')
@@ -488,11 +489,13 @@ def test_is_trained_on_or_refused_by_name(run_tool, tmp_path, name):
         assert result.code == 1 and re.match(rf'error: .*{KINDS[name].refused}', line), result.err
 
 
+@pytest.mark.slow
 def test_folder_with_spaces_and_unicode(run_tool, tmp_path):
     data = Data(tmp_path / 'my dätä 数据')
     assert train(run_tool, data, tmp_path / 'my work ü').code == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_names_the_image_too(run_tool, tmp_path):
     data = Data(tmp_path / 'data')
     KINDS['long_strip'].spoil(data)

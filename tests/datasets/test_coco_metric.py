@@ -239,6 +239,7 @@ def test_an_image_with_more_than_100_objects(write):
     assert evaluate(CocoMetric, path, found_at(0, crowded()), max_dets=100)['coco/bbox_mAP_50'] < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('max_dets', [1, 70, 120, 300, 1000, 2000])
 def test_metrics_at_a_number_of_detections_are_pycocotools(write, max_dets):
     path, predictions = write(crowded()), found_at(.18, crowded())

@@ -68,6 +68,7 @@ def test_compiling_again_takes_new_sizes_and_none_takes_the_padding_away():
         assert plain is first and plain._compiled_call_impl is None and plain(x)[0].shape[-2:] == (15, 15)
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_compiled_for_its_sizes_first(monkeypatch, recorded):  # noqa: F811
     """On a GPU; here only what is set up for it."""
     compiled = []

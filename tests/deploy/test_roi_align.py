@@ -54,6 +54,7 @@ def test_no_rois_and_rois_without_extent():
     torch.testing.assert_close(roi_align(maps, points, (7, 7), 1., 0), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_filters_of_warnings_stay_as_they_are():
     """In a fresh process, in which PyTorch has not made its remarks yet."""
     code = (

@@ -20,6 +20,7 @@ def test_an_unknown_setting():
         set_tf32('some')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('lines, expected', [
     ("torch.backends.cudnn.conv.fp32_precision = 'ieee'", (False, False)),
     ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", (True, True)),

@@ -64,6 +64,7 @@ def test_images_are_those_of_mmengines_runner(case, folder):
     assert cfg.get('data_preprocessor').mean == MEAN.tolist()  # the config stays as it is
 
 
+@pytest.mark.slow
 @needs_export
 def test_an_export_is_checked_on_such_images(folder, tmp_path, run_tool, monkeypatch):
     config = ROOT / 'configs' / 'fasternet_t0_in1k.py'
@@ -84,6 +85,7 @@ def detector_config(shapes):
     return cfg
 
 
+@pytest.mark.slow
 @needs_export
 def test_all_that_builds_a_detector_takes_it_from_beside_the_model(detector_config, tmp_path, monkeypatch):
     cfg = detector_config
@@ -148,6 +150,7 @@ def test_images_for_a_config_whose_data_set_holds_arrays(shapes):
     assert len(batches) == 3 and [batch['inputs'][0].shape for batch in batches] == [(3, 64, 64)] * 3
 
 
+@pytest.mark.slow
 @needs_export
 def test_a_copy_of_a_model_with_files_runs_the_same_files(tmp_path, shapes):
     """As MMEngine's EMAHook copies it."""

@@ -27,6 +27,7 @@ def detector(cfg, trained):
     return build_model(cfg, str(trained / 'epoch_2.pth'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format, parts', [('onnx', False), ('openvino', True)])
 def test_files_of_float32_have_the_checkpoints_accuracy(cfg, detector, trained, tmp_path, capsys, file_format, parts):
     cfg = copy.deepcopy(cfg)

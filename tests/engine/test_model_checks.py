@@ -42,6 +42,7 @@ def check(cfg, splits=('train', 'val')):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_configs_of_ours_pass(path, warnings):
     check(config({}, path))

@@ -61,6 +61,7 @@ def test_the_config_stays_and_a_prepared_one_is_prepared_as_it_is(path, options)
     assert prepare(once, options).pretty_text == once.pretty_text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options, parts', [
     (TrainOptions(speed_ups=SpeedUps(channels_last=True)), TRAIN_PARTS),
     (TestOptions('weights.pth', show_dir='pictures', deploy=DeployOptions(True)), TEST_PARTS),

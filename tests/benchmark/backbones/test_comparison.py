@@ -130,6 +130,7 @@ def test_a_training_that_counts_iterations(compare, tmp_path):
     assert again.name == 'half' and again.metrics == unbroken[0].metrics and again.curves == unbroken[0].curves
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_one_line(compare, tmp_path):
     result = compare('--seeds', 1, options=['train_dataloader.dataset.ann_file=missing.json'])
     assert result.code == 1 and len(result.err.strip().splitlines()) == 1

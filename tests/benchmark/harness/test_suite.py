@@ -296,6 +296,7 @@ run_suite(entries, torch.device('cpu'), rounds=100_000, out=sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_a_suite_that_is_killed_leaves_a_sound_file_and_goes_on(tmp_path):
     process = subprocess.Popen([sys.executable, '-c', KILLED, tmp_path], env=environment(PYTHONPATH=str(ROOT)))
     end = time.monotonic() + 120

@@ -143,6 +143,7 @@ def test_random_weights_find_objects():
         assert len(subject.function()[0].pred_instances) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', [DeployOptions(), DeployOptions(deploy=True, dtype='bfloat16')])
 def test_random_weights_of_all_networks_propose_the_same_boxes(monkeypatch, form):
     found = []

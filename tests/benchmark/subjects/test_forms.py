@@ -28,6 +28,7 @@ def test_forms_of_a_detector(trained, shapes, tmp_path):
     assert (tmp_path / 'latency.png') in report.write(tmp_path)
 
 
+@pytest.mark.slow
 def test_random_weights_find_the_same_objects_in_every_form():
     cfg = load_config(str(SHAPES_CONFIG))
     entries = detector_form_entries(cfg, 'shapes', CPU, DetectorInput((96, 128)), None, [torch.float32], False)

@@ -42,6 +42,7 @@ def records(backbone):
     return run_suite(backbone_form_entries(backbone, compile=False), CPU, rounds=2)
 
 
+@pytest.mark.slow
 def test_every_form_is_there_with_its_difference_and_its_conditions(records):
     forms = [record.conditions.form for record in records]
     assert forms[:4] == [

@@ -66,6 +66,7 @@ def test_folding_a_backbone_is_exact():
     assert not any(isinstance(module, _BatchNorm) for module in model.backbone.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options, left', [(DeployOptions(), True), (DeployOptions(deploy=True), False),
                                            (DeployOptions(deploy=True, dtype='bfloat16'), False)])
 def test_forms_of_a_detector(monkeypatch, options, left):
@@ -79,6 +80,7 @@ def test_forms_of_a_detector(monkeypatch, options, left):
     assert any(isinstance(module, _BatchNorm) for module in built[0].backbone.modules()) == left
 
 
+@pytest.mark.slow
 def test_report_of_a_network_of_timm():
     configs = dict(named_config(argument, (64, 96)) for argument in (str(SHAPES_CONFIG), 'timm:test_resnet'))
     given = DetectorInput((64, 96))

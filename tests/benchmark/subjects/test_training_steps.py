@@ -113,6 +113,7 @@ def test_a_classifier_is_refused():
         training_entry(cfg, 'digits', CPU, SpeedUps())
 
 
+@pytest.mark.slow
 def test_curves_are_those_of_the_trainings(cfg):
     cfg.train_dataloader.batch_size = 4
     plain, again = loss_curve(cfg, SpeedUps(), 3), loss_curve(cfg, SpeedUps(), 3)

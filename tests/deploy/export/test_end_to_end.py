@@ -32,6 +32,7 @@ def run(file, images):
     return [torch.from_numpy(x) for x in session.run(None, {'images': images.numpy()})]
 
 
+@pytest.mark.slow
 def test_one_file_finds_what_mmdetection_finds(cfg, model, shapes, tmp_path):
     report, = export_model(model, str(tmp_path / 'out'), end_to_end=True)
     assert report.bytes <= 1.05 * report.weight_bytes
@@ -50,6 +51,7 @@ def test_one_file_finds_what_mmdetection_finds(cfg, model, shapes, tmp_path):
     assert found > 20
 
 
+@pytest.mark.slow
 def test_an_image_without_objects(model, tmp_path):
     model = copy.deepcopy(model)
     model.test_cfg.rcnn.score_thr = 0.9999

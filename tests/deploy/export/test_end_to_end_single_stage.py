@@ -135,6 +135,7 @@ def run(file, images):
     return [torch.from_numpy(x) for x in session.run(None, {'images': images.numpy()})]
 
 
+@pytest.mark.slow
 def test_the_recipe_becomes_one_file(recipe, run_tool, shapes, tmp_path):
     config, checkpoint = recipe
     result = run_tool('export', config, checkpoint, '--whole', '--images', shapes / 'val', '--out', tmp_path / 'out')
@@ -161,6 +162,7 @@ def assert_same(objects, expected):
     assert_same_objects(dict(labels=labels, scores=scores, bboxes=boxes), expected, 1e-5, 1e-2)
 
 
+@pytest.mark.slow
 def test_a_detector_that_has_not_been_trained(cfg, tmp_path):
     """Its scores are ties but for rounding: the lists differ, and the check of the file knows why."""
     model = build(with_head(cfg, **HEADS['RTMDetHead']).model)

@@ -58,6 +58,7 @@ def predictions(model, cfg, shapes):
         return [model.test_step(batch)[0].pred_instances for batch in load_batches(cfg, images)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format', FORMATS)
 def test_it_predicts_what_the_detector_predicts(cfg, model, exported, shapes, file_format):
     deployed = ExportedDetector(cfg.model, exported / file_format)
@@ -68,6 +69,7 @@ def test_it_predicts_what_the_detector_predicts(cfg, model, exported, shapes, fi
     assert sum(p.numel() for p in deployed.parameters()) == 0
 
 
+@pytest.mark.slow
 def test_bfloat16_is_what_openvino_computes_in(cfg, model, exported, shapes):
     if not OpenVinoModel.knows(torch.bfloat16):
         pytest.skip('this processor knows no bfloat16')
@@ -78,6 +80,7 @@ def test_bfloat16_is_what_openvino_computes_in(cfg, model, exported, shapes):
     assert 1e-3 < (maps[0] - half_maps[0]).norm() / maps[0].norm() < 3e-2
 
 
+@pytest.mark.slow
 def test_thresholds_may_change_and_layers_may_not(cfg, exported):
     other = copy.deepcopy(cfg.model)
     other.test_cfg.rcnn.max_per_img = 1
@@ -87,11 +90,13 @@ def test_thresholds_may_change_and_layers_may_not(cfg, exported):
         ExportedDetector(other, exported / 'onnx')
 
 
+@pytest.mark.slow
 def test_it_only_predicts(cfg, exported):
     with pytest.raises(ArgumentError, match="'loss'"):
         ExportedDetector(cfg.model, exported / 'onnx')(torch.zeros(1, 3, 64, 64), mode='loss')
 
 
+@pytest.mark.slow
 def test_a_two_stage_detector_needs_its_heads(cfg, model, tmp_path):
     export_model(model, str(tmp_path / 'dense'), model_cfg=cfg.model)
     assert sorted(p.name for p in (tmp_path / 'dense').iterdir()) == ['dense.onnx', 'export.json']
@@ -99,6 +104,7 @@ def test_a_two_stage_detector_needs_its_heads(cfg, model, tmp_path):
         ExportedDetector(cfg.model, tmp_path / 'dense')
 
 
+@pytest.mark.slow
 def test_weights_that_no_part_holds_are_missed(cfg, exported, tmp_path):
     """They would be random."""
     extended = copy.deepcopy(cfg.model)
@@ -114,6 +120,7 @@ def test_weights_that_no_part_holds_are_missed(cfg, exported, tmp_path):
         ExportedDetector(extended, tmp_path / 'forged')
 
 
+@pytest.mark.slow
 def test_the_runner_may_hand_over_a_preprocessor(cfg, exported):
     detector = ExportedDetector(cfg.model, exported / 'onnx', data_preprocessor=dict(type='DetDataPreprocessor'))
     assert detector.data_preprocessor is detector.detector.data_preprocessor
@@ -136,6 +143,7 @@ def run_both(cfg, model, shapes, folder):
     return json.loads((folder / 'export.json').read_text())['parts']
 
 
+@pytest.mark.slow
 def test_a_cascade(cfg, shapes, tmp_path):
     cfg = copy.deepcopy(cfg)
     roi_head = cfg.model.roi_head

@@ -27,6 +27,7 @@ def backbone():
     return model.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format', FORMATS)
 def test_a_backbone_with_dynamic_batch_and_size(backbone, tmp_path, file_format):
     real = torch.randn(1, 3, 96, 64)
@@ -47,6 +48,7 @@ def test_a_backbone_with_dynamic_batch_and_size(backbone, tmp_path, file_format)
     assert not [path for path in tmp_path.iterdir() if path.name != 'out']
 
 
+@pytest.mark.slow
 def test_the_onnx_file_holds_no_norm_and_no_path(backbone, tmp_path):
     report, = export_model(backbone, str(tmp_path / 'out'))
     content = onnx.load(report.file)
@@ -74,6 +76,7 @@ def test_a_classifier(tmp_path, file_format):
         torch.testing.assert_close(logits, model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_differs_is_not_written(backbone, tmp_path):
     with pytest.raises(UserError, match='exceeds the tolerance of 1.0e-12'):
         export_model(backbone, str(tmp_path / 'out'), tolerance=1e-12)
@@ -89,6 +92,7 @@ def test_a_missing_package_and_a_tolerance_that_is_none(backbone, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_model_in_half_precision(backbone, tmp_path):
     report, = export_model(copy.deepcopy(backbone).bfloat16(), str(tmp_path / 'out'))
     assert load_runtime(report.file)(torch.randn(1, 3, 32, 32))[0].dtype == torch.float32
@@ -122,6 +126,7 @@ def test_the_manifest(backbone, tmp_path):
     assert content['versions']['torch'] == torch.__version__
 
 
+@pytest.mark.slow
 def test_an_older_exporter_that_fails_is_one_line(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.onnx, 'export', Mock(side_effect=TypeError('an operator')))
     with pytest.raises(TypeError, match='an operator'):  # of a release that it is tested with

@@ -40,6 +40,7 @@ def accuracies(*values):
     return lambda parts, runs: dict(AP=next(left))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format', FORMATS)
 def test_a_backbone(backbone, images, tmp_path, file_format):
     report = export_int8(backbone, str(tmp_path / 'out'), images, file_format)
@@ -57,6 +58,7 @@ def test_a_backbone(backbone, images, tmp_path, file_format):
     assert not [path for path in tmp_path.iterdir() if path.name != 'out']
 
 
+@pytest.mark.slow
 def test_what_stays_in_float32(backbone, images, tmp_path):
     export_int8(backbone, str(tmp_path / 'out'), images, 'onnx')
     model = onnx.load(tmp_path / 'out' / 'backbone.onnx')
@@ -73,6 +75,7 @@ def test_what_stays_in_float32(backbone, images, tmp_path):
             assert 'QuantizeLinear' not in readers or node.op_type == 'Mul'
 
 
+@pytest.mark.slow
 @needs_nncf
 def test_a_block_reads_its_input_rounded_once(backbone, images, tmp_path):
     """One scale for what is convolved and what is not, ahead of the split; and none after the concatenation."""
@@ -95,6 +98,7 @@ def test_a_block_reads_its_input_rounded_once(backbone, images, tmp_path):
             assert 'FakeQuantize' not in [value.get_node().get_type_name() for value in op.input_values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format', FORMATS)
 def test_accuracy_that_is_kept(backbone, images, tmp_path, file_format):
     report = export_int8(backbone, str(tmp_path / 'out'), images, file_format, evaluate=accuracies(0.5, 0.495),
@@ -102,6 +106,7 @@ def test_accuracy_that_is_kept(backbone, images, tmp_path, file_format):
     assert report.accuracy == {'AP': [0.5, 0.495]} == Manifest.read(tmp_path / 'out').accuracy
 
 
+@pytest.mark.slow
 def test_accuracy_that_is_lost(backbone, images, tmp_path):
     with pytest.raises(UserError, match=r'^int8 costs 0.020 of accuracy, more than the accepted 0.01 '
                        r'\(AP 0.500 -> 0.480\). Nothing was written$'):
@@ -109,6 +114,7 @@ def test_accuracy_that_is_lost(backbone, images, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('after, text', [({}, '0.500 -> 0.000'), (dict(AP=float('nan')), '0.500 -> nan')])
 def test_nothing_is_detected_any_more(backbone, images, tmp_path, after, text):
     values = iter((dict(AP=0.5), after))
@@ -116,12 +122,14 @@ def test_nothing_is_detected_any_more(backbone, images, tmp_path, after, text):
         export_int8(backbone, str(tmp_path / 'out'), images, 'onnx', evaluate=lambda parts, runs: next(values))
 
 
+@pytest.mark.slow
 def test_nothing_is_detected_from_the_start(backbone, images, tmp_path):
     with pytest.raises(UserError, match='^nothing is detected in the validation data in float32, .*--no-accuracy'):
         export_int8(backbone, str(tmp_path / 'out'), images, 'onnx', evaluate=lambda parts, runs: {})
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_nan_in_the_last_output(backbone, images, tmp_path, monkeypatch):
     def load(file):
         run = load_runtime(file)
@@ -134,6 +142,7 @@ def test_nan_in_the_last_output(backbone, images, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @needs_nncf
 def test_accuracy_that_nncf_could_find_again(backbone, images, tmp_path):
     with pytest.raises(UserError, match='Nothing was written. --accuracy-drop 0.01 lets NNCF search for layers'):
@@ -141,6 +150,7 @@ def test_accuracy_that_nncf_could_find_again(backbone, images, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @needs_nncf
 def test_a_search_for_layers(backbone, images, tmp_path):
     """The metric is how close the outputs are to PyTorch's."""
@@ -160,6 +170,7 @@ def test_a_search_for_layers(backbone, images, tmp_path):
     assert found.parts[0].relative < plain.parts[0].relative
 
 
+@pytest.mark.slow
 @needs_nncf
 def test_a_search_that_leaves_nothing_in_int8(backbone, images, tmp_path):
     def evaluate(parts, runs):
@@ -201,6 +212,7 @@ def detector(cfg, trained):
     return build_model(cfg, str(trained / 'epoch_2.pth'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format', FORMATS)
 def test_the_heads_of_rois(cfg, detector, tmp_path, file_format):
     images = calibration_batches(cfg, None, 4)
@@ -213,11 +225,13 @@ def test_the_heads_of_rois(cfg, detector, tmp_path, file_format):
     assert json.loads((tmp_path / 'out' / 'export.json').read_text())['model'] == Manifest.of('', [], cfg.model).model
 
 
+@pytest.mark.slow
 def test_a_backbone_of_a_detector(cfg, detector, tmp_path):
     report = export_int8(detector, str(tmp_path / 'out'), calibration_batches(cfg, None, 2), 'onnx', backbone=True)
     assert [part.name for part in report.parts] == ['backbone']
 
 
+@pytest.mark.slow
 def test_heads_that_get_nothing(cfg, detector, tmp_path):
     before = detector.test_cfg.rcnn.score_thr
     detector.roi_head.test_cfg.score_thr = 1.1

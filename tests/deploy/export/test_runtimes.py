@@ -50,6 +50,7 @@ subprocess.run(['true'])
 """
 
 
+@pytest.mark.slow
 def test_signals_arrive_after_openvino_went(tmp_path):
     """As a data loader's workers send them: with a core for each model this process died of a segmentation fault."""
     result = subprocess.run([sys.executable, '-c', SIGNAL, tmp_path / 'model.xml'], capture_output=True, text=True)

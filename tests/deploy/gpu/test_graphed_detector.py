@@ -160,6 +160,7 @@ def test_a_detector_on_a_gpu(trained, shapes, dtype):
                 assert_same_objects(actual, expected, 1e-2 if dtype == torch.bfloat16 else 1e-3)
 
 
+@pytest.mark.slow
 @GPU
 def test_a_compiled_detector_by_graphs(trained):
     cfg = load_config(str(SHAPES_CONFIG), ALL)

@@ -34,6 +34,7 @@ UNUSABLE = torch.tensor([[1, NAN, 0, 1, 1], [0, 0, 0, INF, 4], [0, 0, -INF, 1, 1
                          [-1, 0, 0, 9, 9], [2, 0, 0, 9, 9], [INF, 0, 0, 9, 9]])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(digit_version(torch.__version__) < digit_version('2.7.0'),
                     reason="Triton 3.2's interpreter fails in the pasting of masks")
 @pytest.mark.skipif(ON_GPU or INTERPRETED or importlib.util.find_spec('triton') is None,
