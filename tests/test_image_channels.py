@@ -46,6 +46,7 @@ def with_channels(channels):
     return cfg
 
 
+@pytest.mark.slow
 def test_grey_images_are_trained_on_and_tested(grey, tmp_path):
     grey.merge_from_dict({'train_dataloader.batch_size': 4, 'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1})
     train(grey)

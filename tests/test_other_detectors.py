@@ -11,6 +11,7 @@ from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 from tests.engine.hooks.test_resume import losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['faster_rcnn_fasternet_s_1x_coco', 'retinanet_fasternet_t2_1x_coco',
                                   'rtmdet-ins_fasternet_t0_300e_coco', 'rtmdet_fasternet_t0_300e_coco'])
 def test_another_detector_trains(run_tool, shapes, tmp_path, name):

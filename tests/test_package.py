@@ -122,6 +122,7 @@ except Exception as error:
     assert text.endswith('safetensors is not installed: pip install "mmfasternet[checkpoints]" installs it\n')
 
 
+@pytest.mark.slow
 def test_detection_works_without_mmpretrain():
     result = run("""
 import sys

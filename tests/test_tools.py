@@ -245,7 +245,7 @@ def test_records_of_another_config_of_the_same_name_are_not_taken(run_tool, tmp_
     arguments = ['--size', 64, 64, '--runs', 1, '--out', tmp_path / 'out']
     assert run_tool('benchmark_detector', tmp_path / 'a' / 'x.py', *arguments).code == 0
     other = run_tool('benchmark_detector', tmp_path / 'b' / 'x.py', *arguments)
-    assert other.code == 1 and "'x' in" in other.err and 'is of another config that is called x' in other.err
+    assert other.code == 1 and "'x' in" in other.err and 'is of another config named x' in other.err
     both = run_tool('benchmark_detector', tmp_path / 'a' / 'x.py', tmp_path / 'b' / 'x.py', *arguments)
     assert both.code == 2 and 'config files must have different names' in both.err
 
@@ -280,6 +280,7 @@ def test_benchmark_detector(run_tool, trained, shapes):
     assert both.code == 2 and '--checkpoint' in both.err
 
 
+@pytest.mark.slow
 def test_benchmark_detector_writes_and_goes_on(run_tool, tmp_path):
     other = tmp_path / 'slow.py'
     other.write_text(f"_base_ = '{SHAPES_CONFIG}'\n")
@@ -319,6 +320,7 @@ def test_table_4_is_one_option(run_tool, stopped_suites):
     assert len(seen) == 12 and {'mask_rcnn_pvt-large_1x_coco', 'mask_rcnn_fasternet_s_1x_coco'} <= seen
 
 
+@pytest.mark.slow
 def test_benchmark_classifier(run_tool, tmp_path):
     result = run_tool('benchmark_classifier', 'FasterNet-T0', 'MobileNetV1', '--batches', 1, 2, '--runs', 5,
                       '--threads', 1, '--device', 'cpu', '--out', tmp_path)
@@ -339,6 +341,7 @@ def test_benchmark_classifier(run_tool, tmp_path):
     assert unknown.code == 1 and "'FasterNet-T9'" in unknown.err and 'FasterNet-T0' in unknown.err
 
 
+@pytest.mark.slow
 def test_benchmarks_of_networks_of_timm(run_tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the base of the detector's config is found from any folder
     result = run_tool('benchmark_classifier', 'FasterNet-T0', 'timm:test_convnext', '--runs', 1, '--device', 'cpu',
@@ -360,6 +363,7 @@ def test_benchmarks_without_timm(run_tool, monkeypatch, tool):
     assert result.code == 1 and 'pip install timm' in result.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_benchmark_training(run_tool, shapes, tmp_path):
     cfg = tmp_path / 'small.py'
     data = ''.join(f"{split}_dataloader = dict(dataset=dict(data_root='{shapes}/'))\n" for split in ('train', 'val'))
@@ -453,6 +457,7 @@ def run_test(run_tool, checkpoint, shapes, out, *options):
     return torch.cat(scores), result
 
 
+@pytest.mark.slow
 def test_test_in_the_inference_form(run_tool, trained, shapes, tmp_path):
     plain = run_test(run_tool, weights(trained), shapes, tmp_path / 'plain')
     deployed = run_test(run_tool, weights(trained), shapes, tmp_path / 'deploy', '--deploy')
@@ -577,6 +582,7 @@ def test_options_of_int8_that_do_not_go_together(run_tool, options, text):
     assert result.code == 2 and text in result.err
 
 
+@pytest.mark.slow
 def test_benchmark_forms(run_tool, trained, shapes, tmp_path):
     classifier = ROOT / 'configs' / 'fasternet_t0_in1k.py'
     result = run_tool('benchmark_forms', classifier, '--size', 32, 64, '--batch', 2, '--threads', 1, '--rounds', 1,
@@ -595,6 +601,7 @@ def test_benchmark_forms(run_tool, trained, shapes, tmp_path):
     assert clash.code == 2 and '--checkpoint' in clash.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config, size', [('fasternet_t0_in1k.py', (32, 64)), (SHAPES_CONFIG.name, (64, 96))])
 def test_benchmark_forms_in_int8(run_tool, config, size):
     result = run_tool('benchmark_forms', ROOT / 'configs' / config, '--size', *size, '--dtypes', 'int8', '--rounds', 1,
@@ -606,6 +613,7 @@ def test_benchmark_forms_in_int8(run_tool, config, size):
     assert 'bfloat16' not in result.out
 
 
+@pytest.mark.slow
 def test_benchmark_detector_in_the_inference_form(run_tool, trained):
     for options, part in ((['--deploy'], 'float32, NHWC, deploy,'),
                           (['--dtype', 'bfloat16'], 'bfloat16, NHWC, deploy,'), ([], 'float32, NCHW, eager,')):
@@ -764,6 +772,7 @@ def tools_that_read(checkpoint, shapes, out):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('way', list(tools_that_read('', ROOT, ROOT)))
 def test_a_hostile_checkpoint_is_refused_and_not_run(run_tool, trained, shapes, tmp_path, way):
     """A whole training checkpoint with code hidden in it; only trust loads it, and lets the code run."""
@@ -784,6 +793,7 @@ def test_a_hostile_checkpoint_is_refused_and_not_run(run_tool, trained, shapes, 
     assert result.err.count('warning: --trust-checkpoint') == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['official.pth', 'official.safetensors', 'site/official.pth'])
 def test_a_detector_of_mmdetection_2_needs_no_conversion(run_tool, trained, shapes, tmp_path, web_server, name):
     """Its official layout gives the same AP and predictions as ours, from a file or a URL."""

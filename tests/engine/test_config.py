@@ -45,7 +45,7 @@ def test_mmdet_datasets_stands_for_data_coco(monkeypatch):
 
 
 @pytest.mark.parametrize('text, said', [
-    ('a = 1\nb = (', r"config '\S+config\.py', or one .*, is no Python in line 2: "),
+    ('a = 1\nb = (', r"config '\S+config\.py', or one .*, is not valid Python in line 2: "),
     ("_base_ = 'gone.py'", r"config '\S+config\.py' needs '\S+gone\.py', which does not exist\. Check its _base_$"),
     ("from mmengine.runner import Runner\n_base_ = '{}'",
      r"config '\S+config\.py' can't be read: The configuration file type"),

@@ -91,6 +91,7 @@ def test_classes_of_a_video(classifier, clip, tmp_path):
     assert [row['classes'] for row in pictures] == [row['classes'] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size, sizes', [(1, [1] * FRAMES), (2, [2, 2, 1]), (9, [FRAMES])])
 def test_frames_and_images_go_in_batches(detector, clip, pictures, tmp_path, monkeypatch, size, sizes):
     called, before = [], DetectorPredictor.__call__

@@ -112,7 +112,7 @@ def test_parts_of_a_detector_that_do_not_fit(changes, line):
 
 @pytest.mark.parametrize('changes, line', [
     ({'model.head.in_channels': 512}, 'model.head.in_channels is 512, and model.backbone gives maps of 320 channels'),
-    ({'model.head.num_classes': 3}, 'data_preprocessor.num_classes is 1000 for mixing labels, but model'),
+    ({'model.head.num_classes': 3}, 'data_preprocessor.num_classes is 1000, for mixing labels, but model'),
 ])
 def test_parts_of_a_classifier_that_do_not_fit(changes, line):
     with pytest.raises(UserError) as caught:

@@ -12,6 +12,7 @@ from tests.conftest import ROOT, SHAPES_CONFIG, assert_same_objects
 CPU = torch.device('cpu')
 
 
+@pytest.mark.slow
 def test_forms_of_a_detector(trained, shapes, tmp_path):
     cfg = load_config(str(SHAPES_CONFIG))
     given = DetectorInput(images=sorted(map(str, (shapes / 'val').iterdir()))[:2])

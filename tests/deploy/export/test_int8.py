@@ -4,6 +4,7 @@ import onnx
 import pytest
 import torch
 
+from mmfasternet.cpus import sums_of_int8_saturate
 from mmfasternet.deploy.export import int8
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.int8 import export_int8
@@ -51,7 +52,8 @@ def test_a_backbone(backbone, images, tmp_path, file_format):
     run, x = load_runtime(part.file), torch.randn(2, 3, 96, 64)  # of another batch and size than the images
     with torch.no_grad():
         errors = [((a - b).norm() / b.norm()).item() for a, b in zip(run(x), backbone(x))]
-    assert 1e-3 < max(errors) < 0.12 and 1e-3 < part.relative < 0.12
+    most = 0.15 if sums_of_int8_saturate() else 0.12  # weights have a bit less there
+    assert 1e-3 < max(errors) < most and 1e-3 < part.relative < most
     manifest = Manifest.read(tmp_path / 'out')
     assert (manifest.dtype, manifest.format) == ('int8', file_format)
     assert manifest.float32_layers == {'backbone': part.layers.float32} and manifest.accuracy == {}
@@ -236,7 +238,7 @@ def test_heads_that_get_nothing(cfg, detector, tmp_path):
     before = detector.test_cfg.rcnn.score_thr
     detector.roi_head.test_cfg.score_thr = 1.1
     try:
-        with pytest.raises(UserError, match='^the mask_head has nothing to be calibrated on: the detector finds no'):
+        with pytest.raises(UserError, match='^the mask_head has nothing to calibrate on: the detector finds no'):
             export_int8(detector, str(tmp_path / 'out'), calibration_batches(cfg, None, 2), 'onnx', parts=True)
     finally:
         detector.roi_head.test_cfg.score_thr = before

@@ -49,7 +49,7 @@ def train(tmp_path, kind, save_best, metrics):
 def test_a_metric_of_another_name_is_one_line(tmp_path):
     with pytest.raises(KeyError):
         train(tmp_path / 'a', MMEngineCheckpointHook, 'accuracy/top5', {'accuracy/top1': 1.})
-    with pytest.raises(UserError, match="save_best is 'accuracy/top5'.*'auto' or of accuracy/top1$"):
+    with pytest.raises(UserError, match="save_best is 'accuracy/top5'.*'auto' or one of accuracy/top1$"):
         train(tmp_path / 'b', CheckpointHook, 'accuracy/top5', {'accuracy/top1': 1.})
     assert (tmp_path / 'b' / 'epoch_1.pth').exists()
 

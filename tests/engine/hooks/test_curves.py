@@ -85,6 +85,7 @@ def test_losses_learning_rate_and_metrics_are_those_of_the_log(shapes, tmp_path,
     assert 'validat' not in line  # nothing but metrics and times
 
 
+@pytest.mark.slow
 def test_a_resumed_training_shows_the_whole(shapes, tmp_path, figures):
     train(with_validation(shapes, tmp_path / 'unbroken'))
     expected = lines_of(figures[-1])
@@ -111,6 +112,7 @@ def test_without_validation_by_iterations(shapes, tmp_path, figures):
     assert not figure.axes[0].child_axes and (tmp_path / 'curves.png').is_file()
 
 
+@pytest.mark.slow
 def test_a_classifier(tmp_path, figures):
     cfg = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'), work_dir=str(tmp_path))
     cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'randomness.seed': 0,
@@ -143,6 +145,7 @@ def test_it_can_be_left_out(shapes, tmp_path, figures):
     assert not figures and not (tmp_path / 'curves.png').exists() and (tmp_path / 'iter_4.pth').is_file()
 
 
+@pytest.mark.slow
 def test_a_plot_that_can_not_be_written_is_one_warning(shapes, tmp_path, warnings):
     (tmp_path / 'curves.png' / 'in the way').mkdir(parents=True)
     train(with_validation(shapes, tmp_path))
@@ -152,6 +155,7 @@ def test_a_plot_that_can_not_be_written_is_one_warning(shapes, tmp_path, warning
     assert not list(tmp_path.glob('.*unfinished'))
 
 
+@pytest.mark.slow
 def test_a_plot_that_fails_is_one_warning(shapes, tmp_path, warnings, monkeypatch):
 
     def fail(*args):

@@ -119,6 +119,7 @@ def test_loops_are_resumable(loop, expected):
     assert cfg.train_cfg.type == expected and 'by_epoch' not in cfg.train_cfg
 
 
+@pytest.mark.slow
 def test_from_the_middle_of_an_epoch_the_losses_go_on_bit_identically(shapes, tmp_path):
     train(shapes_config(shapes, tmp_path / 'unbroken'))
     expected = losses(tmp_path / 'unbroken')
@@ -134,6 +135,7 @@ def test_from_the_middle_of_an_epoch_the_losses_go_on_bit_identically(shapes, tm
         assert_alike(same['state_dict'], last['state_dict'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('start', [2, 3])
 def test_with_another_batch_size_the_epoch_begins_anew(shapes, tmp_path, capfd, start):
     train(shapes_config(shapes, tmp_path / 'run', **{'train_cfg.max_epochs': 1}))
@@ -145,6 +147,7 @@ def test_with_another_batch_size_the_epoch_begins_anew(shapes, tmp_path, capfd, 
     assert list(losses(tmp_path / 'larger')) == [1, 2, 3, 4]  # counted as if it had been so from the start
 
 
+@pytest.mark.slow
 def test_between_two_steps_of_accumulated_gradients(shapes, tmp_path):
     options = {'train_cfg.max_epochs': 1, 'optim_wrapper.accumulative_counts': 2}
     train(shapes_config(shapes, tmp_path / 'unbroken', **options))

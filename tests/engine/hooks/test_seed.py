@@ -7,6 +7,7 @@ import torch
 from tests.engine.hooks.test_resume import assert_alike, losses, shapes_config
 
 
+@pytest.mark.slow
 def test_deterministic_losses_are_bit_identical(run_tool, shapes, tmp_path):
     options = shapes_config(shapes, tmp_path, **{'train_cfg.max_epochs': 1, 'randomness.seed': None})
     found = []
