@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import torch
 
 from tests.engine.hooks.test_resume import assert_alike, losses, shapes_config
