@@ -36,7 +36,8 @@ def join(sources, folder):
     """
     files = []
     for unit in units([Path(source) for source in sources]):
-        file = folder / ('_'.join((unit[0].parent.name, unit[0].stem, str(len(unit)))) + '.cpp')
+        # ninja starts them by name, so the largest, which takes longest, is to be the first.
+        file = folder / ('_'.join((f'{99 - len(unit):02}', unit[0].parent.name, unit[0].stem)) + '.cpp')
         text = ''.join(f'#include "{path.resolve()}"\n' for path in unit)
         if not file.exists() or file.read_text() != text:
             folder.mkdir(parents=True, exist_ok=True)

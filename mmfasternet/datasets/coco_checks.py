@@ -167,9 +167,9 @@ def _check_training(ann_file: str, objects: Objects, images: List[Dict[str, Any]
                         f'filter_cfg.min_size={min_size}. Lower it (--cfg-options '
                         f'train_dataloader.dataset.filter_cfg.min_size=0)')
     if not objects.usable and (alone or not objects.images):
-        reasons = f': {objects.dropped()}' if objects.total else ''
-        raise DataError(f"annotation file '{ann_file}': none of its {objects.total} objects of the classes can be "
-                        f'trained on{reasons}. Fix its annotations')
+        reason = (f'none of its {objects.total} objects of the classes can be used: {objects.dropped()}'
+                  if objects.total else 'no object of the classes')
+        raise DataError(f"annotation file '{ann_file}' has nothing to train on: {reason}. Fix its annotations")
     dropped = objects.dropped(meant=False)
     if dropped:
         print_log(f"annotation file '{ann_file}': of {objects.total} objects, {objects.usable} are trained on; "

@@ -17,7 +17,8 @@ from mmfasternet.files import atomic_folder
 CLASSES = ('circle', 'square', 'triangle', 'star')
 
 _SUPERSAMPLING = 4  # images are drawn this much larger, then averaged down: smooth edges
-_MIN_VISIBLE = 0.6  # share of a shape that later ones must not cover
+_MIN_VISIBLE = 0.75  # share of a shape that later ones must not cover
+_MIN_CONTRAST = 80  # of 255, to what is behind a shape, in one of the three colours at least
 _MIN_RADIUS, _MAX_RADIUS = 0.07, 0.2  # of the image's side
 
 
@@ -47,6 +48,17 @@ def _fill(canvas: np.ndarray, shape: Polygon, color: np.ndarray) -> None:
     # OpenCV puts pixel centres at integers, COCO pixel edges.
     points = np.round(np.array(shape.exterior.coords) * _SUPERSAMPLING - 0.5).astype(np.int32)
     cv2.fillPoly(canvas, [points], color.tolist())
+
+
+def _seen_color(rng: np.random.Generator, canvas: np.ndarray, shape: Polygon) -> np.ndarray:
+    """A random colour that differs from what is behind the shape's middle."""
+    x, y = (np.array(shape.centroid.coords[0]) * _SUPERSAMPLING).astype(int)
+    side = 2 * _SUPERSAMPLING
+    behind = canvas[max(y - side, 0):y + side, max(x - side, 0):x + side].reshape(-1, 3)
+    while True:
+        color = rng.integers(0, 256, 3)
+        if not len(behind) or np.abs(color - behind.mean(0)).max() >= _MIN_CONTRAST:
+            return color
 
 
 def _draw_clutter(rng: np.random.Generator, canvas: np.ndarray, size: int) -> None:
@@ -103,7 +115,7 @@ def draw_shapes_image(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, 
     _draw_clutter(rng, canvas, size)
     objects = []
     for label, shape, visible in _place(rng, size):
-        _fill(canvas, shape, rng.integers(0, 256, 3))
+        _fill(canvas, shape, _seen_color(rng, canvas, shape))
         parts = _parts(visible)
         x0, y0, x1, y1 = MultiPolygon(parts).bounds
         objects.append(

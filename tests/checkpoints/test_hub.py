@@ -192,7 +192,7 @@ def test_without_a_network(hub):
     assert hub.read('hf://org/a/pytorch_model.bin') == [1]
     cached, absent = hub.read('hf-hub:org/a', 'hf-hub:org/b', HF_HUB_OFFLINE='1')
     assert cached == 1  # nobody has asked for its .safetensors yet
-    assert 'HF_HUB_OFFLINE forbids to fetch model.safetensors or pytorch_model.bin of org/b' in absent
+    assert 'HF_HUB_OFFLINE prevents downloading model.safetensors or pytorch_model.bin of org/b' in absent
     assert str(hub.home / 'hub') in absent
     hub.server.shutdown()
     hub.server.server_close()

@@ -105,7 +105,7 @@ def test_publishing_leaves_the_training_out_and_names_the_content(tmp_path, trai
 
 def test_a_file_without_weights_is_not_published(tmp_path):
     torch.save(dict(epoch=1), tmp_path / 'a.pth')
-    with pytest.raises(CheckpointError, match=r'a\.pth. has no weights in it, but epoch'):
+    with pytest.raises(CheckpointError, match=r'a\.pth. has no weights in it, only epoch'):
         publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))
 
 
@@ -135,7 +135,7 @@ def test_others_may_read_what_is_written(tmp_path, official, suffix):
 
 def test_safetensors_hold_tensors_only(tmp_path):
     torch.save(dict(weight=torch.zeros(1), extra=3), tmp_path / 'a.pth')
-    with pytest.raises(UserError, match=r'extra is a int, and \.safetensors holds tensors only'):
+    with pytest.raises(UserError, match=r'extra is a int, but \.safetensors holds tensors only'):
         publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.safetensors'))
     with pytest.raises(UserError, match="can't be written"):
         publish_checkpoint(str(tmp_path / 'a.pth'), '/')

@@ -118,7 +118,7 @@ def test_folders_without_images(root, warnings):
     assert "train' holds no image of 1 of its 3 classes: bee" in warning
     check(config(root, extensions=('.jpg', '.webp')))
     assert warnings == [warning]
-    assert_refused(config(root, extensions=('.png', )), 'holds no image in its 3 folders', 'end with .png')
+    assert_refused(config(root, extensions=('.png', )), 'holds no image in its 3 class folders', 'end with .png')
 
 
 @pytest.mark.parametrize('line, problem', [
@@ -163,7 +163,7 @@ ENTRY = dict(img_path='ant/0.jpg', gt_label=0)
 @pytest.mark.parametrize('entry, problem', [
     ('ant/0.jpg', 'data_list[1] has no img_path'), (dict(gt_label=0), 'data_list[1] has no img_path'),
     (dict(ENTRY, gt_label='0'), "data_list[1].gt_label is '0'"), (dict(img_path='ant/0.jpg'), 'gt_label is None'),
-    (dict(ENTRY, gt_label=3), 'gt_label is 3, and there are 3 classes: labels are 0 to 2'),
+    (dict(ENTRY, gt_label=3), 'gt_label is 3, but there are 3 classes: labels are 0 to 2'),
     (dict(ENTRY, gt_label=[0, 7]), 'gt_label is 7'), (dict(ENTRY, img_path='gone.jpg'), "such as '"),
 ])
 def test_a_json_file_with_a_wrong_entry(root, entry, problem):

@@ -126,7 +126,7 @@ def test_frames_that_are_missing_at_the_end_are_said(tmp_path, logged, monkeypat
     monkeypatch.setattr(video_files.cv2, 'VideoCapture', says(cv2.CAP_PROP_FRAME_COUNT, 9.))
     assert len(shades(tmp_path / 'a.avi')) == 6
     (line, level), = logged
-    assert "a.avi' ends after 6 of the 9 frames" in line and level == logging.WARNING
+    assert "a.avi' ends after 6 of 9 frames" in line and level == logging.WARNING
 
 
 @pytest.mark.parametrize('rate', [0., float('nan'), -1.])

@@ -45,7 +45,7 @@ def backbone_report(trained: Sequence[Trained], latencies: Sequence[LatencyRecor
     columns.update({f'{form} (ms)': '.1f' for form in forms})
     columns.update({'iterations': 'd', 'training (min)': '.1f'})
     notes = ['AP: mean over the seeds at the last validation; ±: sample standard deviation. Training: time of the '
-             'iterations without validations, on {trained[0].device}.',
+             f'iterations without validations, on {trained[0].device}.',
              *(f'Latency: {record.conditions.describe()}' for record in latencies[:1]),
              *([f'{runs_of(latencies).capitalize()}, with the weights of one seed.'] if latencies else ()),
              *failures(latencies)]

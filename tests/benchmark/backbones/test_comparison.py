@@ -177,7 +177,7 @@ def test_a_config_without_validation(run_tool, tmp_path):
 
 def test_a_config_that_ends_before_its_first_validation(compare, tmp_path):
     result = compare('--seeds', 1, options=[*OPTIONS, 'train_cfg.val_begin=3'])
-    assert result.code == 1 and "'half' would end without a validation: train_cfg.val_begin is 3, of 2" in result.err
+    assert result.code == 1 and "'half' would end without a validation: train_cfg.val_begin is 3, its length 2" in result.err
     assert not (tmp_path / 'work').exists()
 
 
@@ -203,5 +203,5 @@ def test_a_classifier(run_tool, tmp_path):
 
 def test_a_line_that_is_no_record(tmp_path):
     (tmp_path / TRAININGS).write_text('{"name": "a"}\n')
-    with pytest.raises(module.UserError, match='line 1 of .* is no record of a training'):
+    with pytest.raises(module.UserError, match='line 1 of .* is not a record of a training'):
         read_trained(tmp_path)

@@ -152,7 +152,7 @@ def test_no_images():
 
 
 def test_a_name_is_there_once():
-    with pytest.raises(UserError, match='once'):
+    with pytest.raises(UserError, match='names must be unique'):
         run_suite([Sleeper('a', 0.001, []).entry()] * 2, CPU)
 
 
@@ -257,8 +257,8 @@ def test_records_of_an_edited_config_are_not_taken(tmp_path, before, now, taken)
     if taken:
         assert run_suite([second], CPU, rounds=3, out=tmp_path)[0].runs == 3
         return
-    with pytest.raises(UserError, match="'a' in .*is of another config that is called a, or of this one before it was "
-                       'edited: .*--out'):
+    with pytest.raises(UserError, match="'a' in .*is of another config named a, or of an earlier version of this "
+                       'config: .*--out'):
         run_suite([second], CPU, rounds=3, out=tmp_path)
 
 

@@ -88,5 +88,5 @@ def test_report():
     assert len(rows) == 16 and rows[0]['G/s'] == pytest.approx(2601.1 / 2, rel=1e-3)
     assert rows[0]['paper: CPU ms'] == 35.67 and 'Roofline' in report.plots
     assert {row['bound / ms'] > 0 for row in rows} == {True}
-    with pytest.raises(UserError, match='needs its yardstick, copy'):
+    with pytest.raises(UserError, match='needs a record of its yardstick, copy'):
         operator_report(records[:-1])

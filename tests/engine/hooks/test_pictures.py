@@ -35,8 +35,9 @@ def test_images_of_one_name_are_drawn_apart(run_tool, trained, two_folders, tmp_
     assert sorted(str(path.relative_to(shown)) for path in shown.rglob('*.png')) == ['a/x.png', 'b/x.png']
     for folder in 'ab':  # the truth is drawn on the left half, the predictions on the right one
         drawn, image = (cv2.imread(str(root / folder / 'x.png')) for root in (shown, two_folders / 'val'))
-        assert drawn.shape == (96, 192, 3) and np.median(np.abs(drawn[:, 96:].astype(int) - image)) < 30
-    assert 'PicturesHook' in result.out
+        image = cv2.resize(image, None, fx=6, fy=6, interpolation=cv2.INTER_CUBIC)  # as a small one is enlarged
+        assert drawn.shape == (576, 1152, 3) and np.median(np.abs(drawn[:, 576:].astype(int) - image)) < 30
+    assert 'PicturesHook' in result.out and 'PictureVisualizer' in result.out
 
 
 def test_images_of_different_names_are_drawn_side_by_side(run_tool, trained, shapes, tmp_path):

@@ -154,7 +154,7 @@ def test_layer_scale_is_a_bare_parameter_elsewhere():
 def test_an_unknown_key_is_named(backbone, key):
     weights = official_classifier(backbone)
     weights[key] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match='no place in the official layout: ' + key.replace('.', r'\.')):
+    with pytest.raises(CheckpointError, match='keys without an equivalent in the official layout: ' + key.replace('.', r'\.')):
         convert(weights)
 
 
