@@ -10,7 +10,6 @@ classes = ('circle', 'square', 'triangle', 'star')
 model = dict(
     backbone=dict(_delete_=True, type='mmfasternet.FasterNet', arch='t0'),
     neck=dict(in_channels=[40, 80, 160, 320]),
-    rpn_head=dict(anchor_generator=dict(ratios=[1.0])),
     roi_head=dict(bbox_head=dict(num_classes=len(classes)), mask_head=dict(num_classes=len(classes))),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=200, max_per_img=100), rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),

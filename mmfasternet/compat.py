@@ -103,7 +103,7 @@ def fake_copy(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def recompilations(limit: int) -> ContextManager[Any]:
-    """Within it, Dynamo compiles a function up to ``count`` times before it falls back to eager mode."""
+    """Within it, Dynamo compiles a function up to ``limit`` times before it falls back to eager mode."""
     import torch._dynamo as dynamo
     name = 'recompile_limit' if hasattr(dynamo.config, 'recompile_limit') else 'cache_size_limit'  # PyTorch 2.6
     return dynamo.config.patch({name: limit})

@@ -46,8 +46,8 @@ def config_path(name: str) -> str:
     found = next((known for known in names if known.replace('-', '_') == stem.replace('-', '_')), None)
     if found is None:
         near = [known for known in names if known.startswith(stem)] or difflib.get_close_matches(stem, names, 3, 0.6)
-        raise UserError(f"there is no config '{name}'. " + (f'Similar names: {", ".join(near[:3])}' if near else
-                                                           f'All configs are in {configs_folder()}'))
+        hint = f'Similar names: {", ".join(near[:3])}' if near else f'All configs are in {configs_folder()}'
+        raise UserError(f"the package has no config named '{name}'. {hint}")
     return str(configs_folder() / f'{found}.py')
 
 

@@ -252,6 +252,7 @@ def test_names_resolve_from_a_wheel_and_another_folder(wheel_python, tmp_path, t
         torch.testing.assert_close(torch.tensor(scores), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_names_are_added_once_however_often_the_package_is_loaded():
     code = """
 import importlib, mmfasternet, mmpretrain

@@ -71,6 +71,7 @@ def test_a_detector_is_exported(grey, tmp_path, options):
         load_runtime(report.file)(torch.rand(1, 3, 64, 64))
 
 
+@pytest.mark.slow
 @needs_export
 def test_a_classifier_and_a_backbone_are_exported(tmp_path):
     model = build_model(with_channels(5))

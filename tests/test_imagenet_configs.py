@@ -140,6 +140,7 @@ def image_sizes(monkeypatch):
     return sizes
 
 
+@pytest.mark.slow
 def test_the_resolution_switches_and_stays_switched(run_tool, tree, image_sizes, tmp_path):
     arguments = [T0, '--work-dir', tmp_path / 'work']
     result = run_tool('train', *arguments, '--cfg-options', *options(tree))
@@ -152,6 +153,7 @@ def test_the_resolution_switches_and_stays_switched(run_tool, tree, image_sizes,
     assert read_checkpoint(str(tmp_path / 'work' / 'epoch_3.pth'))['meta']['epoch'] == 3
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction(run_tool, tree, tmp_path):
     run_tool('train', T0, '--work-dir', tmp_path / 'work', '--cfg-options', *options(tree))
     weights = tmp_path / 'work' / 'epoch_2.pth'

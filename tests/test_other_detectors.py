@@ -46,6 +46,7 @@ def scaled(value, names=('scale', 'img_scale', 'size', 'crop_size')):
     return [scaled(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_rtmdet_trains_by_its_own_pipelines(shapes, tmp_path):
     """Mosaics and mixtures of cached images first, then, in its last epochs, without them."""
     options = dict(option.split('=', 1) for option in data_options(shapes))

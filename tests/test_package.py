@@ -154,6 +154,7 @@ print(MODELS.build(dict(type='mmfasternet.FasterNet')), TRANSFORMS.build(dict(ty
     assert 'FasterNet' in result.stdout and 'LoadImageFromFile' in result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_all_types_are_found_from_all_scopes_after_importing_the_package_alone():
     types = [(registry, name) for registry, name, _ in registered()]
     assert {('MODELS', 'FasterNet'), ('DATASETS', 'Digits')} <= set(types)

@@ -31,7 +31,7 @@ from tests.test_pages import OWN_DATA, PAGES, README, TEXT
 WORDS = {
     'work_dirs/CONFIG': 'work_dirs/mask_rcnn_fasternet_t0_shapes',
     'in1k.py CHECKPOINT': 'in1k.py fasternet_t0.pth',
-    'approximate_conv.py CHECKPOINT': 'approximate_conv.py resnet50.pth --epochs 1 --max-images 10',
+    'approximation CHECKPOINT': 'approximation resnet50.pth --epochs 1 --max-images 10',
     '--checkpoint FILE': '--checkpoint shapes.pth',
     '--ann-file FILE': '--ann-file data/shapes/annotations/instances_val.json',
     '--show-dir DIR': '--show-dir shown',
@@ -40,7 +40,7 @@ WORDS = {
     '--size H W': '--size 64 96',
     'mmfasternet|official|timm|backbone': 'official',
     '--dtype int8': '--dtype int8 --calibration-images 8',
-    'benchmark_forms.py CONFIG': 'benchmark_forms.py configs/fasternet_t0_in1k.py --size 64 64 --rounds 1 --no-compile',
+    'benchmark forms CONFIG': 'benchmark forms configs/fasternet_t0_in1k.py --size 64 64 --rounds 1 --no-compile',
     'CONFIG...': 'configs/mask_rcnn_fasternet_t0_shapes.py',
     'CONFIG': 'configs/mask_rcnn_fasternet_t0_shapes.py',
     'CHECKPOINT': 'shapes.pth',
@@ -63,13 +63,13 @@ SHORT = {
 }
 #: Commands that take an hour, and where what they gave is kept; test_tools.py and test_run_all.py run them on little.
 MEASURED = {
-    'benchmark_all.py': 'forms/report.md',
-    'benchmark_detector.py --table4': 'table-4/report.md',
-    'benchmark_classifier.py': 'table-3/report.md',
-    'benchmark_operators.py': 'operators/table-1/report.md',
-    'benchmark_training.py': 'training/report.md',
-    'benchmark_forms.py configs/fasternet': 'forms/fasternet_s_in1k/report.md',
-    'benchmark_forms.py configs/mask_rcnn': 'forms/mask_rcnn_fasternet_s_1x_coco/report.md',
+    'benchmark all': 'forms/report.md',
+    'benchmark detector --table4': 'table-4/report.md',
+    'benchmark classifier': 'table-3/report.md',
+    'benchmark operators': 'operators/table-1/report.md',
+    'benchmark training': 'training/report.md',
+    'benchmark forms configs/fasternet': 'forms/fasternet_s_in1k/report.md',
+    'benchmark forms configs/mask_rcnn': 'forms/mask_rcnn_fasternet_s_1x_coco/report.md',
 }
 
 

@@ -227,11 +227,11 @@ def test_a_step_that_is_interrupted_ends_with_all_that_it_started(setup_env, dis
 
     def interrupt(lines, seconds):
         if (tmp_path / 'started').exists():
-            processes.extend(psutil.Process().children(recursive=True))
+            processes.extend(set(psutil.Process().children(recursive=True)) - before)
             raise KeyboardInterrupt
         return ''
 
-    processes = []
+    processes, before = [], set(psutil.Process().children(recursive=True))
     with pytest.raises(KeyboardInterrupt):
         setup_env.run([sys.executable, '-c', parent], 'doing this', how_far=interrupt)
     assert len(processes) == 2 and not psutil.wait_procs(processes, 10)[1]
@@ -245,7 +245,7 @@ def test_sigterm_is_an_interruption(tmp_path):
     assert process.stdout.readline().startswith('setting up')
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=60)[1] == 'interrupted: the same command goes on from here\n'
+    assert process.communicate(timeout=60)[1] == 'interrupted: run the same command to continue\n'
     assert process.returncode == 1 and not (tmp_path / 'venv' / '.mmfasternet').exists()
 
 

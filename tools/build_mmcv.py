@@ -36,7 +36,7 @@ def join(sources, folder):
     """
     files = []
     for unit in units([Path(source) for source in sources]):
-        # ninja starts them by name, so the largest, which takes longest, is to be the first.
+        # setuptools sorts sources by name, and ninja starts them in that order: the largest is to be the first.
         file = folder / ('_'.join((f'{99 - len(unit):02}', unit[0].parent.name, unit[0].stem)) + '.cpp')
         text = ''.join(f'#include "{path.resolve()}"\n' for path in unit)
         if not file.exists() or file.read_text() != text:

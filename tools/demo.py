@@ -1,4 +1,4 @@
-"""Go the whole way in minutes on a CPU: digits, then a detector of shapes, its accuracy, pictures and latency."""
+"""Run the whole pipeline in minutes on a CPU: pre-training on digits, a detector of shapes, accuracy, latency."""
 
 from mmfasternet.cli.commands.demo import main
 

@@ -2,8 +2,8 @@
 """Make the virtual environment that everything else here runs in.
 
 Needs Python 3.10 or later and a C++ compiler; where there is a GPU, also the CUDA toolkit (nvcc). mmcv's compiled
-operators have no ready-made wheel for every torch, so they are compiled once and kept for the next time. What is
-interrupted goes on where it was when the same command runs again.
+operators have no ready-made wheel for every torch, so they are compiled once and kept for the next time. If it is
+interrupted, the same command continues it.
 
 Example:
     python3 tools/setup_env.py --stack onedl --venv .venv
@@ -85,7 +85,8 @@ class Display:
 
 
 DISPLAY = Display()
-RUNNING: set[subprocess.Popen] = set()
+RUNNING: 'set[subprocess.Popen]' = set()
+STOPPING = threading.Event()  # nothing is started any more
 
 
 def run(command, what, how_far=lambda lines, seconds: '', **kwargs):
@@ -93,11 +94,15 @@ def run(command, what, how_far=lambda lines, seconds: '', **kwargs):
 
     ``how_far`` makes a text for the display of the lines so far and the seconds since the start.
     """
+    if STOPPING.is_set():
+        raise SetupError(f'{what} was not started: set-up was stopped')
     start = time.monotonic()
     lines: list[str] = []
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                text=True, errors='replace', start_new_session=True, **kwargs)
     RUNNING.add(process)
+    if STOPPING.is_set():  # meanwhile, by another thread
+        stop(process)
     reader = threading.Thread(target=lines.extend, args=(process.stdout, ), daemon=True)
     reader.start()
     done = ''
@@ -118,13 +123,16 @@ def run(command, what, how_far=lambda lines, seconds: '', **kwargs):
 
 
 def stop(*processes):
-    """End them and what they started, compilers among it."""
+    """End them and what they started, such as compilers; pip removes its temporary files on SIGINT alone."""
     for process in processes:
         RUNNING.discard(process)
-        if process.poll() is None:
+        for number, seconds in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, None)):
+            if process.poll() is not None:
+                break
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
 
 
 def pip_how_far(site_packages):
@@ -154,9 +162,9 @@ class NinjaHowFar:
 
     def __call__(self, lines, seconds):
         numbers = next(filter(None, (re.match(r'\[(\d+)/(\d+)\] ', line) for line in reversed(lines))), None)
-        if numbers is None:
+        done, every = map(int, numbers.groups()) if numbers else (0, 0)
+        if not done:
             return f'{seconds:.0f} s'
-        done, every = map(int, numbers.groups())
         if done != self.done:
             self.done, self.ended = done, seconds
         left = self.ended / done * every - seconds
@@ -172,10 +180,10 @@ def torch_pins(torch):
     if torch is None:
         return ['-r', requirements('torch')]
     if not re.fullmatch(r'\d+\.\d+\.\d+', torch):
-        raise SetupError(f"TORCH={torch} is no release of torch: "
+        raise SetupError(f"TORCH={torch} is not a release of torch: "
                          "one looks like 2.14.1, 'pip index versions torch' lists them")
     if tuple(map(int, torch.split('.'))) < OLDEST_TORCH:
-        raise SetupError(f'TORCH={torch} is too old: {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}.0 is the oldest that serves')
+        raise SetupError(f'TORCH={torch} is too old: {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}.0 is the oldest supported one')
     return [f'torch=={torch}', 'torchvision']  # torchvision names the one torch that it is for
 
 
@@ -227,12 +235,16 @@ def compile_mmcv(python, stack, folder):
     build.mkdir(parents=True, exist_ok=True)
     folder.parent.mkdir(exist_ok=True)
     with build.with_name(f'{folder.name}.lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another set-up may be at it
+        wait_for(lock)
         if list(folder.glob('*.whl')):
             return
         if not list(build.glob('*.tar.gz')):
+            download = build / 'download'  # an archive that is only half there stays here
+            shutil.rmtree(download, ignore_errors=True)
             run([python, *PIP, 'download', '--quiet', '--no-deps', '--no-build-isolation', '--no-binary', STACKS[stack],
-                 '--dest', build, pin], f'downloading {pin}')
+                 '--dest', download, pin], f'downloading {pin}')
+            archive = next(download.glob('*.tar.gz'))
+            archive.rename(build / archive.name)
         # The archive keeps the times of the files, by which ninja knows what it has compiled.
         shutil.unpack_archive(next(build.glob('*.tar.gz')), build)
         # Given flags replace Python's own: they must name the optimisation too.
@@ -242,10 +254,27 @@ def compile_mmcv(python, stack, folder):
         environment['PATH'] = f'{python.parent}{os.pathsep}{environment["PATH"]}'  # where ninja is
         run([python, Path(__file__).with_name('build_mmcv.py'), '--quiet', 'bdist_wheel', '--dist-dir', build / 'done'],
             "compiling mmcv's operators", how_far=NinjaHowFar(), env=environment,
-            cwd=next(build.glob('*/setup.py')).parent)
+            # The compilers keep the lock, whatever ends this process.
+            cwd=next(build.glob('*/setup.py')).parent, pass_fds=[lock.fileno()])
         shutil.rmtree(folder, ignore_errors=True)
         (build / 'done').rename(folder)  # atomic
         shutil.rmtree(build)
+
+
+def wait_for(lock):
+    """Take the lock, unless another set-up has it; then show that, and take it later."""
+    what = 'waiting for another set-up that compiles mmcv'
+    start = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if STOPPING.is_set():
+                raise SetupError(f'{what} was stopped') from None
+            DISPLAY.update(what, f'{time.monotonic() - start:.0f} s')
+            time.sleep(0.5)
+    DISPLAY.end(what)
 
 
 def usable_cpus():
@@ -293,6 +322,7 @@ def set_up(stack, torch, venv):
             if compiled:
                 compiled.result()
         except BaseException:
+            STOPPING.set()
             stop(*RUNNING)
             raise
     # The OpenMMLab packages ask for the OpenCV that needs a desktop; runtime.txt holds what they do need.
@@ -317,14 +347,16 @@ def main():
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='folder of the environment')
     args = parser.parse_args()
     if sys.version_info < (3, 10):  # noqa: UP036 (that of the system may be older)
-        sys.exit(f'error: Python {sys.version.split()[0]} does not serve, 3.10 and later do: make PYTHON=python3.12')
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+        sys.exit(f'error: Python {sys.version.split()[0]} is too old, 3.10 or later is needed: make PYTHON=python3.12')
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     try:
         set_up(args.stack, args.torch, args.venv)
     except SetupError as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('interrupted: the same command goes on from here')
+        sys.exit('interrupted: run the same command to continue')
 
 
 if __name__ == '__main__':

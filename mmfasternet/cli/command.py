@@ -21,7 +21,7 @@ COMMANDS = {
     'publish': 'a checkpoint without its training state, with its hash in its name',
     'flops': 'parameters and multiply-adds, part by part',
     'configs': 'names of all configs, or the path of one',
-    'demo': 'pre-training, training, evaluation, pictures and latency, in minutes on a CPU',
+    'demo': 'two trainings, an evaluation, pictures and latency, in minutes',
     'make-shapes': "a small dataset in COCO format: coloured shapes",
     'make-nuclei': 'a dataset in COCO format from the nuclei of the 2018 Data Science Bowl',
     'benchmark detector': 'latency of detectors from image to masks, and of their parts',

@@ -27,7 +27,7 @@ def print_metrics(metrics: Dict[str, Any], kinds: Sequence[str],
     """
     others = dict(metrics)
     if written is not None:
-        where = '. Results are in:' if written else '. No files were written to outfile_prefix'
+        where = '. Results are in:' if written else '. No files that begin with outfile_prefix were written'
         print(f"{'not everything' if metrics else 'nothing'} was evaluated, because of format_only=True{where}")
         for path, count in written.items():
             print(path if count is None else f"{path} ({count} {'files' if path.endswith(os.sep) else 'results'})")

@@ -1,20 +1,33 @@
-"""Imports without remarks on packages that are not there, and that nobody asked for."""
+"""Imports without remarks on packages that are missing and not needed."""
 
-import io
+import sys
 from contextlib import contextmanager, redirect_stdout
-from typing import Iterator
+from typing import Any, Iterator
 
-_REMARK = 'Could not import OneDL'  # MMDetection's maintained releases print it, and can do nothing else for us
+_REMARK = 'Could not import OneDL'  # printed by MMDetection's maintained releases
+
+
+class _WithoutRemarks:
+    """A stream that passes everything on but those lines, each with the end that ``print`` writes by itself."""
+
+    def __init__(self, out: Any) -> None:
+        self._out, self._skips_end = out, False
+
+    def write(self, text: str) -> int:
+        if text.startswith(_REMARK):
+            self._skips_end = not text.endswith('\n')
+        elif self._skips_end and text == '\n':
+            self._skips_end = False
+        else:
+            self._out.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
 
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Within it, modules are imported; what they print comes after them, without those remarks."""
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed):
-            yield
-    finally:
-        for line in printed.getvalue().splitlines():
-            if not line.startswith(_REMARK):
-                print(line)
+    """Import modules within it: their remarks on missing packages are not printed."""
+    with redirect_stdout(_WithoutRemarks(sys.stdout)):
+        yield

@@ -41,7 +41,7 @@ def _is_flag(value: Any) -> bool:
 
 
 _ID = _Kind('an integer or a string', _is_id)
-_TEXT = _Kind('a text', lambda value: isinstance(value, str) and bool(value))
+_TEXT = _Kind('a non-empty string', lambda value: isinstance(value, str) and bool(value))
 _SIZE = _Kind('a number of pixels, at least 1', lambda value: _is_number(value) and value >= 1)
 _ANY_SIZE = _Kind('a number of pixels', lambda value: value is None or _is_number(value))  # of images to predict on
 _FLAG = _Kind('0 or 1', _is_flag, optional=True)
@@ -51,7 +51,7 @@ _FIELDS: Mapping[str, Mapping[str, _Kind]] = {
         id=_ID, image_id=_ID, category_id=_ID, bbox=_Kind(f'four numbers of up to {MAX_PIXELS:.0f} pixels', _is_box),
         area=_Kind('a number of pixels', lambda value: _is_number(value, MAX_PIXELS ** 2)), iscrowd=_FLAG,
         ignore=_Kind('0 or 1', lambda value: not isinstance(value, (str, list, dict)), optional=True)),
-    'categories': dict(id=_ID, name=_Kind('a text', lambda value: isinstance(value, str))),
+    'categories': dict(id=_ID, name=_Kind('a string', lambda value: isinstance(value, str))),
 }
 
 
@@ -101,7 +101,7 @@ def check_coco_content(ann_file: str,
             continue
         if not isinstance(rows, list) or (not rows and key != 'annotations'):
             raise DataError(f"annotation file '{ann_file}' is not in COCO format: it has no list '{key}'. It needs "
-                            'images, annotations and categories; see docs/own_data.md')
+                            'images, annotations and categories; see docs/own_data.md in the repository')
         if key == 'images' and not content.get('annotations'):
             fields = dict(fields, height=_ANY_SIZE, width=_ANY_SIZE)
         _check_rows(ann_file, key, rows, fields)

@@ -94,7 +94,7 @@ def evaluated_objects(content: Dict[str, Any], classes: Sequence[str], with_mask
 
 
 def shorter_side(image: Dict[str, Any]) -> float:
-    """The size of an image according to the file; 0 if missing, which is allowed for images without annotations."""
+    """The shorter side of an image in the file, in pixels; 0 if missing, as images without annotations may have it."""
     return min(image['width'] or 0, image['height'] or 0)
 
 

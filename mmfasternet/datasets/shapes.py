@@ -17,7 +17,7 @@ from mmfasternet.files import atomic_folder
 CLASSES = ('circle', 'square', 'triangle', 'star')
 
 _SUPERSAMPLING = 4  # images are drawn this much larger, then averaged down: smooth edges
-_MIN_VISIBLE = 0.75  # share of a shape that later ones must not cover
+_MIN_VISIBLE = 0.75  # share of a shape that later ones or the image's edge must not hide
 _MIN_CONTRAST = 80  # of 255, to what is behind a shape, in one of the three colours at least
 _MIN_RADIUS, _MAX_RADIUS = 0.07, 0.2  # of the image's side
 
@@ -54,10 +54,10 @@ def _seen_color(rng: np.random.Generator, canvas: np.ndarray, shape: Polygon) ->
     """A random colour that differs from what is behind the shape's middle."""
     x, y = (np.array(shape.centroid.coords[0]) * _SUPERSAMPLING).astype(int)
     side = 2 * _SUPERSAMPLING
-    behind = canvas[max(y - side, 0):y + side, max(x - side, 0):x + side].reshape(-1, 3)
+    behind = canvas[y - side:y + side, x - side:x + side].reshape(-1, 3).mean(0)  # centres are not at the edge
     while True:
         color = rng.integers(0, 256, 3)
-        if not len(behind) or np.abs(color - behind.mean(0)).max() >= _MIN_CONTRAST:
+        if np.abs(color - behind).max() >= _MIN_CONTRAST:
             return color
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import List, Tuple
 
+import jinja2
 from rich.console import Console
 from rich.table import Table
 
@@ -48,13 +49,13 @@ def numbers_of(outcome: Outcome) -> List[Tuple[str, str]]:
     return [('top-1 accuracy, held-out digits', f'{outcome.top1:.1f} %'),
             *((f'box / mask AP, held-out shapes, {form}', f"{ap['box']:.3f} / {ap['mask']:.3f}")
               for form, ap in outcome.ap.items()),
-            *((f'latency from image to masks, {form}', f'{ms:.1f} ms') for form, ms in outcome.latency.items()),
+            *((f'latency on the CPU from image to masks, {form}', f'{ms:.1f} ms')
+              for form, ms in outcome.latency.items()),
             ('time of all steps', f'{total / 60:.1f} min')]
 
 
 def write_outcome_page(outcome: Outcome) -> Path:
-    """Write the page beside what it shows; gives its path."""
-    import jinja2
+    """Write the page next to what it shows; returns its path."""
     page = jinja2.Template(_TEMPLATE, autoescape=True).render(outcome=outcome, numbers=numbers_of(outcome))
     return write_atomically(Path(outcome.folder) / PAGE, page.encode())
 
@@ -65,7 +66,7 @@ def print_outcome(outcome: Outcome) -> None:
     for name, value in numbers_of(outcome):
         table.add_row(name, value)
     table.add_section()
-    for name, path in (('all of it on a page', PAGE), ('truth beside predictions', 'pictures/vis'),
+    for name, path in (('results page', PAGE), ('truth and predictions', 'pictures/vis'),
                        ('curves of the trainings', ', '.join(outcome.curves)), ('weights', outcome.weights)):
         table.add_row(name, path)
     console = Console()

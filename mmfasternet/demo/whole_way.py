@@ -1,6 +1,8 @@
 """From handwritten digits to a detector of shapes in a few minutes on a CPU: trained, evaluated, drawn and timed."""
 
+import copy
 import json
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -39,7 +41,7 @@ class Outcome:
         seed: Of both trainings.
         top1: Digits that were held out and are right, in percent.
         ap: Box and mask AP of held-out shapes, by the detector's form.
-        latency: Of the detector in milliseconds an image, by its form.
+        latency: Of the detector on the CPU in milliseconds an image, by its form.
         pictures: Held-out images, the truth beside what was found.
         curves: Plots of both trainings.
         weights: Of the detector.
@@ -60,7 +62,8 @@ def go_the_whole_way(digits: Config, shapes: Config, pictures: int = 12, rounds:
     """Pre-train on digits, train a detector of shapes from that, evaluate it, draw what it finds, and time it.
 
     Args:
-        digits: Config of the classifier.
+        digits: Config of the classifier; its work folder is one in that of
+            ``shapes``.
         shapes: Config of the detector, whose data are generated where they
             are not there. The outcome is in its work folder.
         pictures: How many images are drawn. Defaults to 12.
@@ -69,6 +72,7 @@ def go_the_whole_way(digits: Config, shapes: Config, pictures: int = 12, rounds:
     Raises:
         UserError: If a training was stopped, or see :func:`train`.
     """
+    shapes = copy.deepcopy(shapes)
     out = Path(shapes.work_dir)
     outcome = Outcome(str(out), shapes.randomness.seed)
     dataset = innermost_dataset(shapes)
@@ -77,7 +81,9 @@ def go_the_whole_way(digits: Config, shapes: Config, pictures: int = 12, rounds:
         runner = _train(digits)
         outcome.top1 = _reached(runner, 'accuracy/top1')
     with _step(outcome, 'generate shapes'):
-        if not root.exists():
+        if root.exists():
+            print(f"'{root}' exists and is used; remove it to generate it again")
+        else:
             make_shapes_coco(root)
     with _step(outcome, 'train the detector'):
         shapes.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=_last_checkpoint(Path(digits.work_dir)))
@@ -97,7 +103,7 @@ def go_the_whole_way(digits: Config, shapes: Config, pictures: int = 12, rounds:
         records = run_suite([detector_entry(shapes, form, device, given, checkpoint, options)
                              for form, options in _FORMS.items()], device, rounds)
         outcome.latency = {record.name: record.median_ms for record in records}
-    outcome.weights = str(Path(checkpoint).relative_to(out.absolute()))
+    outcome.weights = os.path.relpath(checkpoint, out)
     outcome.pictures = [f'pictures/vis/{Path(image).name}' for image in images[:pictures]]
     outcome.curves = [f'{Path(digits.work_dir).name}/{CURVES}', CURVES]
     write_atomically(out / 'outcome.json', json.dumps(asdict(outcome), indent=1).encode())
@@ -107,7 +113,7 @@ def go_the_whole_way(digits: Config, shapes: Config, pictures: int = 12, rounds:
 def _train(cfg: Config) -> Runner:
     runner = train(cfg, TrainOptions(speed_ups=SpeedUps(channels_last=True)))
     if runner.epoch < runner.max_epochs:
-        raise UserError('the training was stopped, and so is what would follow it')
+        raise UserError('the demo was stopped in a training: run it again, it starts from the beginning')
     return runner
 
 

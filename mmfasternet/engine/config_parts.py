@@ -3,7 +3,7 @@
 Each function returns whether it added its part.
 """
 
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
@@ -25,6 +25,10 @@ from mmfasternet.engine.run_options import Options, TestOptions, TrainOptions
 from mmfasternet.engine.saved_trainings import ATOMIC
 
 Part = Callable[[Config, Any], bool]
+#: A config's entry on what is here: ``omit``, parts that are not to be added, and ``added``, those that were.
+ENTRY = 'mmfasternet'
+#: Arguments of MMDetection's visualizer that ours has no use for.
+_STYLE = {'bbox_color', 'text_color', 'mask_color', 'line_width', 'alpha'}
 
 
 def _load_images(cfg: Config, options: Options) -> bool:
@@ -59,9 +63,18 @@ def _names(node: Dict[str, Any], kind: type, registry: Any, cfg: Config) -> bool
         node, kind, registry, scope_of(cfg))
 
 
+def omitted(cfg: Config) -> List[str]:
+    """Names of the parts that a config does not want."""
+    names = (cfg.get(ENTRY) or {}).get('omit') or []
+    return [names] if isinstance(names, str) else list(names)
+
+
 def draw_readably(cfg: Config) -> bool:
-    """Have a config draw by our visualizer in the place of MMDetection's."""
-    return _replace(cfg, [cfg.get('visualizer')], DetLocalVisualizer, VISUALIZERS, 'PictureVisualizer')
+    """Make a config draw with our visualizer instead of MMDetection's, unless it sets colours or lines of its own."""
+    visualizer = cfg.get('visualizer') or {}
+    if _STYLE & visualizer.keys():
+        return False
+    return _replace(cfg, [visualizer], DetLocalVisualizer, VISUALIZERS, 'PictureVisualizer')
 
 
 def _draw_readably(cfg: Config, options: TestOptions) -> bool:

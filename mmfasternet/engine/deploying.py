@@ -79,7 +79,7 @@ def is_export(checkpoint: Optional[str]) -> bool:
 
 
 def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
-    """Heights and widths, that all images of a config's test pipeline fit in: landscape, portrait, mixed batches.
+    """Heights and widths that the images of a config's test pipeline fit in: landscape, portrait, batches of both.
 
     They follow from its ``Resize`` with a kept aspect ratio, and the divisor
     that images are padded to.

@@ -42,7 +42,7 @@ def accuracy_of(cfg: Config, model: nn.Module) -> Evaluate:
         cfg[f'test_{key}'] = cfg.get(f'val_{key}') or cfg.get(f'test_{key}')
         if not cfg[f'test_{key}']:
             raise UserError(f"config '{cfg.filename}' has no val_{key}, which is needed to measure what int8 costs: "
-                            'give one that has it, or --no-accuracy')
+                            'give a config that has it, or use --no-accuracy')
     cfg.test_cfg = cfg.get('test_cfg') or ConfigDict()
     _write_nothing(cfg)
 

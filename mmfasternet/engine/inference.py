@@ -73,7 +73,7 @@ def predict(cfg: Config,
         ids: Sequence[int] = range(1, len(images) + 1)
         if content and predictor.ids:
             ids, predictor.ids = image_ids(content, images), category_ids(content, predictor.classes)
-        truth = Truth(content, predictor.classes) if content and predictor.ids else None
+        truth = Truth(content, predictor.classes, ann_file) if ann_file and content and predictor.ids else None
         rows = []
         batches = list(_batches(zip(images, names, drawn, ids), batch_size))
         for batch in track(batches, 'Inference'):

@@ -17,33 +17,43 @@ PALETTE: List[Color] = [
     (1, 115, 178), (222, 143, 5), (2, 158, 115), (204, 120, 188), (236, 225, 51),
     (213, 94, 0), (86, 180, 233), (251, 175, 228), (202, 145, 97), (148, 148, 148)]
 
-_SIDE = 640  # a small image is enlarged as many times as it fits into it
-_LINE, _HALO, _POINTS = 1.6, 3., 8  # widths of lines and size of letters
+_SIDE = 640  # pixels; small images are enlarged by the largest whole factor that fits
+_LINE, _HALO, _POINTS = 1.6, 3., 8  # line width, width of the dark line below it, font size
 
 
 def class_colors(classes: Optional[Sequence[str]], palette: Any, count: int) -> List[Color]:
-    """The colours of classes: the data set's, if they were made for its classes, else ours.
+    """The colours of classes: the dataset's if they were made for its classes, else ours.
 
-    MMDetection's data sets hand their own palette down, whatever classes a
-    config names: of COCO's 80 colours, the first four are a red and three that
-    look alike.
+    MMDetection's datasets keep their own palette, whatever classes a config
+    has: of COCO's 80 colours, the first four are a red and three that look
+    alike.
 
     Args:
         classes: Their names; None if they are not known.
-        palette: As a data set's ``metainfo`` has it: a list of RGB, the name
-            of one of MMDetection's, or None.
+        palette: As in a dataset's ``metainfo``: a list of RGB, the name of one
+            of MMDetection's, or None.
         count: How many colours are needed at least.
     """
     count = max(count, len(classes or ()))
     of_others = palette in (None, 'random') or isinstance(palette, (list, tuple)) and len(palette) != count
-    if of_others and count <= len(PALETTE):
-        return PALETTE
+    if of_others:
+        return PALETTE if count <= len(PALETTE) else get_palette('random', count)
     return get_palette(list(palette) if isinstance(palette, tuple) else palette, count)
+
+
+def _bitmaps(masks: Any) -> np.ndarray:
+    return (masks.to_ndarray() if hasattr(masks, 'to_ndarray') else np.asarray(masks)).astype(bool)
+
+
+def _corner(mask: np.ndarray) -> Tuple[int, int]:
+    """The upper left corner of a mask's box: x and y."""
+    rows, columns = np.nonzero(mask)
+    return (columns.min(), rows.min()) if len(rows) else (0, 0)
 
 
 @VISUALIZERS.register_module()
 class PictureVisualizer(DetLocalVisualizer):
-    """MMDetection's visualizer with colours that differ and thin lines; small images are enlarged before that.
+    """MMDetection's visualizer with distinct colours and thin lines; small images are enlarged before drawing.
 
     Args:
         name, kwargs: See :class:`mmdet.visualization.DetLocalVisualizer`.
@@ -73,14 +83,17 @@ class PictureVisualizer(DetLocalVisualizer):
         labels = [int(label) for label in instances.labels]
         colors = class_colors(classes, palette, max(labels, default=0) + 1)
         of_objects = [colors[label] for label in labels]
-        if 'masks' in instances:
-            self._outline(instances.masks, of_objects)
-        boxes = np.asarray(instances.bboxes, dtype=float).reshape(-1, 4) * self._times
-        if boxes.any():  # some heads give empty ones
+        masks: List[np.ndarray] = list(_bitmaps(instances.masks)) if 'masks' in instances else []
+        self._outline(masks, of_objects)
+        boxes = np.asarray(instances.bboxes if 'bboxes' in instances else [], dtype=float).reshape(-1, 4)
+        if boxes.any():
             # They end with the picture.
-            inside = boxes.clip(0, np.tile(image.shape[1::-1], 2) - 1)
+            inside = (boxes * self._times).clip(0, np.tile(image.shape[1::-1], 2) - 1)
             self.draw_bboxes(inside, edge_colors=of_objects, line_widths=_LINE, alpha=.8)
-        for index, (label, (left, top, _, _)) in enumerate(zip(labels, boxes)):
+            corners = boxes[:, :2]
+        else:  # of detectors without boxes, such as SOLO
+            corners = np.array([_corner(mask) for mask in masks]).reshape(-1, 2)
+        for index, (label, (left, top)) in enumerate(zip(labels, corners * self._times)):
             if 'label_names' in instances:
                 text = str(instances.label_names[index])
             else:
@@ -90,11 +103,10 @@ class PictureVisualizer(DetLocalVisualizer):
             self._write(text, left, top, of_objects[index], image.shape)
         return self.get_image()
 
-    def _outline(self, masks: Any, colors: Sequence[Color]) -> None:
+    def _outline(self, masks: Sequence[np.ndarray], colors: Sequence[Color]) -> None:
         """Draw outlines of masks, bright ones on dark ones: they are seen on any image."""
         polygons, edges = [], []
-        bitmaps = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else np.asarray(masks)
-        for bitmap, color in zip(bitmaps.astype(bool), colors):
+        for bitmap, color in zip(masks, colors):
             found = [(contour.reshape(-1, 2) + .5) * self._times for contour in bitmap_to_polygon(bitmap)[0]]
             polygons += found
             edges += [color] * len(found)

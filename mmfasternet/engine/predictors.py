@@ -14,7 +14,7 @@ from mmfasternet.datasets.dataset_checks import dataset_classes
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.checks import check_weights
 from mmfasternet.engine.config import class_of, innermost_dataset, is_classifier, model_of, scope_of, with_text_types
-from mmfasternet.engine.config_parts import draw_readably
+from mmfasternet.engine.config_parts import draw_readably, omitted
 
 Row = Dict[str, Any]
 #: The path of an image, or its pixels, BGR ``(H, W, 3)``.
@@ -67,7 +67,8 @@ def make_predictor(cfg: Config, checkpoint: str, device: str, score_thr: float) 
     cfg.model = model_of(cfg)  # MMDetection's uses only the model
     if is_classifier(cfg):
         return ClassifierPredictor(cfg, checkpoint, device)
-    draw_readably(cfg)
+    if 'PictureVisualizer' not in omitted(cfg):
+        draw_readably(cfg)
     return DetectorPredictor(cfg, checkpoint, device, score_thr)
 
 

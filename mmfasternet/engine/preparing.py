@@ -9,13 +9,10 @@ from typing import List
 from mmengine.config import Config
 
 from mmfasternet.engine.config import add_imports, with_text_types
-from mmfasternet.engine.config_parts import TEST_PARTS, TRAIN_PARTS
+from mmfasternet.engine.config_parts import ENTRY, TEST_PARTS, TRAIN_PARTS, omitted
 from mmfasternet.engine.config_steps import TEST_STEPS, TRAIN_STEPS
 from mmfasternet.engine.run_options import Options, TrainOptions
 from mmfasternet.errors import UserError
-
-#: The config's entry for what is here: ``omit``, parts that are not to be added, and ``added``, those that were.
-ENTRY = 'mmfasternet'
 
 
 def prepare(cfg: Config, options: Options) -> Config:
@@ -49,18 +46,17 @@ def prepare(cfg: Config, options: Options) -> Config:
     for step in steps:
         step(cfg, options)
     entry = dict(cfg.get(ENTRY) or {})
-    omitted = entry.get('omit') or []
-    omitted = [omitted] if isinstance(omitted, str) else list(omitted)
-    unknown = sorted(set(omitted) - {*TRAIN_PARTS, *TEST_PARTS})
+    omit = omitted(cfg)
+    unknown = sorted(set(omit) - {*TRAIN_PARTS, *TEST_PARTS})
     if unknown:
         raise UserError(f"{ENTRY}.omit names '{unknown[0]}': it must be one of "
                         f"{', '.join({**TRAIN_PARTS, **TEST_PARTS})}")
-    removed = _remove(cfg, omitted)
+    removed = _remove(cfg, omit)
     before = [name for name in entry.get('added') or [] if name not in removed]
-    for name in set(omitted) & set(before):
+    for name in set(omit) & set(before):
         raise UserError(f"{ENTRY}.omit names '{name}', which was added when this config was prepared: omit it in the "
                         'original config')
-    added = [*before, *(name for name, add in parts.items() if name not in omitted and add(cfg, options))]
+    added = [*before, *(name for name, add in parts.items() if name not in omit and add(cfg, options))]
     if added != (entry.get('added') or []):
         cfg[ENTRY] = dict(entry, added=added)
     if not any(module.partition('.')[0] == 'mmfasternet' for module in _imports(cfg)):

@@ -9,7 +9,7 @@ from mmfasternet.errors import UserError
 
 
 def is_first_process() -> bool:
-    """The rank from the launchers' variables: the process group only starts with MMEngine's runner."""
+    """Whether this is the first process, by the launchers' variables: the process group starts with the runner."""
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
 
 

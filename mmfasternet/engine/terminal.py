@@ -1,4 +1,4 @@
-"""What a run says on the terminal: how it goes. The log file has everything."""
+"""What a run prints on the terminal: its progress. The log file has everything."""
 
 import logging
 from typing import Any
@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 
 #: How MMEngine's dumps begin, which are hundreds of lines: of the machine, the config and the order of hooks.
 _DUMPS = (f'\n{"-" * 60}\nSystem environment:', 'Config:\n', 'Hooks will be executed in the following order:\n')
-#: What MMEngine warns of in each run, and which tells a user nothing about it.
+#: Warnings that MMEngine gives in every run.
 _NOISE = ('The prefix is not set in metric class', '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 
 
@@ -26,7 +26,7 @@ class TerminalRunner(Runner):
 
 
 def _is_for_the_terminal(record: logging.LogRecord) -> bool:
-    text = record.getMessage()
+    text = str(record.msg)  # getMessage() would raise for faulty arguments, outside of logging's handling
     if record.levelno <= logging.INFO:
         return not text.startswith(_DUMPS)
     return record.levelno > logging.WARNING or not text.startswith(_NOISE)

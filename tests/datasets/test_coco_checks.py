@@ -220,7 +220,7 @@ def test_objects_of_several_classes_count_apart_and_crowds_do_not(data, warnings
     assert len(warnings) == 1 and 'max_per_img' in warnings[0]
     cfg.model.test_cfg = dict(max_per_img=100)  # of a detector of one stage
     check(cfg)
-    assert 'and model.test_cfg.max_per_img keeps 100' in warnings[1]
+    assert 'model.test_cfg.max_per_img keeps 100 detections per image' in warnings[1]
 
 
 @pytest.mark.parametrize('change, problem', [

@@ -140,7 +140,7 @@ def test_batches_of_training_data_are_spread_over_them_and_read_as_in_training(s
     assert len(set(names[1])) == len(more) == len(list((shapes / 'train').iterdir()))
     assert [len(list(few)), len(list(few))] == [2, 2]  # as often as one likes
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.train_dataloader.dataset])
-    with pytest.raises(UserError, match='several datasets .ConcatDataset.: name a folder of images by --calibration'):
+    with pytest.raises(UserError, match='several datasets .ConcatDataset.: give a folder of images with --calibration'):
         calibration_batches(cfg, None, 2)
 
 

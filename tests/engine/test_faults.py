@@ -82,6 +82,7 @@ def test_twenty_kills_cost_only_the_iterations_since_the_last_checkpoint(shapes,
     print(f'{KILLS} kills, {in_a_write} of them within the write of a checkpoint')
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_go_on(shapes, tmp_path):
     config = write_config(shapes, tmp_path / 'config.py', epochs=3, interval=100, workers=2)
     unbroken = Training(config, tmp_path / 'unbroken')
@@ -101,6 +102,7 @@ def test_sigterm_saves_and_says_how_to_go_on(shapes, tmp_path):
     assert not (tmp_path / 'stopped' / 'stopped.pth').exists()  # a regular checkpoint has come after it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_sigterm_in_a_validation_saves_and_the_validation_is_done_again(shapes, tmp_path, by_epoch):
     path = tmp_path / 'config.py'
@@ -124,6 +126,7 @@ def test_sigterm_in_a_validation_saves_and_the_validation_is_done_again(shapes, 
     assert [row['step'] for row in rows if 'coco/bbox_mAP' in row] == ([1, 2] if by_epoch else [4, 8])
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_keeps_the_last_checkpoint(shapes, tmp_path):
     config = write_config(shapes, tmp_path / 'config.py', epochs=1, interval=2, keep=1)
     first = Training(config, tmp_path / 'run')

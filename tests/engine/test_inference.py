@@ -53,6 +53,7 @@ def frames(path):
     return found
 
 
+@pytest.mark.slow
 def test_detections_of_a_video_are_those_of_its_frames(detector, clip, tmp_path):
     """Against the same frames as pictures."""
     for number, frame in enumerate(frames(clip)):

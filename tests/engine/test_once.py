@@ -35,11 +35,13 @@ def counts(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_training(shapes, tmp_path, counts):
     train(shapes_config(shapes, tmp_path, **{'train_cfg.max_epochs': 1}))
     assert counts == dict(built=1, read=0)
 
 
+@pytest.mark.slow
 def test_training_from_pretrained_weights(shapes, trained, tmp_path, counts):
     cfg = shapes_config(shapes, tmp_path, **{'train_cfg.max_epochs': 1})
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(trained / 'epoch_2.pth'))
@@ -47,6 +49,7 @@ def test_training_from_pretrained_weights(shapes, trained, tmp_path, counts):
     assert counts == dict(built=1, read=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('resume', [True, False])
 def test_training_from_a_checkpoint(shapes, trained, tmp_path, counts, resume):
     cfg = shapes_config(shapes, tmp_path, **{'train_cfg.max_epochs': 3, 'train_dataloader.batch_size': 4})

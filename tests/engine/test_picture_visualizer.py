@@ -44,6 +44,8 @@ def test_colours_of_the_data_set_stay():
     assert class_colors(('a', 'b'), own, 1) == own == class_colors(('a', 'b'), tuple(own), 2)
     assert class_colors(COCO['classes'], COCO['palette'], 1) == COCO['palette']
     assert len(class_colors([str(number) for number in range(20)], None, 1)) == 20
+    many = [str(number) for number in range(100)]  # more than the 80 colours of COCO, which its datasets keep
+    assert len(class_colors(many, COCO['palette'], 1)) == 100
 
 
 @pytest.mark.parametrize('kind', ['tensor', 'array', 'bitmaps', 'polygons'])
@@ -64,6 +66,19 @@ def test_an_outline_lies_on_the_border_of_its_mask(kind):
     assert not changed[150:330, 210:450].any()
     middle = image[115:128, 300].astype(int)
     assert np.abs(middle - PALETTE[1]).sum(1).min() < 60
+
+
+@pytest.mark.parametrize('boxes', [dict(), dict(bboxes=torch.zeros(2, 4))])
+def test_labels_of_objects_without_boxes_are_at_their_masks(boxes):
+    """SOLO's boxes are zeros."""
+    masks = np.zeros((2, 100, 100), bool)
+    masks[0, 20:30, 30:40] = masks[1, 70:80, 50:60] = True
+    made, _ = visualizer(('a', 'b'))
+    places = []
+    made.draw_texts = lambda text, position, **kwargs: places.append((text, *position))
+    made.add_datasample('', np.zeros((100, 100, 3), np.uint8), DetDataSample(gt_instances=InstanceData(
+        labels=torch.tensor([0, 1]), masks=masks, **boxes)), draw_pred=False)
+    assert places == [('a', 180, 120), ('b', 300, 420)]
 
 
 def test_truth_and_predictions_are_side_by_side_and_scores_decide():

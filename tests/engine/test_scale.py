@@ -21,6 +21,7 @@ from tests.engine.hooks.test_resume import losses, shapes_config
 from tests.engine.test_faults import write_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('counts, steps', [(1, 4), (2, 2)])
 def test_accumulated_batches_make_one_step(shapes, tmp_path, counts, steps):
     train(shapes_config(shapes, tmp_path, **{
@@ -29,6 +30,7 @@ def test_accumulated_batches_make_one_step(shapes, tmp_path, counts, steps):
     assert {int(each['step']) for each in state.values()} == {steps}
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_train_alike(shapes, tmp_path):
     for name, recompute in (('plain', False), ('recomputed', True)):
         train(shapes_config(shapes, tmp_path / name, **{

@@ -31,6 +31,7 @@ def test_the_log_says_what_was_added_and_how_to_omit_it(shapes, tmp_path):
     assert 'SeedHook' not in line and 'FiniteLossHook' in line and 'mmfasternet.omit=[StopHook]' in line
 
 
+@pytest.mark.slow
 def test_losses_are_bit_identical_to_those_of_mmengines_own_way(shapes, tmp_path):
     """Without our parts, a config with a seed trains as by MMEngine's ``Runner.from_cfg``.
 

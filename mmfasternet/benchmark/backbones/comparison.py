@@ -61,8 +61,8 @@ def compare(configs: Mapping[str, Config], seeds: Sequence[int], work_dir: Union
             raise UserError(f"'{name}' has no validation: set val_cfg, val_dataloader and val_evaluator")
         begin, length = cfg.train_cfg.get('val_begin', 1), length_of(cfg)[1]
         if begin > length:
-            raise UserError(f"'{name}' would end without a validation: train_cfg.val_begin is "
-                            f"{begin}, its length {length}")
+            raise UserError(f"'{name}' would end without a validation: train_cfg.val_begin is {begin}, but the "
+                            f'training ends at {length}. Lower val_begin, or train longer')
         if not cfg.get('test_dataloader'):
             raise UserError(f"'{name}' has no test_dataloader, whose pipeline is needed to measure latency")
     images = {name: validation_images(cfg, min(_IMAGES, runs)) for name, cfg in configs.items()}

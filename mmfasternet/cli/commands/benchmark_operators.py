@@ -17,7 +17,7 @@ from mmfasternet.cli.options import (
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'benchmark operators', '--threads 1')
     parser.add_argument('--table', choices=['1', '9'], help='only this table (default: both)')
-    parser.add_argument('--batch', type=int, help='batch size (default: 1 as in the paper, and on a GPU also 32)')
+    parser.add_argument('--batch', type=int, help='batch size (default: as in the paper, 1 on a CPU, 32 on a GPU)')
     parser.add_argument('--runs', type=int, default=50, help='timed runs (default: 50)')
     add_dtype_option(parser, 'type of weights and maps (default: float32)')
     parser.add_argument('--channels-last', action='store_true', help='use channels-last maps for Table 1')

@@ -1,4 +1,4 @@
-"""Go the whole way in minutes on a CPU: digits, then a detector of shapes, its accuracy, pictures and latency."""
+"""Run the whole pipeline in minutes on a CPU: pre-training on digits, a detector of shapes, accuracy, latency."""
 
 import argparse
 from typing import Optional, Sequence
@@ -11,7 +11,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'demo', '--seed 1')
     parser.add_argument('--seed', type=int, default=0, help='of both trainings (default: 0)')
     parser.add_argument('--work-dir', default='work_dirs/demo',
-                        help='folder for all that comes of it (default: work_dirs/demo); the shapes are in data/shapes')
+                        help='folder for logs, checkpoints, pictures and the results page (default: work_dirs/demo); '
+                        'the shapes are in data/shapes')
     return parser.parse_args(argv)
 
 

@@ -15,7 +15,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument('source', help='the unpacked download: one folder per image, with images/ and masks/ in it')
     parser.add_argument('root', help='folder to make: images/, train.json and val.json')
     parser.add_argument('--val-share', type=float, default=0.18, help='share of the images to validate on, chosen by '
-                        "folders' names choose (default: 0.18)")
+                        'the names of their folders (default: 0.18)')
     parser.add_argument('--max-size', type=int, metavar='PX', help='skip images with a longer side (default: none)')
     parser.add_argument('--segmentation', choices=['polygon', 'rle'], default='polygon',
                         help='outlines, or run-length encodings, which keep holes (default: polygon)')
@@ -32,7 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for split, coco in report.splits.items():
         print(f'{args.root}/{split}.json: {coco.summary()}')
     if report.too_large:
-        print(f'{report.too_large} images over {args.max_size} px are skipped')
+        print(f'{report.too_large} images over {args.max_size} px were skipped')
     if report.problems:
-        print(f'warning: {len(report.problems)} folders or masks, listed above, are skipped', file=sys.stderr)
+        print(f'warning: {len(report.problems)} folders or masks, listed above, were skipped', file=sys.stderr)
         sys.exit(3)

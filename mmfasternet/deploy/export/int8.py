@@ -25,7 +25,7 @@ from mmfasternet.deploy.export.quantization import (
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
 from mmfasternet.errors import ArgumentError, UserError
 
-#: Accuracy by metric, between 0 and 1, of the model with files in the place of its networks.
+#: Accuracy by metric, between 0 and 1, of the model with files instead of its networks.
 Evaluate = Callable[[Sequence[Part], Sequence[Run]], Dict[str, float]]
 
 _ENTRIES = ('backbone', 'classifier', 'dense')  # the parts that take images
@@ -50,7 +50,7 @@ class Int8PartReport:
     Attributes:
         name: Name of the part.
         file: Its file.
-        bytes: Size of the file, with the weights beside it if there are any.
+        bytes: Size of the file, with its weights' file if there is one.
         float32_bytes: Size of the float32 file.
         layers: Its layers with weights, by type.
         relative: Norm of the difference over norm of the output, for the

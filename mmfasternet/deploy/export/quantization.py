@@ -16,7 +16,7 @@ from mmfasternet.deploy.export.float_layers import Node, first_layers, nodes_of_
 from mmfasternet.deploy.export.runtimes import OpenVinoModel, openvino_core
 from mmfasternet.installed import require
 
-#: What an int8 file is made with, beside the packages of its format.
+#: What an int8 file is made with, besides the packages of its format.
 QUANTIZERS = {'onnx': (), 'openvino': ('nncf', )}
 # Layers with weights, and operators that pass values on unchanged. Additions and activations other than ReLU stay in
 # float32.

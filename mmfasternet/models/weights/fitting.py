@@ -6,7 +6,7 @@ Shapes = Mapping[str, Tuple[int, ...]]
 
 
 def listed(keys: Sequence[str], most: int = 10) -> str:
-    """The keys as a string, at most ``count`` of them, with their total number."""
+    """The keys as a string, at most ``most`` of them, with their total number."""
     text = ', '.join(keys[:most])
     return f'{text}, ... ({len(keys)} keys)' if len(keys) > most else text
 

@@ -177,7 +177,8 @@ def test_a_config_without_validation(run_tool, tmp_path):
 
 def test_a_config_that_ends_before_its_first_validation(compare, tmp_path):
     result = compare('--seeds', 1, options=[*OPTIONS, 'train_cfg.val_begin=3'])
-    assert result.code == 1 and "'half' would end without a validation: train_cfg.val_begin is 3, its length 2" in result.err
+    assert result.code == 1
+    assert "'half' would end without a validation: train_cfg.val_begin is 3, but the training ends at 2" in result.err
     assert not (tmp_path / 'work').exists()
 
 

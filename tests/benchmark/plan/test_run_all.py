@@ -57,6 +57,7 @@ def test_each_step_ends_for_itself_and_is_not_done_twice(steps, tmp_path):
     assert 'good: done' in summarize(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_first_step_that_fails_in_a_fork_gets_a_new_process(monkeypatch, tmp_path):
     monkeypatch.setattr(module, 'STEPS', (Step(not_in_a_fork, 60, 0), ))
     assert run_all('cpu', tmp_path, 60)['not-in-a-fork'].startswith(DONE)

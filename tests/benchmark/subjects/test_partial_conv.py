@@ -69,6 +69,7 @@ def test_every_form_is_there_with_its_difference_and_its_conditions(records):
         not OpenVinoModel.knows(torch.bfloat16))
 
 
+@pytest.mark.slow
 def test_gflops_are_twice_the_multiply_adds_over_the_time(records):
     first, yardstick = records[0], records[-1]
     # 2 images of 32 x 48: embedding, one block of 16 channels at 8 x 12, merging, two of 32 at 4 x 6
@@ -78,12 +79,14 @@ def test_gflops_are_twice_the_multiply_adds_over_the_time(records):
     assert yardstick.gflops == pytest.approx(2 * 256**2 * 9 * 56**2 / yardstick.median_ms / 1e6)
 
 
+@pytest.mark.slow
 def test_report_of_forms_is_written(records, tmp_path):
     report = form_report(records)
     assert report.title == 'Forms of tiny' and 'batch 2, 32x48 pixels' in report.notes[0]
     assert {path.name for path in report.write(tmp_path)} == {'report.md', 'report.html', 'forms.csv', 'latency.png'}
 
 
+@pytest.mark.slow
 def test_a_form_that_fails_is_named_and_the_others_go_on(backbone, monkeypatch, tmp_path):
     def fails(model, folder, file_format, *others, **options):
         raise UserError(f'{file_format} is not installed')
@@ -113,6 +116,7 @@ def test_a_form_that_fails_is_named_and_the_others_go_on(backbone, monkeypatch, 
     assert not any(record.error for record in records) and read_records(tmp_path) == records
 
 
+@pytest.mark.slow
 def test_forms_go_on_where_they_were(backbone, tmp_path):
     entries = backbone_form_entries(backbone, [torch.float32], compile=False)[:5]
 

@@ -27,6 +27,7 @@ def test_only_the_backbone_differs_from_table_4():
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_timms_resnet50_is_that_of_table_4():
     """The same network of two libraries; MMDetection's has a frozen stage, which does not count as trained."""
     ours, theirs = mask_rcnn_config('resnet50'), load_config(str(TABLE_4))

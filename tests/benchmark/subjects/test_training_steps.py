@@ -69,6 +69,7 @@ def test_a_step_is_a_complete_one_and_keeps_the_weights(cfg, monkeypatch):
         assert optimizer.optimizer.state[layer.weight]['exp_avg'].any()
 
 
+@pytest.mark.slow
 def test_forms_are_measured_side_by_side(cfg):
     entries = [training_entry(cfg, 'shapes', CPU, SpeedUps.parse(form), (64, 96), 1)
                for form in ('plain', 'channels-last')]

@@ -18,6 +18,7 @@ def test_no_layer_at_all():
     assert first_layers([Node('relu', False, ['image'], ['out'])]) == []
 
 
+@pytest.mark.slow
 @needs_export
 @pytest.mark.parametrize('file_format', ['onnx', 'openvino'])
 def test_the_patch_embedding_is_the_first_layer_of_fasternet(file_format, tmp_path):

@@ -58,6 +58,7 @@ def scalars(work_dir):
             for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_losses_learning_rate_and_metrics_are_those_of_the_log(shapes, tmp_path, figures):
     train(with_validation(shapes, tmp_path))
     assert len(figures) == 2  # after each validation; at the end there is nothing new

@@ -73,6 +73,7 @@ def test_skipped_batches_leave_no_trace(shapes, tmp_path, capfd):
     assert not torch.equal(fourth['backbone.norm0.weight'], third['backbone.norm0.weight'])
 
 
+@pytest.mark.slow
 def test_too_many_in_a_row_are_not_skipped(shapes, tmp_path):
     with pytest.raises(TrainingDiverged, match=r'iteration 11 \(epoch 3\), 10 batches after the first skipped one'):
         run(shapes, tmp_path, range(1, 99), skip_nan=True, **{'train_cfg.max_epochs': 9})
