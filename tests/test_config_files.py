@@ -39,12 +39,12 @@ def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
 
 
 def test_a_name_that_is_none_has_similar_ones():
-    with pytest.raises(UserError, match=r"^there is no config 'mask_rcnn_fasternet_s_1x'\. "
+    with pytest.raises(UserError, match=r"^the package has no config named 'mask_rcnn_fasternet_s_1x'\. "
                                         r"Similar names: mask_rcnn_fasternet_s_1x_coco$"):
         mmfasternet.config_path('mask_rcnn_fasternet_s_1x')
     with pytest.raises(UserError, match="Similar names: retinanet_fasternet_t2_1x_coco"):
         mmfasternet.config_path('retinanet_fasternet_t1_1x_coco')
-    line = r"^config 'qqq/zzz\.py' is not a file, and there is no config .* All configs are in /"
+    line = r"^config 'qqq/zzz\.py' is not a file, and the package has no config named .* All configs are in /"
     with pytest.raises(UserError, match=line):
         load_config('qqq/zzz.py')
 

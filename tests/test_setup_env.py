@@ -309,9 +309,9 @@ def test_another_torch_brings_an_environment_up_to_date(setup_env, steps, tmp_pa
 
 
 @pytest.mark.parametrize('release, message', [
-    ('abc', 'TORCH=abc is no release.*2.14.1'),
-    ('2.14', 'TORCH=2.14 is no release.*2.14.1'),
-    ('2.14.1+cpu', r'TORCH=2.14.1\+cpu is no release'),
+    ('abc', 'TORCH=abc is not a release.*2.14.1'),
+    ('2.14', 'TORCH=2.14 is not a release.*2.14.1'),
+    ('2.14.1+cpu', r'TORCH=2.14.1\+cpu is not a release'),
     ('2.5.1', 'TORCH=2.5.1 is too old: 2.6.0 is the oldest'),
 ])
 def test_a_wrong_torch_is_one_line_and_makes_nothing(tmp_path, release, message):

@@ -109,7 +109,7 @@ def test_make_nuclei_coco(run_tool, tmp_path):
     (source / 'bad' / 'images').mkdir(parents=True)
     result = run_tool('make_nuclei_coco', source, tmp_path / 'b', '--max-size', 40, '--val-share', 0.5,
                       '--segmentation', 'rle')
-    assert result.code == 3 and '1 images over 40 px are skipped' in result.out and 'run-length' in result.out
+    assert result.code == 3 and '1 images over 40 px were skipped' in result.out and 'run-length' in result.out
     lines = result.err.splitlines()
     assert len(lines) == 2 and lines[0].startswith('warning: bad is skipped: ') and lines[1].startswith('warning: 1 ')
     assert len(json.loads((tmp_path / 'b' / 'val.json').read_text())['images']) > len(val['images'])

@@ -48,5 +48,5 @@ def test_files_of_results_are_listed(capsys, metrics, what):
 
 def test_no_files_of_results_are_said_to_be_none(capsys):
     print_metrics({}, ['CocoMetric'], {})
-    assert capsys.readouterr().out == ('nothing was evaluated, because of format_only=True. No files were written to '
-                                       'outfile_prefix\n')
+    assert capsys.readouterr().out == ('nothing was evaluated, because of format_only=True. No files that begin with '
+                                       'outfile_prefix were written\n')

@@ -55,12 +55,12 @@ def test_an_outline_lies_on_the_border_of_its_mask(kind):
     masks = dict(tensor=torch.tensor(mask), array=mask, bitmaps=BitmapMasks(mask.astype(np.uint8), 100, 100),
                  polygons=PolygonMasks([[np.array([30., 20, 80, 20, 80, 60, 30, 60])]], 100, 100))[kind]
     made, drawn = visualizer(('a', 'b'))
-    sample = DetDataSample(gt_instances=instances([[0, 0, 0, 0]], [1], masks))
+    sample = DetDataSample(gt_instances=instances([[0, 0, 1, 1]], [1], masks))
     made.add_datasample('', np.full((100, 100, 3), 255, np.uint8), sample, draw_pred=False)
     image, = drawn
     assert image.shape == (600, 600, 3)
     changed = (image < 250).any(2)
-    changed[:30, :80] = False  # the text, at the corner of its empty box
+    changed[:30, :80] = False  # the box, and the text at its corner
     rows, columns = np.nonzero(changed)
     assert np.allclose([rows.min(), rows.max(), columns.min(), columns.max()], [120, 360, 180, 480], atol=9)
     assert not changed[150:330, 210:450].any()
