@@ -16,7 +16,7 @@ _TEMPLATE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>mmfasternet: the whole way, seed {{ outcome.seed }}</title>
+<title>mmfasternet: from digits to shapes, seed {{ outcome.seed }}</title>
 <style>
   body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
   table { border-collapse: collapse; margin: 1rem 0 2rem; font-variant-numeric: tabular-nums; }
@@ -24,7 +24,7 @@ _TEMPLATE = """<!doctype html>
   img { max-width: 100%; }
   .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(32rem, 1fr)); gap: 1rem; }
 </style>
-<h1>From digits to shapes, seed {{ outcome.seed }}</h1>
+<h1>From digits to shapes, seed {{ outcome.seed }}, on held-out images</h1>
 <table>
 {% for name, value in numbers %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
 {% endfor %}</table>
@@ -46,10 +46,10 @@ _TEMPLATE = """<!doctype html>
 def numbers_of(outcome: Outcome) -> List[Tuple[str, str]]:
     """What was reached, in words and as numbers."""
     total = sum(outcome.seconds.values())
-    return [('top-1 accuracy, held-out digits', f'{outcome.top1:.1f} %'),
-            *((f'box / mask AP, held-out shapes, {form}', f"{ap['box']:.3f} / {ap['mask']:.3f}")
+    return [('digits: top-1 accuracy', f'{outcome.top1:.1f} %'),
+            *((f'shapes: box / mask AP, {form}', f"{ap['box']:.3f} / {ap['mask']:.3f}")
               for form, ap in outcome.ap.items()),
-            *((f'latency on the CPU from image to masks, {form}', f'{ms:.1f} ms')
+            *((f'CPU latency, image to masks, {form}', f'{ms:.1f} ms')
               for form, ms in outcome.latency.items()),
             ('time of all steps', f'{total / 60:.1f} min')]
 
@@ -62,7 +62,8 @@ def write_outcome_page(outcome: Outcome) -> Path:
 
 def print_outcome(outcome: Outcome) -> None:
     """Print the numbers, and where everything is."""
-    table = Table(title=f'From digits to shapes, seed {outcome.seed}', title_justify='left', show_header=False)
+    table = Table(title=f'From digits to shapes, seed {outcome.seed}, on held-out images', title_justify='left',
+                  show_header=False)
     for name, value in numbers_of(outcome):
         table.add_row(name, value)
     table.add_section()

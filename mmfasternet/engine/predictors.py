@@ -67,6 +67,8 @@ def make_predictor(cfg: Config, checkpoint: str, device: str, score_thr: float) 
     cfg.model = model_of(cfg)  # MMDetection's uses only the model
     if is_classifier(cfg):
         return ClassifierPredictor(cfg, checkpoint, device)
+    if cfg.get('visualizer'):
+        cfg.visualizer.vis_backends = []  # they write into the work folder of a run, which a prediction has not
     if 'PictureVisualizer' not in omitted(cfg):
         draw_readably(cfg)
     return DetectorPredictor(cfg, checkpoint, device, score_thr)

@@ -9,7 +9,8 @@ from mmengine.runner import Runner
 #: How MMEngine's dumps begin, which are hundreds of lines: of the machine, the config and the order of hooks.
 _DUMPS = (f'\n{"-" * 60}\nSystem environment:', 'Config:\n', 'Hooks will be executed in the following order:\n')
 #: Warnings that MMEngine gives in every run.
-_NOISE = ('The prefix is not set in metric class', '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+_NOISE = ('The prefix is not set in metric class', '"FileClient" will be deprecated', '"HardDiskBackend" is the alias',
+          'Failed to search registry with scope "mmdet" in the "function" registry tree')
 
 
 class TerminalRunner(Runner):

@@ -160,4 +160,5 @@ def test_configs_are_listed_and_found(command):
     name = 'mask_rcnn_fasternet_s_1x_coco'
     assert command('configs', name) == (0, f'{config_path(name)}\n', '')
     code, out, error = command('configs', 'mask_rcnn_fasternet_s')
-    assert code == 1 and out == '' and error.startswith("error: the package has no config named 'mask_rcnn_fasternet_s'. Similar")
+    assert code == 1 and out == ''
+    assert error.startswith("error: the package has no config named 'mask_rcnn_fasternet_s'. Similar")

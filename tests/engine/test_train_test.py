@@ -1,7 +1,9 @@
 import pytest
+import torch
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import UserError
 from tests.engine.hooks.test_resume import assert_alike, losses, shapes_config
@@ -43,3 +45,19 @@ def test_losses_are_bit_identical_to_those_of_mmengines_own_way(shapes, tmp_path
     Runner.from_cfg(shapes_config(shapes, tmp_path / 'theirs', **{'train_cfg.max_epochs': 1})).train()
     assert len(losses(tmp_path / 'ours')) == 4
     assert_alike(losses(tmp_path / 'ours'), losses(tmp_path / 'theirs'))
+
+
+@pytest.mark.slow
+def test_a_training_starts_from_a_detector_of_other_classes(shapes, trained, tmp_path):
+    """Layers with another number of classes are new, everything else is the detector's, as docs/own_data.md says."""
+    classes = dict(classes=('circle', 'star'))
+    cfg = shapes_config(shapes, tmp_path, **{
+        'train_cfg.max_epochs': 1, 'optim_wrapper.optimizer.lr': 0., 'train_dataloader.dataset.metainfo': classes,
+        'model.roi_head.bbox_head.num_classes': 2, 'model.roi_head.mask_head.num_classes': 2})
+    cfg.load_from = str(trained / 'epoch_2.pth')
+    weights = read_checkpoint(cfg.load_from)['state_dict']
+    of_classes = {f'roi_head.{name}.{part}' for part in ('weight', 'bias')
+                  for name in ('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits')}
+    for name, parameter in train(cfg).model.named_parameters():
+        assert (parameter.shape == weights[name].shape) is (name not in of_classes), name
+        assert name in of_classes or torch.equal(parameter, weights[name]), name

@@ -24,9 +24,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             from mmfasternet.demo.whole_way import go_the_whole_way
             from mmfasternet.engine.config import load_config
             from mmfasternet.engine.device import set_threads
+            seed = {'randomness.seed': args.seed}
+            digits = load_config('fasternet_t0_digits', seed, f'{args.work_dir}/digits')
+            shapes = load_config('mask_rcnn_fasternet_t0_shapes', seed, args.work_dir)
         set_threads()
-        seed = {'randomness.seed': args.seed}
-        outcome = go_the_whole_way(load_config('fasternet_t0_digits', seed, f'{args.work_dir}/digits'),
-                                   load_config('mask_rcnn_fasternet_t0_shapes', seed, args.work_dir))
+        outcome = go_the_whole_way(digits, shapes)
         write_outcome_page(outcome)
         print_outcome(outcome)

@@ -36,14 +36,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             from mmfasternet.engine.config import load_config
             from mmfasternet.engine.device import set_threads
             from mmfasternet.engine.inference import predict, predict_video
+            cfg = load_config(args.config)
         set_threads()
         how = (args.out_dir, args.device, args.score_thr, args.ann_file, args.batch_size)
         if is_video(args.input):
-            predictions, video = predict_video(load_config(args.config), args.checkpoint, args.input, *how)
+            predictions, video = predict_video(cfg, args.checkpoint, args.input, *how)
             print(f'{len(predictions)} predictions: see {args.out_dir}/predictions.json and {video}')
             return
         images = find_images(args.input)
-        predictions = predict(load_config(args.config), args.checkpoint, images, *how)
+        predictions = predict(cfg, args.checkpoint, images, *how)
         for row in predictions if 'classes' in (predictions or [{}])[0] else []:
             print(row['file_name'], *(f'{name} {score:.3f}' for name, score in zip(row['classes'], row['scores'])),
                   sep='  ')

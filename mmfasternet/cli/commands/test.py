@@ -46,8 +46,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             from mmfasternet.engine.processes import is_first_process
             from mmfasternet.engine.run_options import TestOptions
             from mmfasternet.engine.train_test import test
+            cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         set_threads()
-        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         began = time.time()
         metrics = test(cfg, TestOptions(args.checkpoint, args.out, args.show_dir, args.tta, DeployOptions.of(args)))
         if is_first_process():

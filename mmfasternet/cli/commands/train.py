@@ -47,6 +47,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             from mmfasternet.engine.run_options import TrainOptions
             from mmfasternet.engine.speedups import SpeedUps
             from mmfasternet.engine.train_test import train
+            cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         set_threads()
-        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         train(cfg, TrainOptions(args.resume, args.auto_scale_lr, args.deterministic, args.skip_nan, SpeedUps.of(args)))
