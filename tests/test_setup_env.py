@@ -1,5 +1,6 @@
 """What of the set-up can be tested without making an environment: the tests run in the one it made."""
 
+import fcntl
 import importlib.util
 import io
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +115,46 @@ def test_an_interrupted_build_goes_on_with_its_objects(setup_env, steps, tmp_pat
     assert sum(what.startswith('downloading') for what, *_ in steps) == 1
 
 
+def test_half_an_archive_is_not_taken(setup_env, steps, tmp_path, monkeypatch):
+    record = setup_env.run
+
+    def run(command, what, **kwargs):
+        output = record(command, what, **kwargs)
+        if what.startswith('downloading') and len(killed) == 0:
+            archive, = command[command.index('--dest') + 1].glob('*.tar.gz')
+            archive.write_bytes(archive.read_bytes()[:20])
+            killed.append(archive)
+            raise KeyboardInterrupt
+        return output
+
+    killed = []
+    monkeypatch.setattr(setup_env, 'run', run)
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.set_up('onedl', None, tmp_path / 'venv')
+    setup_env.STOPPING.clear()  # another process
+    setup_env.set_up('onedl', None, tmp_path / 'venv')
+    assert killed and len(list((tmp_path / 'cache').rglob('*.whl'))) == 1
+
+
+def test_a_second_set_up_waits_visibly_and_can_be_stopped(setup_env, display, tmp_path):
+    with (tmp_path / 'lock').open('w') as first, (tmp_path / 'lock').open('w') as second:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        setup_env.STOPPING.set()
+        with pytest.raises(setup_env.SetupError, match='was stopped'):
+            setup_env.wait_for(second)
+        setup_env.STOPPING.clear()
+        threading.Timer(0.2, lambda: fcntl.flock(first, fcntl.LOCK_UN)).start()
+        setup_env.wait_for(second)
+        assert '  waiting for another set-up that compiles mmcv 0 s\n' in display.out.getvalue() and not display.steps
+
+
+def test_nothing_starts_after_an_interruption(setup_env, tmp_path):
+    setup_env.STOPPING.set()
+    with pytest.raises(setup_env.SetupError, match='doing this was not started'):
+        setup_env.run([sys.executable, '-c', f'open({str(tmp_path / "started")!r}, "w")'], 'doing this')
+    assert not (tmp_path / 'started').exists()
+
+
 def test_an_environment_of_another_python_is_cleared(setup_env, steps, tmp_path):
     for name, minor, cleared in (('same', sys.version_info.minor, False), ('other', sys.version_info.minor - 1, True)):
         venv = tmp_path / name
@@ -208,6 +250,7 @@ def test_how_far_ninja_is(setup_env):
     assert how_far(lines, 60.) == '1 of 4 files, 60 s'  # and does not grow
     assert how_far([*lines, '[3/4] c++\n'], 61.) == '3 of 4 files, 61 s, about 20 s left'
     assert how_far([*lines, '[4/4] c++\n'], 80.) == '4 of 4 files, 80 s'
+    assert setup_env.NinjaHowFar()(['[0/4] c++ -c a.cpp\n'], 1.) == '1 s'
 
 
 def test_how_far_pip_is(setup_env, tmp_path):

@@ -10,6 +10,7 @@ from mmfasternet.engine import inference
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.inference import predict, predict_video
+from mmfasternet.engine.picture_visualizer import PictureVisualizer
 from mmfasternet.engine.predictors import DetectorPredictor
 from mmfasternet.errors import UserError
 from tests.conftest import ROOT, SHAPES_CONFIG
@@ -189,3 +190,14 @@ def test_what_is_read_is_not_overwritten(detector, pictures, tmp_path):
     with pytest.raises(UserError, match=r"vis/a\.mp4' would be overwritten"):
         predict_video(*detector, str(video), str(tmp_path))
     assert [path.read_bytes() for path in (image, video)] == before
+
+
+@pytest.mark.parametrize('omit', [False, True])
+def test_the_visualizer_can_be_omitted(detector, pictures, tmp_path, monkeypatch, omit):
+    cfg, weights = detector
+    cfg.mmfasternet = dict(omit=['PictureVisualizer'] * omit)
+    kinds, draw = [], DetectorPredictor.draw
+    monkeypatch.setattr(DetectorPredictor, 'draw', lambda self, *args, **kwargs: (
+        kinds.append(type(self._inferencer.visualizer)), draw(self, *args, **kwargs))[1])
+    predict(cfg, weights, pictures[:1], str(tmp_path / 'out'), 'cpu')
+    assert (kinds == [PictureVisualizer]) is not omit and len(kinds) == 1

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS, LOOPS, DefaultScope
 
 from mmfasternet.datasets import SeededSampler
 from mmfasternet.engine.config import load_config
-from mmfasternet.engine.config_parts import TEST_PARTS, TRAIN_PARTS
+from mmfasternet.engine.config_parts import TEST_PARTS, TRAIN_PARTS, draw_readably
 from mmfasternet.engine.config_steps import with_exported, with_speed_ups
 from mmfasternet.engine.deploying import DeployOptions
 from mmfasternet.engine.hooks import StopHook
@@ -359,3 +359,12 @@ def test_exports_are_not_compiled_again(tmp_path):
     cfg = prepare(cfg, TestOptions(str(tmp_path), tta=True))
     assert cfg.model.type == 'mmfasternet.InstanceTTAModel' and cfg.model.module.type == 'mmfasternet.ExportedDetector'
     assert cfg.load_from is None
+
+
+@pytest.mark.parametrize('key', ['bbox_color', 'text_color', 'mask_color', 'line_width', 'alpha'])
+def test_a_visualizer_with_a_style_of_its_own_stays(key):
+    cfg = load_config(str(SHAPES_CONFIG))
+    cfg.visualizer[key] = 1
+    assert not draw_readably(cfg) and cfg.visualizer.type == 'DetLocalVisualizer'
+    cfg.visualizer.pop(key)
+    assert draw_readably(cfg) and cfg.visualizer.type == 'mmfasternet.PictureVisualizer'
