@@ -4,7 +4,7 @@ custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.models.heads', 'mmfasternet.datasets.digits'],
     allow_failed_imports=False)
 
-max_epochs = 10
+max_epochs = 6
 data_preprocessor = dict(num_classes=10, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 model = dict(
     type='ImageClassifier',

@@ -4,7 +4,7 @@ custom_imports = dict(imports=['mmfasternet.models'], allow_failed_imports=False
 
 data_root = 'data/shapes/'
 image_size = (160, 160)
-max_epochs = 4
+max_epochs = 5
 classes = ('circle', 'square', 'triangle', 'star')
 
 model = dict(

@@ -95,6 +95,20 @@ def test_own_data_example_reaches_every_place(tmp_path):
     assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 2
 
 
+@pytest.mark.parametrize('base, model', [
+    ('faster_rcnn_fasternet_s_1x_coco', 'dict(roi_head=dict(bbox_head=dict(num_classes=num_classes)))'),
+    ('retinanet_fasternet_t2_1x_coco', 'dict(bbox_head=dict(num_classes=num_classes))'),
+    ('rtmdet_fasternet_t0_300e_coco', 'dict(bbox_head=dict(num_classes=num_classes))')])
+def test_own_data_with_boxes_only(tmp_path, base, model):
+    assert model in re.sub(r'\s+', ' ', PAGES[DOCS / 'own_data.md'])
+    text = OWN_DATA.replace('mask_rcnn_fasternet_s_1x_coco', base)
+    text = re.sub('^model = .*$', f'model = {model}', text, flags=re.M)
+    cfg = Config.fromfile(written(tmp_path, text))
+    assert cfg.val_evaluator.metric == 'bbox' and cfg.val_evaluator.ann_file == 'data/my_data/val.json'
+    assert (cfg.model.get('roi_head') or cfg.model).bbox_head.num_classes == 2
+    assert cfg.train_dataloader.dataset.ann_file == 'train.json'
+
+
 def table_row(first_cell):
     """The one row of all pages that begins with it."""
     row, = (line for line in TEXT.splitlines() if line.startswith(f'| {first_cell} |'))

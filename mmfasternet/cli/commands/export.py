@@ -11,7 +11,7 @@ from mmfasternet.cli.options import add_trust_option, make_parser, one_line_erro
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'export', 'configs/mask_rcnn_fasternet_t0_shapes.py '
-        'work_dirs/demo/epoch_4.pth --format openvino --parts')
+        'work_dirs/demo/epoch_5.pth --format openvino --parts')
     parser.add_argument('config', help='config of a classifier or a detector: a file, or the name of one of our '
                                        'configs')
     parser.add_argument('checkpoint', help='checkpoint: a file, a URL or a name on the Hub')

@@ -10,7 +10,7 @@ from mmfasternet.cli.quiet_imports import quiet_imports
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'predict', 'data/shapes/val configs/mask_rcnn_fasternet_t0_shapes.py '
-        'work_dirs/demo/epoch_4.pth')
+        'work_dirs/demo/epoch_5.pth')
     parser.add_argument('input', help='image file, folder of images, or video')
     parser.add_argument('config', help='config of a detector or a classifier: a file, or the name of one of our '
                                        'configs')

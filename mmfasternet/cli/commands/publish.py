@@ -7,7 +7,7 @@ from mmfasternet.cli.options import add_trust_option, make_parser, one_line_erro
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = make_parser(__doc__, 'publish', 'work_dirs/demo/epoch_4.pth mask_rcnn_fasternet_t0_shapes.pth')
+    parser = make_parser(__doc__, 'publish', 'work_dirs/demo/epoch_5.pth mask_rcnn_fasternet_t0_shapes.pth')
     parser.add_argument('input', help='checkpoint: a file, a URL or a name on the Hub')
     parser.add_argument('output', help='name of the new file; the hash is added: NAME-1a2b3c4d.pth')
     add_trust_option(parser)

@@ -18,7 +18,7 @@ from mmfasternet.cli.quiet_imports import quiet_imports
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'test', 'configs/mask_rcnn_fasternet_t0_shapes.py '
-        'work_dirs/demo/epoch_4.pth')
+        'work_dirs/demo/epoch_5.pth')
     parser.add_argument('config', help='config file, or the name of one of our configs')
     parser.add_argument('checkpoint', help='checkpoint: a file, a URL or a name on the Hub; or a folder that '
                         'mmfasternet export made')
