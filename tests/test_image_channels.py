@@ -54,7 +54,7 @@ def test_grey_images_are_trained_on_and_tested(grey, tmp_path):
     metrics = run_test(grey, TestingOptions(checkpoint, tta=True))
     assert np.isfinite(metrics['coco/bbox_mAP'])
     images = real_images(grey, build_model(grey, checkpoint))
-    assert [image.shape for image in images] == [(1, 1, 192, 192)] * 4
+    assert [image.shape for image in images] == [(1, 1, 160, 160)] * 4
 
 
 @pytest.mark.slow

@@ -598,7 +598,7 @@ def test_benchmark_forms(run_tool, trained, shapes, tmp_path):
     assert {path.name for path in folder.iterdir()} == {RECORDS, 'report.md', 'report.html', 'forms.csv', 'latency.png'}
     detector = run_tool('benchmark_forms', SHAPES_CONFIG, '--checkpoint', weights(trained), '--images', shapes / 'val',
                         '--dtypes', 'float32', '--no-compile', '--rounds', 1)
-    assert detector.code == 0 and 'ONNX Runtime' in detector.out and '192x192 pixels' in detector.out, detector.err
+    assert detector.code == 0 and 'ONNX Runtime' in detector.out and '160x160 pixels' in detector.out, detector.err
     clash = run_tool('benchmark_forms', classifier, SHAPES_CONFIG, '--checkpoint', weights(trained))
     assert clash.code == 2 and '--checkpoint' in clash.err
 

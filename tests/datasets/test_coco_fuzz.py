@@ -29,7 +29,7 @@ FIELDS = {
 }
 # An entry, a list that is missing, a value that two share, an image, how many objects and why, or a place in the text.
 PLACE = re.compile(r"\w+\[\d+\]|list '\w+'|with the (id|name) |has no category '|another order \(|image '|"
-                   r"none of its \d+ objects|the id|JSON: .*(line \d+ column \d+|byte \d+)")
+                   r"none of its \d+ objects|no object of the classes|the id|JSON: .*(line \d+ column \d+|byte \d+)")
 DROP = object()
 ANY = (None, True, 0, -1, 0.5, 10 ** 9, 2 ** 70, 10 ** 400, 1e300, float('nan'), float('inf'), '', '1', '\0', [], [[]],
        {})

@@ -89,7 +89,7 @@ def test_sigterm_stops_two_processes_after_the_same_iteration(shapes, tmp_path):
         time.sleep(0.01)
     os.killpg(stopped.process.pid, signal.SIGTERM)  # as schedulers do
     message = re.search(r'stopped by SIGTERM after iteration (\d+) of 20; \S+/stopped\.pth is saved\. '
-                        r'To go on: the same command with --resume', stopped.wait())
+                        r'To continue: the same command with --resume', stopped.wait())
     assert message
     resumed = Processes(config, tmp_path / 'stopped', '--resume').wait()
     assert f'iter: {message[1]}' in resumed

@@ -66,7 +66,7 @@ def test_from_trainings_to_a_table(compare, tmp_path):
     shutil.rmtree(tmp_path / 'work')  # what is measured needs no checkpoint, and its record names no folder
     assert compare('--seeds', 2).code == 0 and (tmp_path / 'out' / TRAININGS).read_bytes() == kept
     edited = compare('--seeds', 2, options=[*OPTIONS, 'optim_wrapper.optimizer.lr=1e-5'])
-    assert edited.code and 'another config that is called half' in edited.err
+    assert edited.code and 'another config named half' in edited.err
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_a_training_that_counts_iterations(compare, tmp_path):
 def test_a_training_that_fails_is_one_line(compare, tmp_path):
     result = compare('--seeds', 1, options=['train_dataloader.dataset.ann_file=missing.json'])
     assert result.code == 1 and len(result.err.strip().splitlines()) == 1
-    assert 'the training of half with the seed 0 failed: error: ' in result.err and 'missing.json' in result.err
+    assert 'the training of half with seed 0 failed: error: ' in result.err and 'missing.json' in result.err
     assert str(tmp_path / 'work' / 'half' / 'seed-0' / OUTPUT) in result.err
 
 

@@ -21,7 +21,7 @@ def test_forms_of_a_detector(trained, shapes, tmp_path):
     assert [(r.conditions.form, r.conditions.memory_format) for r in records] == [
         ('eager', 'NCHW'), ('deploy', 'NHWC'), ('ONNX Runtime', 'NCHW'), ('OpenVINO', 'NHWC')]
     assert {(r.conditions.input_size, r.model, r.conditions.images) for r in records} == {
-        ('192x192', 'shapes', str(shapes / 'val'))}
+        ('160x160', 'shapes', str(shapes / 'val'))}
     report = form_report(records)
     assert all(record.difference is None and record.error is None for record in records)
     assert report.tables[0].rows[0]['ratio'] == 1 and 'difference' not in report.tables[0].columns

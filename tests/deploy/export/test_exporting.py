@@ -133,9 +133,9 @@ def test_an_older_exporter_that_fails_is_one_line(backbone, tmp_path, monkeypatc
     with pytest.raises(TypeError, match='an operator'):  # of a release that it is tested with
         export_model(backbone, tmp_path / 'out')
     for version, text in (
-            ('2.8.0+cu128', r"2\.8\.0\+cu128 can't export the backbone: TypeError\. Export is tested with PyTorch 2"),
-            ('2.6.0', r'installed PyTorch 2\.6\.0 only writes fixed sizes: export needs 2\.7\.0, and')):
+            ('2.8.0+cu128', r"PyTorch 2\.8\.0\+cu128 can't export the backbone: TypeError\. Export is tested with Py"),
+            ('2.6.0', r'the exporter of the installed PyTorch 2\.6\.0 only writes fixed sizes: export needs 2\.7\.0,')):
         monkeypatch.setattr(torch, '__version__', version)
-        with pytest.raises(UserError, match=f'^PyTorch {text}'):
+        with pytest.raises(UserError, match=f'^{text}'):
             export_model(backbone, tmp_path / 'out')
     assert list(tmp_path.iterdir()) == []
