@@ -4,26 +4,18 @@ The processes are forked from a server that has imported all they need: twenty o
 """
 
 import importlib.util
-import multiprocessing
-import os
 import re
 import resource
 import sys
 import time
 
 from tests.conftest import ROOT
-
-CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['mmdet.apis', 'mmdet.models', 'mmdet.datasets', 'mmfasternet.engine.train_test',
-                                'mmfasternet.models', 'mmfasternet.datasets'])
+from tests.forked import CONTEXT, redirect
 
 
 def _train(arguments, log, file_size):
     """``tools/train.py`` with these arguments, its output in a file."""
-    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, 'w', buffering=1) for number in (1, 2))
+    redirect(log, log)
     if file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     spec = importlib.util.spec_from_file_location('tools_train', ROOT / 'tools' / 'train.py')
