@@ -7,6 +7,9 @@ VENV := $(CURDIR)/.venv$(if $(filter-out onedl,$(STACK)),-$(STACK))$(if $(TORCH)
 BIN := $(VENV)/bin
 SEED ?= 0
 
+# Bytecode is kept in .venv, also where the environment says otherwise: without, each process compiles all its imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo test test-slow lint docs
 
 setup:
