@@ -45,16 +45,17 @@ def steps(setup_env, monkeypatch, tmp_path):
     commands = []
 
     def run(command, what, **kwargs):
-        commands.append((what, [str(part) for part in command], kwargs))
+        words = [str(part) for part in command]  # not those of the last command: two threads are at it
+        commands.append((what, words, kwargs))
         if 'venv' in what or 'virtual' in what:
             command[-1].mkdir(exist_ok=True)
         if what.startswith('downloading'):
             sources = tmp_path / 'sources' / 'mmcv-0'
             sources.mkdir(parents=True, exist_ok=True)
             (sources / 'setup.py').touch()
-            folder = commands[-1][1][commands[-1][1].index('--dest') + 1]
+            folder = words[words.index('--dest') + 1]
             shutil.make_archive(str(setup_env.Path(folder) / 'mmcv-0'), 'gztar', sources.parent, 'mmcv-0')
-        if '--dist-dir' in commands[-1][1]:
+        if '--dist-dir' in words:
             command[-1].mkdir()
             (command[-1] / 'mmcv-0-cp0.whl').touch()
         pins = ' '.join(next((line for what, line, _ in commands if what.startswith('installing torch')), ()))
