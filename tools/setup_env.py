@@ -254,7 +254,7 @@ def compile_mmcv(python, stack, folder):
         environment['PATH'] = f'{python.parent}{os.pathsep}{environment["PATH"]}'  # where ninja is
         run([python, Path(__file__).with_name('build_mmcv.py'), '--quiet', 'bdist_wheel', '--dist-dir', build / 'done'],
             "compiling mmcv's operators", how_far=NinjaHowFar(), env=environment,
-            # The compilers keep the lock, whatever ends this process.
+            # The build has the lock too, and keeps it if this process is killed.
             cwd=next(build.glob('*/setup.py')).parent, pass_fds=[lock.fileno()])
         shutil.rmtree(folder, ignore_errors=True)
         (build / 'done').rename(folder)  # atomic

@@ -67,7 +67,7 @@ def make_predictor(cfg: Config, checkpoint: str, device: str, score_thr: float) 
     cfg.model = model_of(cfg)  # MMDetection's uses only the model
     if is_classifier(cfg):
         return ClassifierPredictor(cfg, checkpoint, device)
-    if cfg.get('visualizer'):
+    if 'vis_backends' in (cfg.get('visualizer') or {}):
         cfg.visualizer.vis_backends = []  # they write into the work folder of a run, which a prediction has not
     if 'PictureVisualizer' not in omitted(cfg):
         draw_readably(cfg)

@@ -29,7 +29,12 @@ def configs(shapes, folder):
 
 @pytest.fixture(scope='module')
 def outcome(shapes, tmp_path_factory):
-    return go_the_whole_way(*configs(shapes, tmp_path_factory.mktemp('demo')), pictures=2, rounds=2)
+    parent = tmp_path_factory.mktemp('demo')
+    digits, detector = configs(shapes, parent / '..' / parent.name / 'work')
+    before = detector.to_dict()
+    outcome = go_the_whole_way(digits, detector, pictures=2, rounds=2)
+    assert detector.to_dict() == before  # the caller's config stays
+    return outcome
 
 
 def test_what_is_said_is_there(outcome):
