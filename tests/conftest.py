@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +32,12 @@ SHAPES_CONFIG = ROOT / 'configs' / 'mask_rcnn_fasternet_t0_shapes.py'
 
 
 def pytest_configure():
-    """Workers of pytest-xdist share the cores."""
+    """Workers of pytest-xdist share the cores; processes that tests start can be interrupted."""
+    # Shells start background processes with SIGINT ignored, nohup with SIGHUP, and children inherit this. A handler is
+    # not inherited: one that does nothing ignores the signal in this process alone.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
     if workers > 1:
         threads = max(len(os.sched_getaffinity(0)) // workers, 1)

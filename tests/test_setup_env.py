@@ -286,9 +286,7 @@ def test_a_step_that_is_interrupted_ends_with_all_that_it_started(setup_env, dis
 def test_a_signal_is_an_interruption(tmp_path, number):
     """Of a set-up that waits for a step, which is a compiler in the place of torch's installation."""
     process = subprocess.Popen([sys.executable, ROOT / 'tools' / 'setup_env.py', '--venv', tmp_path / 'venv'],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               # These tests may run below nohup, which a set-up respects.
-                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline().startswith('setting up')
     time.sleep(0.5)
     process.send_signal(number)
