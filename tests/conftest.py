@@ -1,4 +1,5 @@
 import functools
+import gc
 import http.server
 import importlib.util
 import logging
@@ -43,6 +44,11 @@ def pytest_configure():
         threads = max(len(os.sched_getaffinity(0)) // workers, 1)
         os.environ['OMP_NUM_THREADS'] = str(threads)  # of the processes that tests start
         torch.set_num_threads(threads)
+
+
+def pytest_collection_finish():
+    """Keep what is imported out of garbage collections, of which MMEngine makes one at each build of a dataset."""
+    gc.freeze()
 
 
 def environment(**variables) -> dict:

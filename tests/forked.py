@@ -1,5 +1,6 @@
 """Processes that are forked from a server that has imported what they need: the imports take 10 s."""
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -24,6 +25,7 @@ def _run(words, folder, environment, out, err):
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = words
+    gc.freeze()  # as in conftest.py
     from mmfasternet.cli.command import main
     main()
 

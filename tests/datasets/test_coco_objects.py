@@ -49,7 +49,6 @@ def trained_by_mmdetection(path, filter_cfg, with_mask, poly2mask):
     return total, images
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('filter_cfg', FILTERS)
 @pytest.mark.parametrize('with_mask, poly2mask', [(True, True), (True, False), (False, True)])
 def test_as_many_as_mmdetection_trains_on(tmp_path, filter_cfg, with_mask, poly2mask):
