@@ -51,7 +51,6 @@ def test_one_file_finds_what_mmdetection_finds(cfg, model, shapes, tmp_path):
     assert found > 20
 
 
-@pytest.mark.slow
 def test_an_image_without_objects(model, tmp_path):
     model = copy.deepcopy(model)
     model.test_cfg.rcnn.score_thr = 0.9999

@@ -157,7 +157,6 @@ def test_a_cascade(cfg, shapes, tmp_path):
     assert [part['name'] for part in parts] == ['dense', 'bbox_head_0', 'bbox_head_1', 'mask_head_0', 'mask_head_1']
 
 
-@pytest.mark.slow
 def test_a_single_stage_detector(cfg, shapes, tmp_path):
     cfg = copy.deepcopy(cfg)
     cfg.model = ConfigDict(

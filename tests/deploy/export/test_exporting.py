@@ -62,7 +62,6 @@ def test_the_onnx_file_holds_no_norm_and_no_path(backbone, tmp_path):
     assert dims == ['batch', 3, 'height', 'width']
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('file_format', FORMATS)
 def test_a_classifier(tmp_path, file_format):
     from mmfasternet.engine.config import load_config

@@ -60,7 +60,6 @@ def test_a_backbone(backbone, images, tmp_path, file_format):
     assert not [path for path in tmp_path.iterdir() if path.name != 'out']
 
 
-@pytest.mark.slow
 def test_what_stays_in_float32(backbone, images, tmp_path):
     export_int8(backbone, str(tmp_path / 'out'), images, 'onnx')
     model = onnx.load(tmp_path / 'out' / 'backbone.onnx')
@@ -100,7 +99,6 @@ def test_a_block_reads_its_input_rounded_once(backbone, images, tmp_path):
             assert 'FakeQuantize' not in [value.get_node().get_type_name() for value in op.input_values()]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('file_format', FORMATS)
 def test_accuracy_that_is_kept(backbone, images, tmp_path, file_format):
     report = export_int8(backbone, str(tmp_path / 'out'), images, file_format, evaluate=accuracies(0.5, 0.495),
@@ -108,7 +106,6 @@ def test_accuracy_that_is_kept(backbone, images, tmp_path, file_format):
     assert report.accuracy == {'AP': [0.5, 0.495]} == Manifest.read(tmp_path / 'out').accuracy
 
 
-@pytest.mark.slow
 def test_accuracy_that_is_lost(backbone, images, tmp_path):
     with pytest.raises(UserError, match=r'^int8 costs 0.020 of accuracy, more than the accepted 0.01 '
                        r'\(AP 0.500 -> 0.480\). Nothing was written$'):
@@ -131,7 +128,6 @@ def test_nothing_is_detected_from_the_start(backbone, images, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_nan_in_the_last_output(backbone, images, tmp_path, monkeypatch):
     def load(file):
         run = load_runtime(file)
