@@ -282,16 +282,30 @@ def test_a_step_that_is_interrupted_ends_with_all_that_it_started(setup_env, dis
     assert not setup_env.RUNNING
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_an_interruption(tmp_path, number):
-    """Of a set-up that waits for a step, which is a compiler in the place of torch's installation."""
-    process = subprocess.Popen([sys.executable, ROOT / 'tools' / 'setup_env.py', '--venv', tmp_path / 'venv'],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def waiting_setup(folder, **options):
+    """A set-up that is at its first step, a process of its own."""
+    process = subprocess.Popen([sys.executable, ROOT / 'tools' / 'setup_env.py', '--venv', folder / 'venv'],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     assert process.stdout.readline().startswith('setting up')
     time.sleep(0.5)
+    return process
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_an_interruption(tmp_path, number):
+    process = waiting_setup(tmp_path)
     process.send_signal(number)
     assert process.communicate(timeout=60)[1] == 'interrupted: run the same command to continue\n'
     assert process.returncode == 1 and not (tmp_path / 'venv' / '.mmfasternet').exists()
+
+
+def test_below_nohup_a_hangup_is_ignored(tmp_path):
+    process = waiting_setup(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.terminate()
+    assert process.communicate(timeout=60)[1] == 'interrupted: run the same command to continue\n'
 
 
 def sources(root, *names):
