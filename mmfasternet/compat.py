@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # a backbone does not need them
 OVERRIDDEN: Mapping[str, Tuple[str, ...]] = {
     'mmengine.hooks.CheckpointHook._save_checkpoint_with_step': ('runner', 'step', 'meta'),
     'mmengine.hooks.CheckpointHook._save_best_checkpoint': ('runner', 'metrics'),
+    'mmengine.infer.BaseInferencer._init_collate': ('cfg', ),
     'mmengine.infer.BaseInferencer._load_weights_to_model': ('model', 'checkpoint', 'cfg'),
     'mmdet.apis.DetInferencer._load_weights_to_model': ('model', 'checkpoint', 'cfg'),
     'mmdet.visualization.DetLocalVisualizer._draw_instances': ('image', 'instances', 'classes', 'palette'),
@@ -270,12 +271,19 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor
 def det_inferencer(cfg: Any, checkpoint: str, device: str, check: Callable[[nn.Module, Dict[str, Any]], None]) -> Any:
     """MMDetection's inferencer, which calls ``check`` on the content of its checkpoint before loading it."""
     from mmdet.apis import DetInferencer
+    from mmengine.registry import FUNCTIONS
 
     class CheckedInferencer(DetInferencer):
 
         def _load_weights_to_model(self, model: nn.Module, checkpoint: Dict[str, Any], cfg: Any) -> None:
             check(model, checkpoint)
             super()._load_weights_to_model(model, checkpoint, cfg)
+
+        def _init_collate(self, cfg: Any) -> Any:
+            # MMEngine's looks for a registry of functions in MMDetection, which has none, and warns of it.
+            collate_fn = (cfg.get('test_dataloader') or {}).get('collate_fn', 'pseudo_collate')
+            options = dict(type=collate_fn) if isinstance(collate_fn, str) else dict(collate_fn)
+            return partial(FUNCTIONS.get(options.pop('type')), **options)
 
     return CheckedInferencer(cfg, checkpoint, device=device)
 

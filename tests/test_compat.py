@@ -306,11 +306,15 @@ def test_methods_that_are_overridden_are_called_by_mmdetection():
             calls.append((type(model).__name__, checkpoint, cfg.model.type))
             super()._load_weights_to_model(model, checkpoint, cfg)
 
+        def _init_collate(self, cfg):
+            calls.append('collate')
+            return super()._init_collate(cfg)
+
     Recording(load_config(str(SHAPES_CONFIG)), device='cpu')
-    assert calls == [('MaskRCNN', None, 'MaskRCNN')]
+    assert calls == [('MaskRCNN', None, 'MaskRCNN'), 'collate']
 
 
-def test_an_inferencer_checks_before_it_loads(trained):
+def test_an_inferencer_checks_before_it_loads(trained, capfd):
     checkpoint, seen = str(trained / 'epoch_2.pth'), []
 
     def check(model, content):
@@ -318,8 +322,20 @@ def test_an_inferencer_checks_before_it_loads(trained):
 
     with safe_loading():
         inferencer = compat.det_inferencer(load_config(str(SHAPES_CONFIG)), checkpoint, 'cpu', check)
+    assert 'registry' not in capfd.readouterr().err
     assert seen == [(False, True)]
     assert torch.equal(inferencer.model.state_dict()[KEY], read_checkpoint(checkpoint)['state_dict'][KEY])
+
+
+@pytest.mark.parametrize('collate_fn, type_of_inputs', [
+    (None, list), ('default_collate', torch.Tensor), (dict(type='default_collate'), torch.Tensor)])
+def test_an_inferencer_has_the_configs_collate_function(collate_fn, type_of_inputs):
+    cfg = load_config(str(SHAPES_CONFIG))
+    if collate_fn:
+        cfg.test_dataloader.collate_fn = collate_fn
+    inferencer = compat.det_inferencer(cfg, None, 'cpu', lambda *_: None)
+    batch = inferencer.collate_fn([dict(inputs=torch.zeros(2)), dict(inputs=torch.ones(2))])
+    assert type(batch['inputs']) is type_of_inputs
 
 
 def test_an_inferencer_takes_a_classifier_that_is_built():

@@ -425,7 +425,9 @@ def test_each_python_has_one_pin_of_each_library(python):
     (['STACK=openmmlab', 'TORCH=2.6.0'], '.venv-openmmlab-torch2.6.0', '--stack openmmlab --torch 2.6.0'),
 ])
 @pytest.mark.parametrize('target', ['setup', 'test', 'demo', 'lint', 'docs'])
-def test_make_has_an_environment_for_each_torch(target, variables, folder, options):
+def test_make_has_an_environment_for_each_torch(target, variables, folder, options, monkeypatch):
+    for name in ('MAKEFLAGS', 'MAKEOVERRIDES', 'TORCH', 'STACK'):  # as `make test TORCH=...` passes them on
+        monkeypatch.delenv(name, raising=False)
     lines = subprocess.run(['make', '-n', '--no-print-directory', target, *variables], cwd=ROOT, capture_output=True,
                            text=True, check=True).stdout
     made, rest = lines.split('\n', 1)

@@ -98,9 +98,10 @@ class FiniteLossHook(Hook):
             raise TrainingDiverged(f'{problem}{again}; the weights are NaN or infinite, too. Start from an earlier '
                                    f'checkpoint in {runner.work_dir} with a lower learning rate, or clip the gradients')
         path = save_stopped(runner, runner.epoch, runner.iter)
-        raise TrainingDiverged(f'{problem}{again}. {path} holds the state before it. Continue with --resume --skip-nan '
-                               'or with --resume and optim_wrapper.clip_grad, or start from it with a lower learning '
-                               f'rate (--cfg-options load_from={path})')
+        raise TrainingDiverged(f'{problem}{again}. {path} holds the state before it. Continue with --resume and '
+                               'skip=True of FiniteLossHook (mmfasternet train: --skip-nan), or with --resume and '
+                               'optim_wrapper.clip_grad, or start from it with a lower learning rate (--cfg-options '
+                               f'load_from={path})')
 
 
 @contextmanager

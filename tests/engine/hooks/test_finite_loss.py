@@ -44,7 +44,8 @@ def weights(path):
 
 
 def test_training_stops_with_the_state_before_it(shapes, tmp_path):
-    message = r'^loss_cls is nan at iteration 3 \(epoch 1\)\. .*stopped\.pth holds .*--resume --skip-nan .*load_from='
+    message = (r'^loss_cls is nan at iteration 3 \(epoch 1\)\. .*stopped\.pth holds .*--resume .*skip=True .*--skip-nan'
+               '.*load_from=')
     with pytest.raises(TrainingDiverged, match=message):
         run(shapes, tmp_path, [3])
     saved, expected = weights(tmp_path / 'stopped.pth'), weights(tmp_path / 'iter_2.pth')
