@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from mmfasternet.compat import box_forward, finds_boxes_like, mask_forward, normalizes, swaps_channels
 from mmfasternet.deploy.compiling import networks
 from mmfasternet.deploy.gpu.cuda_graphs import (
-    MAX_RECORDINGS,
     Graph,
     GraphPool,
     Size,
@@ -184,14 +183,15 @@ class GraphedProposals(_InPlaceOf):
     def __init__(self, module: RPNHead, pool: GraphPool) -> None:
         super().__init__(module)
         self.propose = Graph(self._proposals, pool)
-        self._anchors: Dict[Any, List[Tensor]] = {}
+        self._sizes: Any = None
+        self._anchors: List[Tensor] = []
 
     def __call__(self, x: Sequence[Tensor], batch_data_samples: Sequence[Any],
                  rescale: bool = False) -> Tuple[Tensor, Tensor, Tensor]:
         """Proposals ``(N, limit, 4)`` in pixels of their images, scores ``(N, limit)``, and numbers ``(N, )``."""
-        return self.propose(tuple(x), bounds_of([sample.metainfo for sample in batch_data_samples], x[0].device))
+        return self.propose(tuple(x), bounds_of([sample.metainfo for sample in batch_data_samples], x[0].device))[:3]
 
-    def _proposals(self, maps: Sequence[Tensor], bounds: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def _proposals(self, maps: Sequence[Tensor], bounds: Tensor) -> Tuple[Tensor, Tensor, Tensor, List[Tensor]]:
         cfg = self.module.test_cfg
         boxes, scores, levels = self._candidates(maps, bounds)
         sides = boxes[..., 2:] - boxes[..., :2]
@@ -199,7 +199,8 @@ class GraphedProposals(_InPlaceOf):
         valid = (sides > smallest).all(2) if smallest >= 0 else torch.ones_like(levels, dtype=torch.bool)
         groups = torch.zeros_like(levels) if cfg.nms.get('class_agnostic') else levels
         kept, numbers = suppress(boxes, groups, valid, cfg.nms.iou_threshold, cfg.max_per_img)
-        return _taken(boxes, kept), scores.gather(1, kept), numbers
+        # The graph reads the anchors, which are not in its memory: as an output, they live as long as its recording.
+        return _taken(boxes, kept), scores.gather(1, kept), numbers, self._anchors_for(maps)
 
     def _candidates(self, maps: Sequence[Tensor], bounds: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """The best boxes of all levels: ``(N, K, 4)``, their scores and levels ``(N, K)``, best first."""
@@ -218,14 +219,12 @@ class GraphedProposals(_InPlaceOf):
         return _taken(boxes, places), scores, levels.gather(1, places)
 
     def _anchors_for(self, maps: Sequence[Tensor]) -> List[Tensor]:
-        """Anchors of each level; cached, because making them waits for the GPU."""
-        sizes = tuple(tuple(x.shape[2:]) for x in maps)
-        if sizes not in self._anchors:
-            if len(self._anchors) >= MAX_RECORDINGS:
-                self._anchors.pop(next(iter(self._anchors)))  # a recording keeps the anchors that it reads
-            self._anchors[sizes] = self.module.prior_generator.grid_priors(
-                sizes, dtype=torch.float32, device=maps[0].device)
-        return self._anchors[sizes]
+        """Anchors of each level; made before the recording of a size, because making them waits for the GPU."""
+        sizes = [tuple(x.shape[2:]) for x in maps]
+        if sizes != self._sizes:
+            self._anchors = self.module.prior_generator.grid_priors(sizes, dtype=torch.float32, device=maps[0].device)
+            self._sizes = sizes
+        return self._anchors
 
 
 class GraphedBoxes(_InPlaceOf):

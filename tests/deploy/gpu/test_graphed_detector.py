@@ -1,4 +1,6 @@
 import copy
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ from mmengine.structures import InstanceData
 from mmfasternet.benchmark.subjects.detectors import find_objects, random_batch
 from mmfasternet.compat import compiled_call, swaps_channels
 from mmfasternet.deploy import to_deploy
+from mmfasternet.deploy.gpu import cuda_graphs
 from mmfasternet.deploy.gpu.graphed_detector import (
     GraphedBoxes,
+    GraphedProposals,
     decode,
     is_known,
     record_detector,
@@ -117,6 +121,34 @@ def test_proposals_may_come_with_the_data(trained, recorded):  # noqa: F811
     batch = random_batch((96, 128))
     batch['data_samples'][0].proposals = InstanceData(bboxes=torch.tensor([[5., 5., 60., 70.], [20., 30., 90., 90.]]))
     assert_same_objects(predict(graphed, batch)[0], predict(deployed, batch)[0])
+
+
+def test_anchors_live_as_long_as_the_recording_that_reads_them(monkeypatch):
+    # A replay does not call the function again: what it reads outside of the graph's memory must be kept.
+    monkeypatch.setattr(cuda_graphs, 'record', lambda function, pool=None: (function(), lambda: None))
+    head = build(load_config(str(SHAPES_CONFIG)).model).rpn_head
+    make, made = head.prior_generator.grid_priors, {}
+
+    def grid_priors(sizes, **options):
+        anchors = make(sizes, **options)
+        made[sizes[0]] = [weakref.ref(each) for each in anchors]
+        return anchors
+
+    monkeypatch.setattr(head.prior_generator, 'grid_priors', grid_priors)
+    graphed = GraphedProposals(head, cuda_graphs.GraphPool())
+
+    def propose(height):
+        maps = [torch.rand(1, head.in_channels, -(-height // 2**level), 8) for level in range(5)]
+        boxes, scores, numbers = graphed(maps, [SimpleNamespace(metainfo=dict(img_shape=(height, 8)))])
+        assert boxes.shape[:2] == scores.shape and numbers.shape == (1, )
+
+    with torch.no_grad():
+        for height in range(8, 9 + cuda_graphs.MAX_RECORDINGS):
+            propose(height)
+            propose(8)  # the first size is in constant use
+    assert len(graphed.propose._recordings) == cuda_graphs.MAX_RECORDINGS
+    evicted = {(9, 8)}
+    assert {size for size, anchors in made.items() if not all(ref() is not None for ref in anchors)} == evicted
 
 
 @pytest.mark.parametrize('name', ['faster_rcnn_fasternet_s_1x_coco', 'retinanet_fasternet_t2_1x_coco'])
