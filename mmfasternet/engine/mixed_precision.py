@@ -6,6 +6,7 @@ import weakref
 from typing import Any, Callable, Dict, Tuple
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -17,8 +18,12 @@ class KeptFloat32:
     """Handle of :func:`keep_float32`; :meth:`remove` or the end of a ``with`` undoes it."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._hooks = [module.register_forward_pre_hook(_Float32Inputs())
-                       for module in model.modules() if isinstance(module, BaseRoIExtractor)]
+        self._hooks = []
+        for module in model.modules():
+            if isinstance(module, BaseRoIExtractor):
+                self._hooks.append(module.register_forward_pre_hook(_Float32Inputs()))
+            elif isinstance(module, BaseDenseHead):
+                self._hooks.append(module.register_forward_hook(_Float32Outputs()))
         _Float32Operators.enter()
         self._model = model
         # Without a call of remove(), deleting the model restores the operators.
@@ -39,10 +44,12 @@ class KeptFloat32:
 
 
 def keep_float32(model: nn.Module) -> KeptFloat32:
-    """Compute RoIs and mmcv's own operators in float32 under bfloat16 autocast; float16 is not affected.
+    """Compute boxes and mmcv's own operators in float32 under bfloat16 autocast; float16 is not affected.
 
-    MMDetection rounds RoIs to the type of the maps: in bfloat16 by up to 4
-    pixels at coordinates beyond 1024. mmcv has no bfloat16 operators.
+    MMDetection makes anchors in the type of a dense head's outputs, and from
+    them proposals; and it rounds RoIs to the type of the maps. bfloat16 has
+    steps of 8 pixels at coordinates beyond 1024. mmcv has no bfloat16
+    operators.
 
     Args:
         model: The model, changed in place. mmcv's operators are changed for the whole process, as long as any model
@@ -63,6 +70,13 @@ class _Float32Inputs:
 
     def __call__(self, module: nn.Module, inputs: Tuple[Any, ...]) -> Tuple[Any, ...]:
         return tree_map_only(Tensor, _widened, inputs)
+
+
+class _Float32Outputs:
+    """Casts bfloat16 outputs of a module to float32; gradients flow through."""
+
+    def __call__(self, module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        return tree_map_only(Tensor, _widened, outputs)
 
 
 def _widened(x: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """What stays in float32 in bfloat16; the autocast of a CPU takes the place of a GPU's."""
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmcv.ops import DeformConv2dPack, RoIAlign, sigmoid_focal_loss
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.autograd import Function
 
@@ -39,6 +42,37 @@ def test_rois_are_not_rounded_to_bfloat16():
     assert (found - rounded).abs().max() > 0.05
     found.sum().backward()
     assert all(x.grad.dtype == torch.bfloat16 and x.grad.any() for x in narrow)
+
+
+def narrow_head(type_, **options):
+    torch.manual_seed(0)
+    scale = dict(octave_base_scale=4, scales_per_octave=3) if type_ == 'RetinaHead' else dict(scales=[8])
+    anchors = {} if type_ == 'FCOSHead' else dict(anchor_generator=dict(
+        type='AnchorGenerator', ratios=[0.5, 1., 2.], strides=[16, 32, 64, 128, 256], **scale))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build(dict(type=type_, in_channels=8, feat_channels=8, **anchors, **options))
+
+
+@pytest.mark.parametrize('type_, options', [
+    ('RPNHead', {}), ('RetinaHead', dict(num_classes=3)), ('FCOSHead', dict(num_classes=3, norm_cfg=dict(type='BN')))])
+def test_boxes_are_not_rounded_to_bfloat16(type_, options):
+    head = narrow_head(type_, **options)
+    strides = [stride for stride, _ in head.prior_generator.strides]
+    size = 8 * strides[-1]
+    x = [torch.rand(1, 8, size // stride, size // stride) for stride in strides]
+    how = dict(batch_img_metas=[dict(img_shape=(size, size))], with_nms=False,
+               cfg=ConfigDict(nms_pre=1000, min_bbox_size=0, score_thr=0., max_per_img=1000, nms=None))
+    rounded, kept = [], []
+    for outputs in (rounded, kept):
+        with nullcontext() if outputs is rounded else keep_float32(head), torch.autocast('cpu', torch.bfloat16):
+            outputs.extend(head(x))
+    assert rounded[0][0].dtype == torch.bfloat16  # which MMDetection makes anchors and points in
+    assert {each.dtype for level in kept for each in level} == {torch.float32}
+    widened = [[each.float() for each in level] for level in rounded]
+    assert all(torch.equal(a, b) for own, other in zip(kept, widened) for a, b in zip(own, other))
+    exact, found = (head.predict_by_feat(*outputs, **how)[0].bboxes for outputs in (kept, rounded))
+    assert exact.dtype == torch.float32 and torch.equal(exact, head.predict_by_feat(*widened, **how)[0].bboxes)
+    assert (found.float()[:, None] - exact).abs().amax(2).amin(1).max() > 2  # pixels
 
 
 def test_operators_of_mmcv_compute_in_float32_under_autocast():
