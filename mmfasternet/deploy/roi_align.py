@@ -143,8 +143,8 @@ class DeployedRoIExtractor(SingleRoIExtractor):
 
     @classmethod
     def of(cls, module: nn.Module) -> Optional['DeployedRoIExtractor']:
-        """The equivalent of a module; None if there is none."""
-        known = type(module) is SingleRoIExtractor and all(
+        """The equivalent of a module, which may be one for another device; None if there is none, or it is one."""
+        known = is_plain_extractor(module) and type(module) is not cls and all(
             type(layer) is RoIAlign and layer.pool_mode == 'avg' for layer in module.roi_layers)
         return cls(module) if known else None
 
@@ -162,3 +162,8 @@ class DeployedRoIExtractor(SingleRoIExtractor):
                                    layer.aligned)
                 out[chosen] = pooled.permute(0, 2, 3, 1)
         return out.permute(0, 3, 1, 2)
+
+
+def is_plain_extractor(module: nn.Module) -> bool:
+    """Whether a module is MMDetection's ``SingleRoIExtractor``, or pools as it does."""
+    return type(module) is SingleRoIExtractor or isinstance(module, DeployedRoIExtractor)

@@ -44,7 +44,7 @@ def gpu_work(function: Callable[[], Any], count: int = 12, calls: int = 5) -> Gp
             torch.cuda.synchronize()
     times: Dict[str, List[float]] = defaultdict(list)
     for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:  # spans of kernels
             times[event.name].append(event.time_range.elapsed_us() / 1e3)
     by_time = sorted(((name, sum(each) / calls, len(each) / calls) for name, each in times.items()),
                      key=lambda row: -row[1])

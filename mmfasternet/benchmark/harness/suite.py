@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple, Type, Union
 
 import torch
 
@@ -14,10 +14,13 @@ from mmfasternet.benchmark.harness.records import LatencyRecord, RecordFile
 from mmfasternet.benchmark.harness.timing import peak_memory, time_call, warm_up
 from mmfasternet.compat import recompilations
 from mmfasternet.deploy.gpu.cuda_graphs import record
+from mmfasternet.deploy.gpu.triton_kernels import TRITON_ERRORS
 from mmfasternet.errors import ArgumentError, UserError
 
 #: Batches on a GPU are timed in a row, for their throughput: else small networks wait for the CPU.
 _IN_A_ROW, _SECONDS_IN_A_ROW = 10, 0.25
+#: What ends an entry, but not the suite.
+_FAILURES: Tuple[Type[Exception], ...] = (RuntimeError, UserError, *TRITON_ERRORS)
 #: A call that gives the durations of its parts in milliseconds.
 TimedParts = Callable[[], Dict[str, float]]
 
@@ -199,14 +202,14 @@ def _check_comparable(found: LatencyRecord, conditions: Conditions, file: Record
 @contextmanager
 def _failure_noted(name: str, records: Dict[str, LatencyRecord], subjects: Dict[str, Subject],
                    file: RecordFile) -> Iterator[None]:
-    """Within it, a RuntimeError or UserError ends the subject but not the suite, and is recorded.
+    """Within it, a RuntimeError, UserError or error of Triton ends the subject but not the suite, and is recorded.
 
     PyTorch raises RuntimeError if a device lacks memory or an operator.
     """
     reason = None
     try:
         yield
-    except (RuntimeError, UserError) as error:
+    except _FAILURES as error:
         reason = 'out of memory' if isinstance(error, torch.OutOfMemoryError) else str(error).strip().partition('\n')[0]
     if reason:  # only now the traceback no longer holds the subject, and its memory is free
         subjects.pop(name, None)

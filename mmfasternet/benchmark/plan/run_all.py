@@ -19,7 +19,7 @@ from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.files import write_atomically
 
 STATE, LOGS, DONE = 'steps.json', 'logs', 'done'
-_NOT_ALL = 3  # exit status of a step that ran out of time for some of its suites
+_NOT_ALL, _BAD_FORK = 3, 4  # exit status of a step without time for some of its suites; of one that can't use the GPU
 
 
 def run_all(device: Optional[str],
@@ -32,9 +32,8 @@ def run_all(device: Optional[str],
     Each runs in its own process, which on a GPU is stopped at the step's limit; a failed step does not stop the others.
     With the same folder, successful steps are not run again, and suites continue from their records.
 
-    The processes are forks of this one, so that libraries are imported once: it must not have used a GPU or several
-    threads for computing. If the first step fails, it is repeated in a new process instead of a fork, and so are the
-    other steps.
+    The processes are forks of this one, so that libraries are imported once: it must not have used several threads for
+    computing. If it has used a GPU, the steps run in new processes instead of forks, which can't use one then.
 
     Args:
         device: Such as ``'cuda:0'``. Defaults to None, the first GPU if any.
@@ -67,11 +66,11 @@ def run_all(device: Optional[str],
             ended[step.name] = 'no time left'
         else:
             limit = min(step.most, left) if limited else left
-            ended[step.name] = _run(method, step, device, out, small, limit)
-            if step is STEPS[0] and not ended[step.name].startswith(DONE):
+            outcome = _run(method, step, device, out, small, limit)
+            if outcome is None:
                 method = 'spawn'
-                limit = min(limit, seconds - (time.monotonic() - start))
-                ended[step.name] = _run(method, step, device, out, small, limit)
+                outcome = _run(method, step, device, out, small, limit)
+            ended[step.name] = str(outcome)
         print(f'[{time.monotonic() - start:5.0f} s] {step.name}: {ended[step.name]}', flush=True)
         content = dict(small=small, method=method, steps=ended)
         write_atomically(out / STATE, (json.dumps(content, indent=1) + '\n').encode())
@@ -91,8 +90,8 @@ def _state(out: Path, small: bool) -> Tuple[Dict[str, str], str]:
         raise UserError(f"'{out / STATE}' can't be read: remove it, or name another folder with --out") from None
 
 
-def _run(method: str, step: Step, device: Optional[str], out: Path, small: bool, limit: float) -> str:
-    """Run a step in its own process; returns its outcome."""
+def _run(method: str, step: Step, device: Optional[str], out: Path, small: bool, limit: float) -> Optional[str]:
+    """Run a step in its own process; returns its outcome, or None if it is a fork that can't use the GPU."""
     start = time.monotonic()
     process = multiprocessing.get_context(method).Process(  # type: ignore[attr-defined]
         target=_in_process, args=(step, device, out, small, start + limit), name=step.name)
@@ -106,6 +105,8 @@ def _run(method: str, step: Step, device: Optional[str], out: Path, small: bool,
     took = f'{time.monotonic() - start:.0f} s'
     if late:
         return f'stopped at its limit, {took}'
+    if process.exitcode == _BAD_FORK and method == 'fork':
+        return None
     if process.exitcode == _NOT_ALL:
         return f'incomplete, out of time, in {took}'
     if process.exitcode:
@@ -121,6 +122,8 @@ def _in_process(step: Step, device: Optional[str], out: Path, small: bool, deadl
         sys.stdout = sys.stderr = log
         code = 1
         try:
+            if not (device or 'cuda').startswith('cpu') and _in_bad_fork():
+                os._exit(_BAD_FORK)
             set_threads()
             bench = Bench(device, out, small, deadline)
             step.run(bench)
@@ -130,6 +133,15 @@ def _in_process(step: Step, device: Optional[str], out: Path, small: bool, deadl
         finally:
             log.flush()
             os._exit(code)  # skips the parent's clean-up
+
+
+def _in_bad_fork() -> bool:
+    """Whether this is a fork of a process that has used a GPU."""
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:  # also without a GPU, and with a PyTorch without CUDA
+        return 'forked' in str(error)
+    return False
 
 
 def _stop(process: Any) -> None:

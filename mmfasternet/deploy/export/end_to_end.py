@@ -9,14 +9,13 @@ from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from mmfasternet.deploy.dense import DensePart, each_module
 from mmfasternet.deploy.export.boxes import Size, clip, grouped_nms, is_plain_nms, level_rows, pad, require_all
-from mmfasternet.deploy.roi_align import DeployedRoIExtractor
+from mmfasternet.deploy.roi_align import is_plain_extractor
 from mmfasternet.errors import ArgumentError
 
 _BOX_HEADS = (ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
@@ -102,7 +101,7 @@ def _check(detector: nn.Module) -> None:
         (not roi_head.with_mask or type(roi_head.mask_head) is FCNMaskHead, 'an FCNMaskHead'),
         (all(type(head.bbox_coder) is DeltaXYWHBBoxCoder for head in (detector.rpn_head, roi_head.bbox_head)),
          'DeltaXYWHBBoxCoder'),
-        (all(type(extractor) in (SingleRoIExtractor, DeployedRoIExtractor)
+        (all(is_plain_extractor(extractor)
              and all(layer.pool_mode == 'avg' for layer in extractor.roi_layers)
              for name in ('bbox_roi_extractor', 'mask_roi_extractor')
              for extractor in each_module(getattr(roi_head, name, None))),

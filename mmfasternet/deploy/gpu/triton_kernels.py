@@ -3,11 +3,9 @@
 import functools
 import os
 import shutil
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple, Type
 
 import torch
-from mmcv.ops import RoIAlign
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 
 from mmfasternet.deploy.roi_align import DeployedRoIExtractor
@@ -18,6 +16,8 @@ try:
 except ImportError:  # not on every system
     triton = None
 
+#: What Triton raises when it compiles a kernel; not a RuntimeError, unlike PyTorch's.
+TRITON_ERRORS: Tuple[Type[Exception], ...] = () if triton is None else (triton.errors.TritonError, )
 MAX_LEVELS = 5
 _OLDEST = (7, 0)  # compute capability that Triton compiles for
 _BITS = 64  # of the words that mark overlapping boxes
@@ -348,13 +348,12 @@ class TritonRoIExtractor(DeployedRoIExtractor):
     """
 
     @classmethod
-    def of(cls, module: nn.Module) -> Optional['TritonRoIExtractor']:
-        """The equivalent of a module; None if there is none."""
-        known = type(module) in (SingleRoIExtractor, DeployedRoIExtractor) and all(
-            type(layer) is RoIAlign and layer.pool_mode == 'avg' for layer in module.roi_layers)
-        alike = known and len(module.roi_layers) <= MAX_LEVELS and len(
-            {(layer.output_size, layer.sampling_ratio, layer.aligned) for layer in module.roi_layers}) == 1
-        return cls(module) if alike else None
+    def of(cls, module: nn.Module) -> Optional[DeployedRoIExtractor]:
+        """As in the base class; none for more than five levels, or for levels that are pooled differently."""
+        made = super().of(module)
+        alike = made is not None and len(made.roi_layers) <= MAX_LEVELS and len(
+            {(layer.output_size, layer.sampling_ratio, layer.aligned) for layer in made.roi_layers}) == 1
+        return made if alike else None
 
     def forward(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: Optional[float] = None) -> Tensor:
         """Pool RoIs ``(R, 5)`` from the maps of their level to ``(R, C, *output_size)``, in the type of the maps."""

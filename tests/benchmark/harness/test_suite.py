@@ -157,20 +157,27 @@ def test_a_name_is_there_once():
 
 
 def test_what_a_device_cannot_run_is_named_and_the_others_go_on(tmp_path):
+    triton = pytest.importorskip('triton')
     def build():
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 1 GiB.\nMore.')
 
     def call():
         raise RuntimeError('"conv" not implemented for \'Half\'\nMore.')
 
+    def compile_():
+        raise triton.errors.TritonError('out of resource: shared memory\nMore.')
+
     entries = [Sleeper('a', 0.001, []).entry(), Entry('large', Conditions(SIZES), build),
-               Entry('half', Conditions(SIZES), lambda: Subject(call)), Sleeper('b', 0.001, []).entry()]
+               Entry('half', Conditions(SIZES), lambda: Subject(call)),
+               Entry('kernel', Conditions(SIZES), lambda: Subject(compile_)), Sleeper('b', 0.001, []).entry()]
     records = run_suite(entries, CPU, rounds=2, out=tmp_path)
-    assert [record.runs for record in records] == [2, 0, 0, 2]
-    assert [record.error for record in records] == [None, 'out of memory', '"conv" not implemented for \'Half\'', None]
+    assert [record.runs for record in records] == [2, 0, 0, 0, 2]
+    assert [record.error for record in records] == [None, 'out of memory', '"conv" not implemented for \'Half\'',
+                                                    'out of resource: shared memory', None]
     assert math.isnan(records[1].median_ms) and math.isnan(records[1].images_per_second)
     kept = read_records(tmp_path)
-    assert [record.name for record in kept] == ['a', 'large', 'half', 'b'] and failures(kept) == failures(records)
+    assert [record.name for record in kept] == ['a', 'large', 'half', 'kernel', 'b']
+    assert failures(kept) == failures(records)
     assert failures(records)[0] == 'large was not measured: out of memory'
     with pytest.raises(UserError, match="'large' can't be measured: out of memory"):
         run_suite(entries[1:3], CPU)
@@ -269,13 +276,18 @@ def test_records_of_other_names_stay(tmp_path):
     assert [record.name for record in read_records(tmp_path)] == ['a', 'b']
 
 
+def recompile_limit():
+    config = torch._dynamo.config
+    return config.recompile_limit if hasattr(config, 'recompile_limit') else config.cache_size_limit  # PyTorch 2.6
+
+
 def test_dynamo_has_room_for_each_compiled_entry_and_size():
     limits = []
     entries = [Entry(f'{count}', Conditions(((8, 8), (8, 16))[:count], compiled=True),
-                     lambda: Subject(lambda: limits.append(torch._dynamo.config.recompile_limit))) for count in (1, 2)]
-    before = torch._dynamo.config.recompile_limit
+                     lambda: Subject(lambda: limits.append(recompile_limit()))) for count in (1, 2)]
+    before = recompile_limit()
     run_suite([*entries, Sleeper('eager', 0.001, []).entry()], CPU, rounds=1)
-    assert set(limits) == {3 * 8} and torch._dynamo.config.recompile_limit == before
+    assert set(limits) == {3 * 8} and recompile_limit() == before
 
 
 def test_what_a_model_tells_of_itself_is_recorded(tmp_path):

@@ -1,11 +1,11 @@
 import json
-import multiprocessing
 import shutil
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 
 from mmfasternet.benchmark.plan import run_all as module
 from mmfasternet.benchmark.plan.run_all import DONE, run_all
@@ -58,13 +58,12 @@ def test_each_step_ends_for_itself_and_is_not_done_twice(steps, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_first_step_that_fails_in_a_fork_gets_a_new_process(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, 'STEPS', (Step(not_in_a_fork, 60, 0), ))
-    assert run_all('cpu', tmp_path, 60)['not-in-a-fork'].startswith(DONE)
-
-
-def not_in_a_fork(bench):
-    assert multiprocessing.get_start_method() == 'spawn'  # which a process that was spawned takes for its own
+def test_forks_of_a_process_that_has_used_a_gpu_are_new_processes(steps, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, '_is_in_bad_fork', lambda: True)  # gone in a new process
+    ended = run_all('cuda:0', tmp_path, 60, only=['good', 'bad'])
+    assert ended['good'].startswith(DONE) and ended['bad'].startswith('failed with 1')
+    assert (tmp_path / 'calls').read_text() == 'x'
+    assert json.loads((tmp_path / 'steps.json').read_text())['method'] == 'spawn'
 
 
 def test_a_cpu_has_no_limits_but_that_of_all(monkeypatch, tmp_path):

@@ -13,8 +13,13 @@ from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmengine.utils import digit_version
 
+from mmfasternet.deploy import to_deploy
+from mmfasternet.deploy.export.end_to_end import EndToEndDetector
 from mmfasternet.deploy.gpu import triton_kernels
-from tests.conftest import ROOT
+from mmfasternet.deploy.replacing import replace_modules
+from mmfasternet.deploy.roi_align import DeployedRoIExtractor
+from mmfasternet.engine.config import load_config
+from tests.conftest import ROOT, SHAPES_CONFIG, build
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if ON_GPU else 'cpu'
@@ -127,6 +132,8 @@ def test_extractors_that_it_cannot_stand_for():
     assert triton_kernels.TritonRoIExtractor.of(SingleRoIExtractor({**layer, 'pool_mode': 'max'}, 8, [4])) is None
     assert triton_kernels.TritonRoIExtractor.of(SingleRoIExtractor(layer, 8, [4, 8, 16, 32, 64, 128])) is None
     assert triton_kernels.TritonRoIExtractor.of(torch.nn.Identity()) is None
+    assert triton_kernels.TritonRoIExtractor.of(
+        triton_kernels.TritonRoIExtractor.of(SingleRoIExtractor(layer, 8, [4]))) is None  # is one already
     assert not triton_kernels.available(torch.device('cpu'))
 
 
@@ -214,3 +221,12 @@ def test_they_are_recorded_in_graphs():
         moved = rois + torch.tensor([0, shift, shift, shift, shift], device=DEVICE)
         for actual, expected in zip(graph(moved), both(moved)):
             assert torch.equal(actual, expected)
+
+
+def test_a_detector_converted_on_a_gpu_is_converted_anew_on_a_cpu():
+    on_gpu = to_deploy(build(load_config(str(SHAPES_CONFIG)).model))
+    replace_modules(on_gpu, triton_kernels.TritonRoIExtractor.of)
+    assert isinstance(on_gpu.roi_head.bbox_roi_extractor, triton_kernels.TritonRoIExtractor)
+    back = to_deploy(on_gpu)
+    assert type(back.roi_head.bbox_roi_extractor) is type(back.roi_head.mask_roi_extractor) is DeployedRoIExtractor
+    EndToEndDetector(on_gpu)  # refuses what it can't export
