@@ -37,6 +37,6 @@ def set_tf32(name: str) -> None:
         raise ArgumentError(f"TF32 must be on, off or convolutions, got '{name}'")
     wanted = name != 'off', name == 'on'
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = wanted
-    if tf32() != wanted:  # the program has set the newer interface's default, which 'off' in the older one falls back to
+    if tf32() != wanted:  # a program has set the newer interface's default, to which 'off' in the older one falls back
         for backend, allowed in zip((torch.backends.cudnn.conv, torch.backends.cuda.matmul), wanted):
-            backend.fp32_precision = 'tf32' if allowed else 'ieee'  # type: ignore[attr-defined]
+            backend.fp32_precision = 'tf32' if allowed else 'ieee'
