@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmfasternet.compat import remove_forward_hooks, set_compiled_call
 from mmfasternet.deploy.dense import dense_head
+from mmfasternet.deploy.gpu import triton_kernels
 from mmfasternet.deploy.gpu.cuda_graphs import padded
 from mmfasternet.errors import ArgumentError, UserError
 
@@ -44,24 +45,30 @@ def check_compilable(model: nn.Module, sizes: Sequence[Tuple[int, int]] = ()) ->
         ArgumentError: If the networks of the model are unknown, or it is a
             classifier and ``sizes`` are given: its pooling would include the
             padding.
-        UserError: If there is no C++ compiler, which compiling for a CPU
-            needs.
+        UserError: If a compiler is missing.
     """
     networks(model)
     if sizes and getattr(model, 'head', None) is not None:
         raise ArgumentError('sizes are for detectors and backbones: a classifier would include the padding in its '
                             'pooling')
-    if _is_on_cpu(model):
-        check_compiler()
+    check_compiler('cpu' if _is_on_cpu(model) else 'cuda')
 
 
-def check_compiler() -> None:
-    """Check that there is a C++ compiler, which ``torch.compile`` needs on a CPU.
+def check_compiler(device_type: str) -> None:
+    """Check that there is what ``torch.compile`` needs: a C++ compiler on a CPU, Triton and a C compiler on a GPU.
+
+    Args:
+        device_type: ``'cpu'`` or ``'cuda'``.
 
     Raises:
-        UserError: If there is none.
+        UserError: If something is missing.
     """
-    if not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'g++', 'clang++'))):
+    if device_type != 'cpu':
+        lacking = triton_kernels.missing()
+        if lacking:
+            raise UserError(f'compiling for a GPU needs {lacking}, and there is none: install it, or run without '
+                            'compiling')
+    elif not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'g++', 'clang++'))):
         raise UserError('compiling for a CPU needs a C++ compiler, but there is none: install g++, or run without '
                         'compiling')
 

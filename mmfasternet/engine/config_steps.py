@@ -115,8 +115,8 @@ def _speed_up(cfg: Config, options: TrainOptions) -> None:
             cfg.optim_wrapper.loss_scale = dict(_UNSCALED)
         elif cfg.optim_wrapper.get('loss_scale', _UNSCALED) == _UNSCALED:
             cfg.optim_wrapper.loss_scale = 'dynamic'
-    if options.speed_ups.compile and not torch.cuda.is_available():
-        check_compiler()
+    if options.speed_ups.compile:
+        check_compiler('cuda' if torch.cuda.is_available() else 'cpu')
 
 
 def _remove_amp(cfg: Config) -> bool:

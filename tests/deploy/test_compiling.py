@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from mmfasternet.deploy import DeployedBlock, compiling, to_deploy
+from mmfasternet.deploy.compiling import check_compiler
+from mmfasternet.deploy.gpu import triton_kernels
 from mmfasternet.deploy.gpu.graphed_detector import record_detector
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.config import load_config
@@ -92,3 +94,20 @@ def test_without_a_compiler_it_says_so(monkeypatch):
     monkeypatch.setattr(shutil, 'which', lambda name: None)
     with pytest.raises(UserError, match='C\\+\\+ compiler'):
         to_deploy(FasterNet('t0'), compile=True)
+    if triton_kernels.triton is not None:
+        with pytest.raises(UserError, match='for a GPU needs a C compiler, and there is none: install it'):
+            check_compiler('cuda')
+    monkeypatch.setattr(triton_kernels, 'triton', None)
+    with pytest.raises(UserError, match='for a GPU needs Triton, and there is none: install it'):
+        check_compiler('cuda')
+
+
+@pytest.mark.parametrize('cc, there, lacks', [(None, 'gcc', None), (None, 'clang', None), (None, 'cc', 'a C compiler'),
+                                              ('mine', 'mine', None), ('mine', 'gcc', 'a C compiler')])
+def test_tritons_compiler(cc, there, lacks, monkeypatch):
+    monkeypatch.setattr(triton_kernels, 'triton', object())
+    monkeypatch.setattr(shutil, 'which', lambda name: name if name == there else None)
+    monkeypatch.delenv('CC', raising=False)
+    if cc:
+        monkeypatch.setenv('CC', cc)
+    assert triton_kernels.missing() == lacks

@@ -27,9 +27,16 @@ _STRIPS = 8  # such parts, one below the other, in one program
 
 @functools.cache
 def available(device: torch.device) -> bool:
-    """Whether the kernels run on a device: they need Triton, and a C compiler for the launchers."""
-    return (triton is not None and device.type == 'cuda' and torch.cuda.get_device_capability(device) >= _OLDEST
-            and any(map(shutil.which, (os.environ.get('CC', 'gcc'), 'gcc', 'clang', 'cc'))))
+    """Whether the kernels run on a device."""
+    return device.type == 'cuda' and torch.cuda.get_device_capability(device) >= _OLDEST and not missing()
+
+
+def missing() -> Optional[str]:
+    """What Triton needs and is not there: itself, or the C compiler for its launchers; None if both are."""
+    if triton is None:
+        return 'Triton'
+    compilers = (os.environ['CC'], ) if 'CC' in os.environ else ('gcc', 'clang')  # as Triton looks for them
+    return None if any(map(shutil.which, compilers)) else 'a C compiler'
 
 
 if triton is not None:
