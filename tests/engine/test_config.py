@@ -115,14 +115,15 @@ runner_type = Runner
 
 def test_functions_of_the_config_itself_stay(tmp_path):
     (tmp_path / 'pure.py').write_text('''
-from functools import partial
 from mmdet.models import MaskRCNN
 from mmengine.dataset import pseudo_collate
 def collate(samples):
     return samples
+class Collate:  # its instances have no name
+    __call__ = collate
 model = dict(type=MaskRCNN)
 train_dataloader = dict(collate_fn=dict(type=collate))
-val_dataloader = dict(collate_fn=dict(type=partial(collate)))
+val_dataloader = dict(collate_fn=dict(type=Collate()))
 test_dataloader = dict(collate_fn=dict(type=pseudo_collate))
 ''')
     cfg = load_config(str(tmp_path / 'pure.py'))
