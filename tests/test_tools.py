@@ -640,6 +640,7 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('train', ['configs/none.py'], 'configs/none.py'),
     ('train', [SHAPES_CONFIG, *WITH_DATA, 'model.backbone.arch=x'], 'arch must be'),
     ('train', [SHAPES_CONFIG, '--cfg-options', 'train_dataloader.dataset.data_root=gone'], "'gone'"),
+    ('train', [SHAPES_CONFIG, '--cfg-options', 'train_dataloader.dataset.data_root=2024'], 'must be a string'),
     ('train', [SHAPES_CONFIG, '--resume', 'gone.pth', *WITH_DATA], "'gone.pth'"),
     ('train', [SHAPES_CONFIG, '--launcher', 'slurm'], 'launcher slurm'),
     ('train', [SHAPES_CONFIG, '--launcher', 'pytorch'], 'torchrun --nproc_per_node=8 -m mmfasternet train'),

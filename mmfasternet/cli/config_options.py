@@ -34,7 +34,7 @@ def parse_value(text: str) -> Any:
     """Parse a value.
 
     Args:
-        text: A number, ``true``, ``false`` or ``None``; ``[...]`` a list or
+        text: A number (without ``_``), ``true``, ``false`` or ``None``; ``[...]`` a list or
             ``(...)`` a tuple of values, which may be nested; or numbers,
             ``true``, ``false`` or ``None`` separated by commas, a list.
             Anything else is a string as it is, and so is anything in quotes; in
@@ -61,7 +61,8 @@ def parse_value(text: str) -> Any:
 
 
 def _scalar(text: str) -> Any:
-    for kind in (int, float):
+    # Python also reads 2024_05_01 as a number, and digits of other scripts.
+    for kind in (int, float) if text.isascii() and '_' not in text else ():
         try:
             return kind(text)
         except ValueError:

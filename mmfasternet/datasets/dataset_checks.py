@@ -139,6 +139,10 @@ def _check_num_classes(model: Dict[str, Any], classes: Tuple[str, ...], split: s
 
 def _check_paths(dataset: Dict[str, Any], split: str) -> Tuple[str, str]:
     """Check that the local files of a dataset exist; gives its annotation file and image folder."""
+    for key in ('data_root', 'ann_file'):
+        if not isinstance(dataset.get(key) or '', str):
+            raise DataError(f'{key} of the {split} data is {dataset[key]!r}, and must be a string. On the command '
+                            f'line, quote it: --cfg-options \'{split}_dataloader.dataset.{key}="{dataset[key]}"\'')
     root, ann_file = dataset.get('data_root') or '', dataset.get('ann_file') or ''
     if dataset.get('backend_args') or '://' in root or '://' in ann_file or _downloads(dataset):
         return '', ''

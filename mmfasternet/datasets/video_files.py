@@ -88,6 +88,7 @@ def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None
     Raises:
         UserError: If it can't be written, or OpenCV has no encoder.
     """
+    rate = round(rate, 3 if rate < 65 else 2 if rate < 655 else 1)  # MPEG-4 takes fractions of numbers below 65536
     with atomic_path(path) as unfinished:
         part = unfinished.with_name(unfinished.name + SUFFIX)  # OpenCV goes by the suffix
         writer, count = cv2.VideoWriter(), 0

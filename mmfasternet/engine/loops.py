@@ -72,9 +72,8 @@ class _RepeatsValidation:
     val_begin: int
     val_interval: int
 
-    def _repeat_validation(self, done: int, total: int) -> None:
-        if self.iter and self.runner.message_hub.runtime_info.get(VALIDATED) != self.iter:
-            self._validate_if_due(done, total)
+    def _may_lack_validation(self) -> bool:
+        return bool(self.iter) and self.runner.message_hub.runtime_info.get(VALIDATED) != self.iter
 
     def _validate_if_due(self, done: int, total: int) -> None:
         """Validate where MMEngine would after ``done`` of ``total`` epochs or iterations."""
@@ -90,11 +89,12 @@ class _Epochs(_NamesOneValue, _RepeatsValidation, MMEngineEpochBasedTrainLoop):
     _last_batch_checked = False
 
     def run(self) -> nn.Module:
-        length = self.resumed_length or len(self.dataloader)
-        self._done = self._batches_done(length)
+        done = self.iter - self.epoch * (self.resumed_length or len(self.dataloader))
+        repeats_validation = not done and self._may_lack_validation()
+        self._done = self._batches_done(done)
         self.runner.call_hook('before_train')
-        if self.iter == self.epoch * length:
-            self._repeat_validation(self.epoch, self.max_epochs)
+        if repeats_validation:
+            self._validate_if_due(self.epoch, self.max_epochs)
         while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
             self._validate_if_due(self.epoch, self.max_epochs)
@@ -121,15 +121,27 @@ class _Epochs(_NamesOneValue, _RepeatsValidation, MMEngineEpochBasedTrainLoop):
             self._last_batch_checked = True
         super().run_iter(idx, data_batch)
 
-    def _batches_done(self, length: int) -> int:
-        done = self.iter - self.epoch * length
-        if not done or length == len(self.dataloader) and 0 < done <= length:
+    def _batches_done(self, done: int) -> int:
+        """How many batches of the epoch are not trained on again: ``done``, or none if the epoch has other batches now.
+
+        Iterations are then counted as if all epochs had had as many batches as now: MMEngine expects them to end at
+        ``max_iters``.
+        """
+        length, now = self.resumed_length, len(self.dataloader)
+        if not done and length in (None, now) or length == now and 0 < done <= now:
             return done
-        print_log(f'the checkpoint is from iteration {self.iter} with {length} batches per epoch, but there are now '
-                  f'{len(self.dataloader)}: epoch {self.epoch + 1} is restarted', 'current', logging.WARNING)
-        set_progress(self, iteration=self.epoch * len(self.dataloader))
+        is_validated = not self._may_lack_validation()
+        is_complete = done == length  # a checkpoint after the last iteration
+        if done and not is_complete:
+            print_log(f'the checkpoint is from iteration {self.iter}, with {length or "an unknown number of"} batches '
+                      f'per epoch, and there are {now} now: epoch {self.epoch + 1} is restarted', 'current',
+                      logging.WARNING)
+        done = now if is_complete else 0
+        set_progress(self, iteration=self.epoch * now + done)
         self.runner.optim_wrapper.initialize_count_status(self.runner.model, self.iter, self.max_iters)
-        return 0
+        if is_validated:
+            self.runner.message_hub.update_info(VALIDATED, self.iter)
+        return done
 
     def _rest(self, done: int) -> Iterable[Any]:
         loader = self.dataloader
@@ -174,7 +186,8 @@ class IterBasedTrainLoop(_InOrder, _NamesOneValue, _RepeatsValidation, MMEngineI
 
     def repeat_validation(self) -> None:
         """Validate before the first iteration if the checkpoint's iteration is followed by a validation."""
-        self._repeat_validation(self.iter, self.max_iters)
+        if self._may_lack_validation():
+            self._validate_if_due(self.iter, self.max_iters)
 
 
 @LOOPS.register_module()

@@ -19,7 +19,8 @@ def parse():
 
 @pytest.mark.parametrize('text', ['shapes (1)', 'shapes [a] b', '/my data/ü', 'a,b', 'Smith, 12', '(1) x', '[a] (b)',
                                   '(a) and (b)', 'a[1', '1]', '[a]]', 'true,x', ' x ', 'x=y', "it's", "'a' or 'b'",
-                                  "'", '', '{a: 1}', r'C:\new', 'None of them'])
+                                  "'", '', '{a: 1}', r'C:\new', 'None of them', '2024_05_01', '1_0.5',
+                                  '\u0661\u0662'])
 def test_a_text_stays_as_it_is(parse, text):
     assert parse('--cfg-options', f'a.root={text}') == {'a.root': text}
 
@@ -41,7 +42,7 @@ def test_what_mmengine_reads_is_read_alike():
     theirs = argparse.ArgumentParser()
     theirs.add_argument('--options', nargs='+', action=DictAction)
     rng = random.Random(0)
-    words = ['1', '-2', '0.5', '1e-3', 'inf', 'true', 'False', 'None', 'none', 'SGD', 'a/b.pth', 'x-y', '007', '1_0']
+    words = ['1', '-2', '0.5', '1e-3', 'inf', 'true', 'False', 'None', 'none', 'SGD', 'a/b.pth', 'x-y', '007']
 
     def value(depth):
         if depth == 0 or depth < 3 and rng.random() < 0.4:

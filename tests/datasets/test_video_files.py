@@ -152,6 +152,14 @@ def test_what_is_written_is_read_again(tmp_path, size):
     np.testing.assert_allclose([frame.mean() for frame in frames], [0, 20, 40, 60, 80], atol=5)
 
 
+@pytest.mark.parametrize('rate', [0.04, 23.976, 59.94006, 65.4321, 90.1234, 119.8765, 239.7213, 333.3333, 999.99])
+def test_any_rate_that_is_read_can_be_written(tmp_path, rate):
+    path = tmp_path / 'a.mp4'
+    with write_video(path, rate) as append:
+        append(np.zeros((16, 16, 3), np.uint8))
+    assert VideoFile(str(path)).rate == pytest.approx(rate, rel=1e-3)
+
+
 def test_an_interrupted_video_leaves_the_one_before(tmp_path):
     path = make_video(tmp_path / 'a.mp4')
     before = path.read_bytes()

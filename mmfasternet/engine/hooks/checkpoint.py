@@ -62,6 +62,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     file_backend: Any
     backend_args: Optional[Dict[str, Any]]
     save_best: Optional[List[str]]
+    _is_resumed = False
 
     def __init__(self, *args: Any, backend_args: Optional[Dict[str, Any]] = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args, **kwargs)
@@ -71,6 +72,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        self._is_resumed = runner.iter > 0
         if is_main_process() and '://' not in str(self.out_dir):
             remove_unfinished(self.out_dir)
 
@@ -97,8 +99,9 @@ class CheckpointHook(MMEngineCheckpointHook):
             self.file_backend = backend
         written = [self.last_ckpt, getattr(self, 'best_ckpt_path', None),
                    *getattr(self, 'best_ckpt_path_dict', {}).values()]
-        stopped = backend.join_path(self.out_dir, STOPPED)  # this one is newer
-        if is_main_process() and self.last_ckpt and backend.isfile(stopped):
+        # The new one is further than where this run went on from. A run that starts anew may be a try from its weights.
+        stopped = backend.join_path(self.out_dir, STOPPED)
+        if self._is_resumed and is_main_process() and self.last_ckpt and backend.isfile(stopped):
             later.removed.append(stopped)
         for path in later.removed:
             if path not in written:

@@ -54,6 +54,9 @@ def test_training_stops_with_the_state_before_it(shapes, tmp_path):
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'stopped.pth')
     meta = read_checkpoint(str(tmp_path / 'stopped.pth'))['meta']
     assert (meta['epoch'], meta['iter']) == (0, 2)
+    # As the message says: it stays for a second try with other settings.
+    run(shapes, tmp_path, [], **{'load_from': str(tmp_path / 'stopped.pth'), 'optim_wrapper.optimizer.lr': 1e-4})
+    assert (tmp_path / 'iter_4.pth').is_file() and (tmp_path / 'stopped.pth').is_file()
 
 
 @pytest.mark.parametrize('factor', [float('inf'), -float('inf')])

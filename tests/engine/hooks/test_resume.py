@@ -148,6 +148,41 @@ def test_with_another_batch_size_the_epoch_begins_anew(shapes, tmp_path, capfd, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['iter_4.pth', 'epoch_1.pth'])
+def test_with_another_batch_size_iterations_of_whole_epochs_are_counted_anew(shapes, tmp_path, capfd, name):
+    """Else iterations end behind the schedule's, SIGTERM is not obeyed, and accumulated gradients get no step."""
+    options = {'train_cfg.max_epochs': 1, 'default_hooks.checkpoint.by_epoch': name.startswith('epoch')}
+    train(shapes_config(shapes, tmp_path / 'run', **options))
+    for batch_size, length in ((4, 2), (1, 8)):
+        cfg = shapes_config(shapes, tmp_path / str(batch_size), **{
+            'train_dataloader.batch_size': batch_size, 'train_cfg.max_epochs': 3,
+            'optim_wrapper.accumulative_counts': 2})
+        cfg.resume = str(tmp_path / 'run' / name)
+        runner = train(cfg)
+        assert list(losses(tmp_path / str(batch_size))) == list(range(length + 1, 3 * length + 1))
+        assert (runner.iter, runner.max_iters, runner.epoch) == (3 * length, 3 * length, 3)
+    assert 'is restarted' not in capfd.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, batch_size', [('iter_3.pth', 2), ('epoch_1.pth', 4)])
+def test_without_the_number_of_batches_no_batch_is_skipped(shapes, tmp_path, capfd, name, batch_size):
+    """Such as in checkpoints of MMDetection's own tools."""
+    options = {'train_cfg.max_epochs': 1, 'default_hooks.checkpoint.by_epoch': name.startswith('epoch')}
+    train(shapes_config(shapes, tmp_path / 'run', **options))
+    path = tmp_path / 'run' / name
+    content = torch.load(path, weights_only=False)
+    del content['meta']['batches_per_epoch']
+    torch.save(content, path)
+    cfg = shapes_config(shapes, tmp_path / 'resumed', **{'train_dataloader.batch_size': batch_size})
+    cfg.resume = str(path)
+    train(cfg)
+    length = 8 // batch_size
+    assert list(losses(tmp_path / 'resumed')) == list(range(length * name.startswith('epoch') + 1, 2 * length + 1))
+    assert capfd.readouterr().out.count('an unknown number of batches per epoch') == 1
+
+
+@pytest.mark.slow
 def test_between_two_steps_of_accumulated_gradients(shapes, tmp_path):
     options = {'train_cfg.max_epochs': 1, 'optim_wrapper.accumulative_counts': 2}
     train(shapes_config(shapes, tmp_path / 'unbroken', **options))
