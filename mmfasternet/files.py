@@ -18,7 +18,7 @@ from mmfasternet.errors import DataError, UserError
 WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 #: Numbers of those that a place has, be it read or written.
 OF_PLACES = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
-                       errno.EIO, errno.ESTALE})
+                       errno.EIO, errno.ESTALE, errno.ENOTEMPTY})
 _ADVICE = {errno.ENOSPC: 'Make room', errno.EDQUOT: 'Make room', errno.EFBIG: 'Allow larger files (ulimit -f)',
            errno.ENAMETOOLONG: 'Give it a shorter name'}
 _UNFINISHED = re.compile(r'\..+\.(\d+)\.unfinished')
@@ -60,7 +60,7 @@ def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
     """
     path = Path(path)
     check_folder(path)
-    if path.exists():
+    if os.path.lexists(path):
         raise DataError(f"'{path}' already exists: remove it, or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path.parent)

@@ -1,5 +1,6 @@
 """Which objects a checkpoint may hold besides tensors, and how the user can allow others."""
 
+import os
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -14,8 +15,18 @@ from mmengine.logging import HistoryBuffer
 from mmfasternet import compat
 from mmfasternet.checkpoints import numpy_pickles
 
+#: The variable by which PyTorch refuses anything but plain data.
+FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 #: Held by whoever changes what the process loads, or relies on it.
 LOCK = threading.RLock()
+
+
+class _Buffer(HistoryBuffer):
+    """Stands in for ``HistoryBuffer``, whose own ``__setstate__`` would change the methods of all buffers."""
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__({key: value for key, value in state.items() if key != 'statistics_methods'})
+        self.__class__ = HistoryBuffer
 
 
 class _OneCycle:
@@ -24,7 +35,7 @@ class _OneCycle:
 
 # Methods that checkpoints keep as attributes, which pickle names through getattr.
 _METHODS = {
-    HistoryBuffer: {name: getattr(HistoryBuffer, name) for name in ('min', 'max', 'mean', 'current')},
+    _Buffer: {name: getattr(HistoryBuffer, name) for name in ('min', 'max', 'mean', 'current')},
     _OneCycle: compat.one_cycle_methods(),
 }
 
@@ -46,7 +57,7 @@ def _no_bytes() -> bytes:
 #: What MMEngine's checkpoints and those of MMDetection 2.x hold beside tensors and Python's plain types: loss curves,
 #: numpy's arrays and numbers, parts of configs. It is all data; nothing in it could call code.
 ALLOWED = (
-    HistoryBuffer,
+    (_Buffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     ConfigDict,
     (OrderedDict, 'mmcv.utils.config.ConfigDict'),  # of mmcv 1.x, a dict
     (_OneCycle, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
@@ -71,6 +82,18 @@ def trust_checkpoints(trust: bool = True) -> Iterator[None]:
 def is_trusting() -> bool:
     """Whether :func:`trust_checkpoints` is active."""
     return _trusting.get()
+
+
+@contextmanager
+def unforced() -> Iterator[None]:
+    """Within it, ``torch.load`` may unpickle anything, also within :func:`safe_loading`."""
+    with LOCK:
+        before = os.environ.pop(FORCE, None)
+        try:
+            yield
+        finally:
+            if before is not None:
+                os.environ[FORCE] = before
 
 
 @contextmanager

@@ -103,7 +103,8 @@ def check_pretrained(backbone: FasterNet, content: Content, path: str,
 def _as_mmengine_finds(content: Content) -> Dict[str, Tensor]:
     """The weights as MMEngine will find them."""
     weights = content.get('state_dict', content)
-    return {key.removeprefix('module.'): value for key, value in weights.items() if isinstance(value, Tensor)}
+    return {key.removeprefix('module.'): value for key, value in weights.items()
+            if isinstance(key, str) and isinstance(value, Tensor)}
 
 
 def _raise_for(path: str, problem: str) -> None:

@@ -8,13 +8,13 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 from mmfasternet import compat
-from mmfasternet.checkpoints.allowlist import ALLOWED, LOCK, is_trusting
+from mmfasternet.checkpoints.allowlist import ALLOWED, FORCE, LOCK, is_trusting
 from mmfasternet.checkpoints.contents import dataset_meta_of, state_dict_of
 from mmfasternet.checkpoints.reading import read_checkpoint
 from mmfasternet.errors import CheckpointError
 from mmfasternet.models.weights.layouts import convert, recognize
 
-_FORCE, _FORCE_NOT = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+_FORCE_NOT = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 
 class _SafeLoading:
@@ -32,9 +32,9 @@ class _SafeLoading:
             cls.users += 1
             if cls.users > 1:
                 return
-            cls.variables = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
+            cls.variables = {name: os.environ.pop(name, None) for name in (FORCE, _FORCE_NOT)}
             if not is_trusting():
-                os.environ[_FORCE] = '1'
+                os.environ[FORCE] = '1'
             cls.globals = torch.serialization.get_safe_globals()
             torch.serialization.add_safe_globals(list(ALLOWED))
             cls.schemes = compat.checkpoint_schemes()
@@ -50,8 +50,9 @@ class _SafeLoading:
             cls.kept.clear()
             for prefix, loader in cls.schemes.items():
                 CheckpointLoader.register_scheme(prefix, loader, force=True)
+            added = [each for each in torch.serialization.get_safe_globals() if each not in ALLOWED]
             torch.serialization.clear_safe_globals()
-            torch.serialization.add_safe_globals(cls.globals)
+            torch.serialization.add_safe_globals([*cls.globals, *added])  # others may have added theirs meanwhile
             for name, value in cls.variables.items():
                 os.environ.pop(name, None)
                 if value is not None:

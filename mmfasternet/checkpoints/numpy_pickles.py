@@ -15,12 +15,15 @@ _CODE = re.compile(r'[biufc]\d{1,2}$')  # bool, integers, floats, complex
 
 
 class DType:
-    """Stands in for ``numpy.dtype``."""
+    """Stands in for ``numpy.dtype``, and is pickled as one."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if not isinstance(code, str) or not _CODE.match(code):
             raise UnpicklingError(f'attribute numpy.dtype({code if isinstance(code, str) else ""})')
         self.value = np.dtype(code)
+
+    def __reduce__(self) -> Any:
+        return self.value.__reduce__()
 
     def __setstate__(self, state: Tuple[Any, ...]) -> None:
         """Set the byte order; sub-arrays, fields and custom sizes are refused, since they are more than a number."""

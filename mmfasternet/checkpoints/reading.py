@@ -14,7 +14,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmfasternet.checkpoints.allowlist import is_trusting, only_allowed_globals
+from mmfasternet.checkpoints.allowlist import is_trusting, only_allowed_globals, unforced
 from mmfasternet.checkpoints.contents import averages_first, only_weights, state_dict_of, weight_names
 from mmfasternet.checkpoints.download import local_path
 from mmfasternet.errors import CheckpointError, UserError
@@ -28,6 +28,8 @@ CLASSES_ENTRY = 'mmfasternet.classes'
 _REFUSED = re.compile(r'(?:GLOBAL|attribute|unrecognized function|but got) (?:<(?:class|function|built-in function) )?'
                       r"'?([^\s'>]+)")
 _REFUSED_FORMAT = re.compile(r'``weights_only=True`` with (?:files saved in the )?(legacy \.tar|TorchScript)')
+# What PyTorch says of a device that is not there, or has too little memory.
+_NOT_ITS_FAULT = re.compile("CUDA|can't allocate memory|restore data location|device string|device type")
 _NOT_A_CHECKPOINT = {
     b'<!doctype': 'a web page',
     b'<html': 'a web page',
@@ -90,7 +92,11 @@ def _tell_of_others(content: Dict[str, Any], path: str) -> None:
 def _is_finite(value: Any) -> bool:
     plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
     number = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    return not (plain and value.dtype in number) or bool(value.isfinite().all())
+    if not plain or value.dtype not in number:
+        return True
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # expanded from a few bytes
+        value = value.new_empty(0).set_(value.untyped_storage())
+    return bool(value.isfinite().all())
 
 
 @functools.cache
@@ -120,6 +126,9 @@ def _read_file(path: Path, map_location: Any) -> Any:
         if isinstance(error, OSError) and error.errno is not None:  # a system error is not about its content
             raise CheckpointError(f"checkpoint '{path}' can't be read: {error.strerror}") from None
         text = str(error).strip()
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NOT_ITS_FAULT.search(text):
+            reason = (text or 'out of memory').splitlines()[0]
+            raise CheckpointError(f"checkpoint '{path}' can't be loaded here: {reason}") from None
         says = isinstance(error, (RuntimeError, OSError, ValueError)) and text
         reason = text.splitlines()[0] if says else 'it is not a PyTorch file, or an incomplete one'
         raise CheckpointError(f"checkpoint '{path}' is broken: {reason}. Remove it, and download or write it "
@@ -140,6 +149,7 @@ def _read_safetensors(path: Path, map_location: Any) -> Dict[str, Any]:
 
 
 def _read_pickle(path: Path, map_location: Any) -> Any:
+    _check_unpacked(path)
     try:
         # MMEngine's own reading would try again unsafely.
         with only_allowed_globals():
@@ -156,10 +166,21 @@ def _read_pickle(path: Path, map_location: Any) -> Any:
                                   '--trust-checkpoint (in Python: mmfasternet.checkpoints.trust_checkpoints)'
                                   ) from None
     try:
-        return torch.load(path, map_location=map_location, weights_only=False)
+        with unforced():
+            return torch.load(path, map_location=map_location, weights_only=False)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"checkpoint '{path}' can't be unpickled: {reason}") from None
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse a small file that would fill the memory: PyTorch does not compress."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > 100 * path.stat().st_size:
+            raise CheckpointError(f"checkpoint '{path}' unpacks to {unpacked / 1e6:.0f} MB, over 100 times its size, "
+                                  'which no checkpoint does, and was not loaded')
 
 
 def _refusal(path: Path, text: str) -> str:

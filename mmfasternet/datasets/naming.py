@@ -26,16 +26,20 @@ class NamingPipeline:
         except (UserError, MemoryError):
             raise
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             size = f', {shape[1]} x {shape[0]} px in the annotation file' if all(shape) else ''
             raise DataError(f"image '{path}'{size}: the pipeline fails on it or on its annotations "
-                            f'({type(error).__name__}: {reason}). Fix them, or remove the image from the annotation '
+                            f'({kind_and_reason(error)}). Fix them, or remove the image from the annotation '
                             'file') from error
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__') or name == '_pipeline':
             raise AttributeError(name)  # while it is unpickled, there is none yet
         return getattr(self._pipeline, name)
+
+
+def kind_and_reason(error: Exception) -> str:
+    """An error's type and the first line of its message."""
+    return f'{type(error).__name__}: {(str(error).strip() or type(error).__name__).splitlines()[0]}'
 
 
 def name_images_in_errors(dataset: Any) -> None:

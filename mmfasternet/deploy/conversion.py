@@ -8,14 +8,17 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmfasternet.compat import remove_forward_hooks, tree_map_only
+from mmfasternet.compat import forward_hooks, remove_forward_hooks, tree_map_only
 from mmfasternet.deploy.compiling import check_compilable, compile_networks, remove_compilation
+from mmfasternet.deploy.dense import each_module
 from mmfasternet.deploy.deployed_block import DeployedBlock, check_algorithm
 from mmfasternet.deploy.folding import fold_norms, fold_output_norms
 from mmfasternet.deploy.gpu.graphed_detector import record_detector, remove_recordings
@@ -120,6 +123,7 @@ def to_deploy(model: nn.Module,
         replace_modules(model, DeployedRoIExtractor.of)
     elif available(device):
         replace_modules(model, TritonRoIExtractor.of)
+    _pool_in_channels_last(model)
     _cast(model, dtype, memory_format)
     set_eval_mode(model)  # the new layers
     if compile:
@@ -207,6 +211,16 @@ def _replace_blocks(model: nn.Module, algorithm: str) -> None:
                 block.owns_input = True  # made by the previous layer, and read by nothing else
 
 
+def _pool_in_channels_last(model: nn.Module) -> None:
+    """Leave the maps of mask heads that are convolutions as they are pooled; box heads turn theirs into rows."""
+    for module in model.modules():
+        masks, boxes = (getattr(module, f'{kind}_roi_extractor', None) for kind in ('mask', 'bbox'))
+        heads = each_module(getattr(module, 'mask_head', None))
+        for extractor in each_module(masks) if masks is not boxes else ():
+            if isinstance(extractor, DeployedRoIExtractor):
+                extractor.channels_last = all(type(head) is FCNMaskHead for head in heads)
+
+
 def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
     """Set type and memory format of weights and inputs, and the type of what goes to post-processing."""
     for part in _parts(model) or [model]:
@@ -220,6 +234,12 @@ def _cast(model: nn.Module, dtype: torch.dtype, memory_format: torch.memory_form
             _replace_hook(module, module.register_forward_pre_hook, _Float32Maps())
             _replace_hook(module, module.register_forward_hook, _OutputCast(dtype))
     feed_mmcv_contiguous(model)
+
+
+def computes_in(model: nn.Module) -> torch.dtype:
+    """The type that an inference form casts its images to; float32 for other models."""
+    hooks = forward_hooks(getattr(model, 'backbone', model))
+    return next((hook.dtype for hook in hooks if isinstance(hook, _InputCast)), torch.float32)
 
 
 def feed_mmcv_contiguous(model: nn.Module) -> None:
@@ -240,6 +260,12 @@ def _check_castable(model: nn.Module, dtype: torch.dtype) -> None:
         raise ArgumentError(f'{dtype} is for backbones, classifiers, single-stage detectors, and two-stage ones with a '
                             'StandardRoIHead or CascadeRoIHead and no other branch, not for this '
                             f'{type(model).__name__}: keep float32')
+    for module in model.modules():
+        if (isinstance(module, BaseRoIExtractor) and any(True for _ in module.parameters())
+                or isinstance(module, BaseDenseHead) and module not in _heads(model)
+                or dtype == torch.bfloat16 and type(module).__module__.startswith('mmcv.ops.')
+                and any(True for _ in module.parameters(recurse=False))):
+            raise ArgumentError(f'{type(module).__name__} does not compute in {dtype}: keep float32')
 
 
 class _ContiguousInputs:
@@ -271,10 +297,11 @@ class _InputCast:
 
     def __init__(self, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
         self.dtype = dtype
-        self.memory_format = memory_format
+        self.channels_last = memory_format == torch.channels_last  # torch.save can't take a memory format
 
     def __call__(self, module: nn.Module, inputs: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
-        return tuple(x.to(dtype=self.dtype, memory_format=self.memory_format) if isinstance(x, Tensor) else x
+        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        return tuple(x.to(dtype=self.dtype, memory_format=memory_format) if isinstance(x, Tensor) else x
                      for x in inputs)
 
 

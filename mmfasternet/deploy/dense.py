@@ -45,7 +45,8 @@ class DensePart(nn.Module):
         """Map normalised images ``(N, C, H, W)`` to the maps for RoIs and the head's outputs."""
         maps = tuple(self.neck(self.backbone(images)))
         kinds = self.head(maps)
-        if not all(isinstance(outputs, (list, tuple)) for outputs in kinds):
+        if not all(isinstance(outputs, (list, tuple)) and all(isinstance(x, Tensor) for x in outputs)
+                   for outputs in kinds):
             raise ArgumentError(f'{type(self.head).__name__} gives more than one tensor for each level, which is not '
                                 'supported')
         return maps[:self.num_maps], tuple(list(outputs) for outputs in kinds)

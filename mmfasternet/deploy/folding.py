@@ -98,16 +98,17 @@ def folded_before(conv: nn.Conv2d, norm: BatchNorm) -> Tuple[nn.Parameter, nn.Pa
 
 def _conv_norm_names(module: nn.Module) -> Iterator[Tuple[str, str]]:
     """Names of the convolutions of this module and of the norms that it applies only to their output."""
-    if isinstance(module, ConvModule):
+    forward = type(module).forward  # a subclass may do more
+    if forward is ConvModule.forward:
         place = module.order.index('conv')
         if module.with_norm and module.order[place + 1:place + 2] == ('norm', ):
             yield 'conv', module.norm_name
-    elif isinstance(module, PatchConv):
+    elif forward is PatchConv.forward:
         yield 'conv', 'norm'
-    elif type(module).forward is nn.Sequential.forward:
+    elif forward is nn.Sequential.forward:
         names = list(children(module))
         yield from zip(names, names[1:])
-    else:
+    elif not isinstance(module, (ConvModule, PatchConv)):
         for index in ('1', '2', '3'):
             if hasattr(module, f'norm{index}_name'):
                 yield f'conv{index}', getattr(module, f'norm{index}_name')
@@ -119,8 +120,9 @@ def _is_plain(conv: Any) -> bool:
 
 
 def is_fixed(norm: Optional[nn.Module]) -> bool:
-    """Whether the norm is a batch norm that applies its running statistics."""
-    return isinstance(norm, BatchNorm) and norm.running_mean is not None and not norm.training
+    """Whether the norm is a batch norm that applies its running statistics, and no activation, as timm's does."""
+    return (isinstance(norm, BatchNorm) and type(norm).forward in (BatchNorm.forward, nn.SyncBatchNorm.forward)
+            and not forward_hooks(norm) and norm.running_mean is not None and not norm.training)
 
 
 def _double(tensor: Optional[Tensor]) -> Optional[Tensor]:

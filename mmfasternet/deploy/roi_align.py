@@ -133,6 +133,8 @@ class DeployedRoIExtractor(SingleRoIExtractor):
     Args:
         extractor: The extractor; see :meth:`of`.
     """
+    #: Whether the maps are given in channels-last format; some heads view theirs as rows, which needs contiguous ones.
+    channels_last = False
 
     def __init__(self, extractor: SingleRoIExtractor) -> None:
         BaseModule.__init__(self)
@@ -151,7 +153,7 @@ class DeployedRoIExtractor(SingleRoIExtractor):
     def forward(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: Optional[float] = None) -> Tensor:
         """Pool RoIs ``(R, 5)`` from the maps of their level to ``(R, C, *output_size)``, in the dtype of the maps."""
         size = self.roi_layers[0].output_size
-        out = feats[0].new_empty(len(rois), *size, self.out_channels)  # every RoI has a level
+        out = feats[0].new_empty(len(rois), *size, self.out_channels)
         levels = self.map_roi_levels(rois, len(feats))
         if roi_scale_factor is not None:
             rois = self.roi_rescale(rois, roi_scale_factor)
@@ -161,7 +163,11 @@ class DeployedRoIExtractor(SingleRoIExtractor):
                 pooled = roi_align(feature_map, rois[chosen], size, layer.spatial_scale, layer.sampling_ratio,
                                    layer.aligned)
                 out[chosen] = pooled.permute(0, 2, 3, 1)
-        return out.permute(0, 3, 1, 2)
+        out[(levels < 0) | (levels >= len(feats))] = 0  # of a RoI that is NaN, as in MMDetection
+        return self._given(out.permute(0, 3, 1, 2))
+
+    def _given(self, maps: Tensor) -> Tensor:
+        return maps if self.channels_last else maps.contiguous()
 
 
 def is_plain_extractor(module: nn.Module) -> bool:

@@ -142,7 +142,7 @@ def calibration_batches(cfg: Config, folder: Optional[str], at_most: int
 
 def _steps(cfg: Config) -> List[Dict[str, Any]]:
     """A config's test pipeline without loading of annotations."""
-    return [step for step in innermost_dataset(cfg).pipeline
+    return [step for step in innermost_dataset(cfg, first=True).pipeline
             if not is_kind_of(step, LoadAnnotations, TRANSFORMS, scope_of(cfg))]
 
 

@@ -13,7 +13,27 @@ from mmfasternet.config_tree import walk
 from mmfasternet.datasets.dataset_checks import DatasetChecks
 from mmfasternet.engine.config import is_kind_of, scope_of
 from mmfasternet.engine.processes import is_first_process
+from mmfasternet.errors import UserError
 from mmfasternet.models import FasterNet
+
+
+def check_complete(cfg: Config, trains: bool) -> None:
+    """Check that a config has all parts of a run; a training may be without a validation.
+
+    Raises:
+        UserError: If it has none, or only some of those that belong together.
+    """
+    for split in ('train', 'val') if trains else ('test', ):
+        last = 'optim_wrapper' if split == 'train' else f'{split}_evaluator'
+        names = (*(('model', ) if split != 'val' else ()), f'{split}_dataloader', f'{split}_cfg', last)
+        missing = [name for name in names if cfg.get(name) is None]
+        if split == 'val' and len(missing) in (0, len(names)):
+            continue
+        if missing:
+            without = f'. Without a validation, all of {", ".join(names)} are None' if split == 'val' else ''
+            raise UserError(f"config '{cfg.filename}' has no {' and no '.join(missing)}, which "
+                            f"{'training' if split == 'train' else 'validation' if split == 'val' else 'testing'} "
+                            f'needs{without}')
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:

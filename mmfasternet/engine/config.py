@@ -269,8 +269,8 @@ def is_kind_of(config: Dict[str, Any], kind: Any, registry: Registry, scope: Opt
     return isinstance(found, type) and issubclass(found, kind)
 
 
-def innermost_dataset(cfg: Config, split: str = 'test') -> ConfigDict:
-    """The dataset of the test split, or another split, without its wrappers.
+def innermost_dataset(cfg: Config, split: str = 'test', first: bool = False) -> ConfigDict:
+    """The dataset of the test split, or another, without its wrappers; with ``first``, also of joined ones.
 
     Raises:
         UserError: If the config has no such data.
@@ -279,8 +279,8 @@ def innermost_dataset(cfg: Config, split: str = 'test') -> ConfigDict:
         what = 'pipeline is' if split == 'test' else 'images are'
         raise UserError(f"config '{cfg.filename}' has no {split}_dataloader, whose {what} needed")
     dataset = cfg[f'{split}_dataloader'].dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    while 'dataset' in dataset or first and dataset.get('datasets'):
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
     return dataset
 
 

@@ -1,6 +1,7 @@
 """Detectors and classifiers whose predictions are drawn and given as plain numbers."""
 
-from typing import Any, Dict, List, Optional, Protocol, Sequence, Union
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Protocol, Sequence, Union
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from torch import nn
 from mmfasternet.checkpoints import read_ahead
 from mmfasternet.compat import det_inferencer, image_classification_inferencer
 from mmfasternet.datasets.dataset_checks import dataset_classes
+from mmfasternet.datasets.naming import kind_and_reason
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.checks import check_weights
 from mmfasternet.engine.config import class_of, innermost_dataset, is_classifier, model_of, scope_of, with_text_types
 from mmfasternet.engine.config_parts import draw_readably, omitted
+from mmfasternet.errors import DataError, UserError
 
 Row = Dict[str, Any]
 #: The path of an image, or its pixels, BGR ``(H, W, 3)``.
@@ -65,6 +68,10 @@ def make_predictor(cfg: Config, checkpoint: str, device: str, score_thr: float) 
     """
     cfg = with_text_types(cfg)  # a copy, which the inferencers change
     cfg.model = model_of(cfg)  # MMDetection's uses only the model
+    dataset = innermost_dataset(cfg, first=True)
+    if 'pipeline' not in dataset:
+        raise UserError(f"config '{cfg.filename}' has no pipeline in test_dataloader.dataset, which is needed")
+    cfg.test_dataloader.dataset = dataset  # whose pipeline the inferencers take
     if is_classifier(cfg):
         return ClassifierPredictor(cfg, checkpoint, device)
     if 'vis_backends' in (cfg.get('visualizer') or {}):
@@ -99,7 +106,8 @@ class DetectorPredictor:
 
     def __call__(self, images: Sequence[Image]) -> List[Any]:
         """See :class:`Predictor`."""
-        (_, data), = self._inferencer.preprocess(images, batch_size=len(images))
+        with _named(images):
+            (_, data), = self._inferencer.preprocess(images, batch_size=len(images))
         return self._inferencer.forward(data)
 
     def draw(self, image: np.ndarray, sample: Any, truth: Optional[Any] = None, enlarged: bool = False) -> np.ndarray:
@@ -142,7 +150,8 @@ class ClassifierPredictor:
 
     def __call__(self, images: Sequence[Image]) -> List[Any]:
         """See :class:`Predictor`."""
-        data, = self._inferencer.preprocess(images, batch_size=len(images))
+        with _named(images):
+            data, = self._inferencer.preprocess(images, batch_size=len(images))
         return self._inferencer.forward(data)
 
     def draw(self, image: np.ndarray, sample: Any, truth: Optional[Any] = None, enlarged: bool = False) -> np.ndarray:
@@ -156,6 +165,21 @@ class ClassifierPredictor:
         labels = order[:5].tolist()
         names = [self.classes[label] if self.classes else str(label) for label in labels]
         return [dict(classes=names, scores=scores[:5].tolist())]
+
+
+@contextmanager
+def _named(images: Sequence[Image]) -> Iterator[None]:
+    """Within it, an error of the pipeline names the image, or those of the batch, if they are files."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        names = [f"'{image}'" for image in images if isinstance(image, str)]
+        if not names:
+            raise
+        which = f'image {names[0]}' if len(names) == 1 else f'one of the images {", ".join(names)}'
+        raise DataError(f'{which}: the test pipeline fails on it ({kind_and_reason(error)})') from error
 
 
 def _dataset_meta(cfg: Config) -> Dict[str, Any]:

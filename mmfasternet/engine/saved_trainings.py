@@ -56,7 +56,7 @@ def saved_trainings(work_dir: Union[str, Path], out_dir: Optional[str] = None) -
     if out_dir and '://' not in out_dir:
         folders.append(Path(out_dir) / Path(work_dir).name)
     paths = sorted((path for folder in folders for path in folder.glob('*.pth')
-                    if not path.name.startswith(('.', 'best_'))), key=_time_of, reverse=True)
+                    if not path.name.startswith(('.', 'best_')) and path.exists()), key=_time_of, reverse=True)
     pointer = folders[0] / POINTER
     if pointer.is_file() and pointer.read_text().strip():
         named = pointer.read_text().strip()

@@ -17,7 +17,7 @@ from torch import nn
 from mmfasternet.checkpoints import safe_loading
 from mmfasternet.engine.build_errors import named_build_errors
 from mmfasternet.engine.building import build_unloaded
-from mmfasternet.engine.checks import check_checkpoints, check_data
+from mmfasternet.engine.checks import check_checkpoints, check_complete, check_data
 from mmfasternet.engine.loops import TrainingStopped
 from mmfasternet.engine.model_checks import check_model
 from mmfasternet.engine.outputs import check_outputs
@@ -96,6 +96,7 @@ def test(cfg: Config, options: TestOptions, model: Optional[nn.Module] = None) -
 def _make_runner(cfg: Config, options: Options, given: Optional[nn.Module] = None) -> Runner:
     """MMEngine's runner of the prepared config, with the model that was checked, or the given model."""
     setup_cache_size_limit_of_dynamo()
+    check_complete(cfg, isinstance(options, TrainOptions))
     check_launcher(cfg.get('launcher', 'none'))
     cfg = prepare(cfg, options)
     trains = isinstance(options, TrainOptions)

@@ -252,6 +252,35 @@ def test_others_safe_globals_are_kept(tmp_path):
         torch.serialization.add_safe_globals(before)
 
 
+def test_what_others_register_meanwhile_is_kept():
+    before = torch.serialization.get_safe_globals()
+    try:
+        with safe_loading():
+            torch.serialization.add_safe_globals([Thing])
+        assert set(torch.serialization.get_safe_globals()) == {Thing, *before}
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def test_a_file_does_not_change_the_methods_of_other_buffers(tmp_path):
+    buffer = HistoryBuffer([1., 2., 6.], [1, 1, 1])
+    buffer._statistics_methods = dict(buffer._statistics_methods, mean=HistoryBuffer.max)
+    found = read_back(tmp_path / 'a.pth', curve=buffer)
+    assert type(found['curve']) is HistoryBuffer and found['curve'].data[0].tolist() == [1, 2, 6]
+    assert HistoryBuffer([1., 2., 6.], [1, 1, 1]).statistics('mean') == 3
+
+
+def test_trust_holds_within_safe_loading(tmp_path):
+    path = str(hostile_file(tmp_path, 'in meta'))
+    with safe_loading():
+        with trust_checkpoints():
+            read_checkpoint(path)
+        assert (tmp_path / 'ran').exists() and os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
+        with pytest.raises(CheckpointError, match='posix.system'):
+            read_checkpoint(path)
+
+
 @pytest.fixture
 def reads(monkeypatch):
     """Paths of the files that are read."""

@@ -62,3 +62,11 @@ def test_the_order_is_any_truth_value(tmp_path, fortran_order):
     torch.save(dict(array=Written(np._core.multiarray._reconstruct, np.ndarray, (0, ), b'b')), tmp_path / 'a.pth')
     expected = [[1, 3], [2, 4]] if fortran_order else [[1, 2], [3, 4]]
     assert read_checkpoint(str(tmp_path / 'a.pth'))['array'].tolist() == expected
+
+
+def test_a_type_is_pickled_again_as_numpys(tmp_path):
+    torch.save(dict(weight=torch.zeros(1), meta=dict(dtype=np.dtype('float32'))), tmp_path / 'a.pth')
+    content = read_checkpoint(str(tmp_path / 'a.pth'))
+    torch.save(content, tmp_path / 'b.pth')
+    assert torch.load(tmp_path / 'b.pth', weights_only=False)['meta']['dtype'] == np.float32
+    read_checkpoint(str(tmp_path / 'b.pth'))

@@ -5,7 +5,9 @@ import pickle
 import sys
 import tarfile
 import types
+import zipfile
 from collections import OrderedDict
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -97,6 +99,37 @@ def test_other_content_is_refused_without_advice_to_trust_it(tmp_path, content):
 def test_arguments_that_make_no_sense_are_one_line(tmp_path, content):
     torch.save(dict(WEIGHTS, odd=content), tmp_path / 'odd.pth')
     assert_refused(tmp_path / 'odd.pth', 'is broken')
+
+
+@pytest.mark.parametrize('device', [pytest.param('cuda', marks=pytest.mark.skipif(
+    torch.cuda.is_available(), reason='needs a machine without a GPU')), 'gpu'])
+def test_a_device_that_is_not_there_is_not_the_files_fault(tmp_path, device):
+    torch.save(dict(a=torch.zeros(2)), tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=r"a\.pth' can't be loaded here: ") as caught:
+        read_checkpoint(str(tmp_path / 'a.pth'), device)
+    assert 'Remove' not in str(caught.value)
+
+
+@pytest.mark.parametrize('error', [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+                                   torch.OutOfMemoryError('CUDA out of memory')])
+def test_a_lack_of_memory_is_not_the_files_fault(tmp_path, monkeypatch, error):
+    torch.save(dict(a=torch.zeros(2)), tmp_path / 'a.pth')
+    monkeypatch.setattr(torch, 'load', Mock(side_effect=error))
+    with pytest.raises(CheckpointError, match=r"a\.pth' can't be loaded here: .*memory$") as caught:
+        read_checkpoint(str(tmp_path / 'a.pth'))
+    assert 'Remove' not in str(caught.value)
+
+
+def test_small_files_do_not_fill_the_memory(tmp_path):
+    torch.save(dict(a=torch.zeros(10**6)), tmp_path / 'plain.pth')
+    with zipfile.ZipFile(tmp_path / 'plain.pth') as plain, zipfile.ZipFile(
+            tmp_path / 'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as bomb:
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry))
+    with pytest.raises(CheckpointError, match=r"bomb\.pth' unpacks to 4 MB, over 100 times its size"):
+        read_checkpoint(str(tmp_path / 'bomb.pth'))
+    torch.save(dict(a=torch.ones(1).expand(10**6, 10**7)), tmp_path / 'expanded.pth')
+    assert read_checkpoint(str(tmp_path / 'expanded.pth'))['a'].shape == (10**6, 10**7)  # 40 TB
 
 
 def test_weights_of_any_kind_are_looked_at(tmp_path):

@@ -2,9 +2,14 @@ import copy
 
 import pytest
 import torch
+from mmcv.ops import ModulatedDeformConv2dPack
+from mmengine.hub import get_config
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmfasternet.benchmark.subjects.detectors import random_batch
 from mmfasternet.deploy import DeployedBlock, to_deploy
 from mmfasternet.deploy.conversion import compiled_algorithm, fastest_algorithm
 from mmfasternet.deploy.deployed_block import ALGORITHMS
@@ -124,6 +129,42 @@ def test_a_detector_deployed_twice_predicts_the_same(detector, batches):
     once = to_deploy(to_deploy(detector), algorithm='conv')
     assert_same(predict(once, batches), expected)
     assert predict(twice, batches)[0].scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize('name', ['double_heads/dh-faster-rcnn_r50_fpn_1x_coco',
+                                  'sabl/sabl-faster-rcnn_r50_fpn_1x_coco'])
+def test_heads_that_view_their_maps_as_rows(name):
+    cfg = get_config(f'mmdet::{name}.py')
+    cfg.model.backbone.update(depth=18, init_cfg=None)
+    cfg.model.neck.in_channels = [64, 128, 256, 512]
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model).eval()
+    batch = random_batch((96, 128))
+    with torch.no_grad():
+        expected, found = (each.test_step(copy.deepcopy(batch))[0].pred_instances for each in (model, to_deploy(model)))
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
+
+
+def test_an_inference_form_can_be_saved_whole(tmp_path):
+    backbone = to_deploy(FasterNet('t0'))
+    torch.save(backbone, tmp_path / 'whole.pth')
+    x = torch.rand(1, 3, 64, 64)
+    again = torch.load(tmp_path / 'whole.pth', weights_only=False)
+    assert all(torch.equal(a, b) for a, b in zip(backbone(x), again(x)))
+
+
+@pytest.mark.parametrize('change, named', [
+    (lambda roi_head, dcn: dcn, 'ModulatedDeformConv2dPack does not compute in torch.bfloat16: keep float32'),
+    (lambda roi_head, dcn: roi_head.bbox_roi_extractor.register_parameter('own', nn.Parameter(torch.zeros(1))),
+     'SingleRoIExtractor does not compute')])
+def test_what_has_no_half_precision_is_refused(detector, change, named):
+    model = copy.deepcopy(detector)
+    added = change(model.roi_head, ModulatedDeformConv2dPack(4, 4, 3))
+    if added is not None:
+        model.neck.add_module('dcn', added)
+    with pytest.raises(ArgumentError, match=named):
+        to_deploy(model, dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

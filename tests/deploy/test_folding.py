@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfasternet.deploy.folding import fold_norms, fold_output_norms, folded_before, folded_behind
 from mmfasternet.models import FasterNet
+from mmfasternet.models.layers import PatchConv
 from tests.conftest import build, randomize_norms
 
 
@@ -83,6 +84,40 @@ def test_norms_that_follow_no_plain_convolution_are_left():
         folded = folded_copy(model)
         assert num_norms(folded) == 1
         assert_same_outputs(model, folded, torch.randn(2, 4, 8, 8), rtol=0, atol=0)
+
+
+class ActiveNorm(nn.BatchNorm2d):
+    """As timm's norms: with an activation behind it."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class ActivePatchConv(PatchConv):
+
+    def forward(self, x):
+        return self.norm(self.conv(x).relu())
+
+
+class ActiveConvModule(ConvModule):
+
+    def forward(self, x):
+        return self.bn(self.conv(x).relu())
+
+
+@pytest.mark.parametrize('model', [
+    nn.Sequential(nn.Conv2d(4, 4, 1), ActiveNorm(4)), ActivePatchConv(4, 4, 2, dict(type='BN')),
+    ActiveConvModule(4, 4, 1, norm_cfg=dict(type='BN'))])
+def test_subclasses_that_do_more_are_left(model):
+    folded = folded_copy(in_eval(model))
+    assert num_norms(folded) == 1
+    assert_same_outputs(model, folded, torch.randn(2, 4, 8, 8), rtol=0, atol=0)
+
+
+def test_a_norm_with_a_hook_is_left():
+    model = in_eval(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    model[1].register_forward_hook(lambda module, inputs, output: output.relu())
+    assert_same_outputs(model, folded_copy(model), torch.randn(2, 4, 8, 8), rtol=0, atol=0)
 
 
 def test_a_convolution_whose_weight_a_hook_makes_is_left():

@@ -110,3 +110,20 @@ def test_only_what_it_computes_is_replaced():
     feats = [torch.randn(1, 6, HEIGHT // s, WIDTH // s) for s in (4, 8, 16, 32)]
     rois = make_rois(9, torch.Generator().manual_seed(0), images=1)
     torch.testing.assert_close(copied(feats, rois), shared(feats, rois), rtol=1e-4, atol=1e-4)
+
+
+def test_a_roi_that_is_nan_gives_zeros_as_in_mmdetection():
+    feats = [torch.randn(1, 6, HEIGHT // s, WIDTH // s) for s in (4, 8, 16, 32)]
+    extractor, rois = make_extractor(), torch.tensor([[0, 5., 5, 60, 70], [0, float('nan'), 5, 60, 70]])
+    found = DeployedRoIExtractor(extractor)(feats, rois)
+    assert found[0].any() and not found[1].any() and not extractor(feats, rois)[1].any()
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_maps_are_contiguous_unless_the_heads_take_both(channels_last):
+    extractor = DeployedRoIExtractor(make_extractor())
+    extractor.channels_last = channels_last
+    found = extractor([torch.randn(1, 6, HEIGHT // s, WIDTH // s) for s in (4, 8, 16, 32)],
+                      torch.tensor([[0, 5., 5, 60, 70]]))
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    assert found.is_contiguous(memory_format=memory_format)

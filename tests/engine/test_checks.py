@@ -10,10 +10,12 @@ from mmengine.config import Config
 from mmengine.model import PretrainedInit
 
 from mmfasternet.checkpoints import read_checkpoint, safe_loading
+from mmfasternet.engine import train_test
 from mmfasternet.engine.building import build_model, build_unloaded
-from mmfasternet.engine.checks import check_checkpoints, check_data
+from mmfasternet.engine.checks import check_checkpoints, check_complete, check_data
 from mmfasternet.engine.config import load_config
-from mmfasternet.errors import CheckpointError, DataError
+from mmfasternet.engine.run_options import TestOptions
+from mmfasternet.errors import CheckpointError, DataError, UserError
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, SHAPES_CONFIG, data_options
 
@@ -55,6 +57,29 @@ def assert_refused(cfg, *parts, splits=('train', 'val'), error=DataError):
 def test_good_data_pass(data):
     check_run(shapes_config(data), ('train', 'val'))
     check_run(shapes_config(data), ('test', ))
+
+
+@pytest.mark.parametrize('trains, missing, line', [
+    (True, ['val_cfg'], 'has no val_cfg, which validation needs. Without a validation, all of val_dataloader, val_cfg, '
+     'val_evaluator are None'),
+    (True, ['val_cfg', 'val_evaluator'], 'has no val_cfg and no val_evaluator, which validation needs'),
+    (True, ['optim_wrapper'], 'has no optim_wrapper, which training needs'),
+    (True, ['model', 'train_cfg'], 'has no model and no train_cfg, which training needs'),
+    (False, ['test_dataloader', 'test_cfg', 'test_evaluator'],
+     'has no test_dataloader and no test_cfg and no test_evaluator, which testing needs'),
+    (False, ['test_evaluator'], 'has no test_evaluator, which testing needs')])
+def test_an_incomplete_config_is_one_line(shapes, tmp_path, trains, missing, line):
+    cfg = shapes_config(shapes, **{name: None for name in missing})
+    cfg.work_dir = str(tmp_path / 'run')
+    with pytest.raises(UserError, match=f"^config '.*' {line}"):
+        train_test.train(cfg) if trains else train_test.test(cfg, TestOptions('gone.pth'))
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('missing, trains', [(['val_dataloader', 'val_cfg', 'val_evaluator'], True),
+                                             (['train_dataloader', 'train_cfg', 'optim_wrapper'], False)])
+def test_a_config_may_be_without_what_a_run_does_not_do(shapes, missing, trains):
+    check_complete(shapes_config(shapes, **{name: None for name in missing}), trains)
 
 
 def test_missing_coco_names_the_tree_and_the_variable(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import copy
+import functools
 import json
 import shutil
 
@@ -12,7 +14,7 @@ from mmfasternet.engine.config import load_config
 from mmfasternet.engine.inference import predict, predict_video
 from mmfasternet.engine.picture_visualizer import PictureVisualizer
 from mmfasternet.engine.predictors import DetectorPredictor
-from mmfasternet.errors import UserError
+from mmfasternet.errors import DataError, UserError
 from tests.conftest import ROOT, SHAPES_CONFIG
 from tests.datasets.test_video_files import make_gif, make_video
 
@@ -52,6 +54,31 @@ def frames(path):
     while (read := capture.read())[0]:
         found.append(read[1])
     return found
+
+
+@pytest.mark.parametrize('batch_size, which', [(1, r"image '\S+thin\.png'"),
+                                               (2, r"one of the images '\S+', '\S+thin\.png'")])
+def test_an_image_on_which_the_pipeline_fails_is_named(detector, pictures, tmp_path, batch_size, which):
+    cv2.imwrite(str(tmp_path / 'thin.png'), np.zeros((5000, 1, 3), np.uint8))  # its smaller side would become 0 pixels
+    with pytest.raises(DataError, match=f'^{which}: the test pipeline fails on it .error: OpenCV'):
+        predict(*detector, [pictures[0], str(tmp_path / 'thin.png')], str(tmp_path / 'out'), batch_size=batch_size)
+
+
+def test_joined_datasets_give_the_pipeline_of_the_first(detector, pictures, tmp_path):
+    cfg, checkpoint = detector
+    expected = predict(cfg, checkpoint, pictures[:1], str(tmp_path / 'one'))
+    cfg = copy.deepcopy(cfg)
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.test_dataloader.dataset] * 2)
+    assert predict(cfg, checkpoint, pictures[:1], str(tmp_path / 'two')) == expected
+
+
+@pytest.mark.parametrize('key', ['test_dataloader', 'test_dataloader.dataset.pipeline'])
+def test_a_config_without_a_pipeline_is_one_line(detector, pictures, tmp_path, key):
+    cfg, checkpoint = copy.deepcopy(detector[0]), detector[1]
+    *path, last = key.split('.')
+    functools.reduce(getattr, path, cfg).pop(last)
+    with pytest.raises(UserError, match=f"^config '.*' has no {last}.*needed"):
+        predict(cfg, checkpoint, pictures[:1], str(tmp_path))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ class ExportedClassifier(ExportedModel):
         exported: Folder that :func:`export_model` or :func:`export_int8` made.
         others: See :class:`ExportedModel`.
     """
+    scope = 'mmpretrain'
 
     def __init__(self,
                  classifier: Dict[str, Any],

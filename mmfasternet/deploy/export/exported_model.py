@@ -1,11 +1,13 @@
 """A model whose networks are exported files."""
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Dict, Union
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from mmfasternet.deploy.export.exported_networks import part_names, replace_networks
@@ -35,6 +37,9 @@ class ExportedModel(BaseModel):
             or can't be run in ``dtype``.
     """
 
+    #: In which the types of ``model`` are looked up, if the program has set no default scope.
+    scope = 'mmdet'
+
     def __init__(self,
                  model: Dict[str, Any],
                  exported: Union[str, Path],
@@ -48,7 +53,8 @@ class ExportedModel(BaseModel):
         model = copy.deepcopy(model)  # some detectors write into their config
         if data_preprocessor is not None:
             model.setdefault('data_preprocessor', data_preprocessor)
-        self.model = MODELS.build(model)
+        with nullcontext() if DefaultScope.get_current_instance() else DefaultScope.overwrite_default_scope(self.scope):
+            self.model = MODELS.build(model)
         self.data_preprocessor = self.model.data_preprocessor
         found, names = {part.name: part for part in manifest.parts}, part_names(self.model)
         lacking = next((name for name in names if name not in found), None)

@@ -58,6 +58,9 @@ def replace_networks(model: nn.Module, parts: Sequence[Part], runs: Sequence[Run
     # OpenVINO's maps are channels-last, which mmcv's own operators would misread.
     if isinstance(model, TwoStageDetector):
         replace_modules(model, DeployedRoIExtractor.of)
+        for module in model.modules():
+            if isinstance(module, DeployedRoIExtractor):
+                module.channels_last = True  # as OpenVINO takes its inputs
     feed_mmcv_contiguous(model)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import math
+import os
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from mmfasternet.compat import tree_leaves
-from mmfasternet.deploy.conversion import set_eval_mode, to_deploy
+from mmfasternet.deploy.conversion import computes_in, set_eval_mode, to_deploy
 from mmfasternet.deploy.export.end_to_end_single_stage import EndToEndSingleStage
 from mmfasternet.deploy.export.manifest import Manifest, Part
 from mmfasternet.deploy.export.runtimes import SUFFIXES, load_runtime
@@ -121,7 +122,7 @@ def new_export(out_dir: str, file_format: str, packages: Sequence[str] = ()) -> 
         raise ArgumentError(f'format must be one of {tuple(SUFFIXES)}, got {file_format!r}')
     out = Path(out_dir)
     check_folder(out)
-    if out.exists():
+    if os.path.lexists(out):  # a link to nothing, too
         raise UserError(f"'{out_dir}' already exists. Choose a new folder, or remove it")
     if digit_version(torch.__version__) < digit_version(_OLDEST):
         raise UserError(f'the exporter of the installed PyTorch {torch.__version__} only writes fixed sizes: export '
@@ -134,11 +135,23 @@ def new_export(out_dir: str, file_format: str, packages: Sequence[str] = ()) -> 
         folder.mkdir()
         yield folder
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(out)
+        try:
+            folder.rename(out)
+        except OSError as error:  # another process has written it meanwhile
+            if not os.path.lexists(out):
+                raise
+            raise UserError(f"'{out_dir}' exists by now ({error.strerror}). Choose a new folder, and export again"
+                            ) from None
 
 
 def float32_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model on the CPU, in float32 and eval mode."""
+    """A copy of a model on the CPU, in float32 and eval mode.
+
+    Raises:
+        ArgumentError: If it is the inference form in another type.
+    """
+    if computes_in(model) != torch.float32:
+        raise ArgumentError(f'the model computes in {computes_in(model)}: export the model that it was made of')
     model = copy.deepcopy(model).cpu().float()
     set_eval_mode(model)
     return model
@@ -213,10 +226,16 @@ def _check(oracle: Target, file: Path, real: Sequence[Tensor], tolerance: float,
     """Compare a file with PyTorch; raise an error if it differs."""
     run, module = load_runtime(file), Flat(oracle.module)
     difference = relative = 0.
+    is_empty = True
     inputs = [torch.rand(shape) * 4 - 2 for shape in oracle.shapes]
     for x in (*inputs, *real):
         found, single = run(x), isinstance(oracle.module, EndToEndSingleStage)
-        for actual, expected in zip(found, oracle.module.expected(found, x) if single else module(x)):
+        wanted = oracle.module.expected(found, x) if single else module(x)
+        if len(found) != len(wanted):
+            raise UserError(f'the exported {oracle.name} has {len(found)} outputs instead of {len(wanted)}. Nothing was '
+                            'written')
+        for actual, expected in zip(found, wanted):
+            is_empty = is_empty and not expected.numel()
             if actual.shape != expected.shape:  # an end-to-end detector may find more or fewer objects
                 difference = relative = math.inf
             elif expected.numel():
@@ -229,5 +248,7 @@ def _check(oracle: Target, file: Path, real: Sequence[Tensor], tolerance: float,
                         f'which exceeds the tolerance of {tolerance:.1e}. Nothing was written')
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     checked = f'{len(inputs)} random' + (f', {len(real)} real' if real else '')
+    if is_empty:
+        checked += ', in which nothing is found'
     return PartReport(oracle.name, out / file.name, bytes_of(file), weights, checked, difference,
                       relative)

@@ -83,6 +83,8 @@ class Manifest:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"'{path}' can't be read ({error!r}). Export the model again") from None
         for part in manifest.parts:
+            if not isinstance(part.file, str):
+                raise UserError(f"'{path}' can't be read ({part.name} has no file). Export the model again")
             if not (Path(folder) / part.file).is_file():
                 raise UserError(f"'{path}' names {part.file}, which is missing. Export the model again")
         return manifest

@@ -1,6 +1,7 @@
 """Runs exported files as functions of tensors: ONNX Runtime and OpenVINO, on the CPU."""
 
 import functools
+import threading
 from pathlib import Path
 from typing import Any, List, Union
 
@@ -84,13 +85,13 @@ class OpenVinoModel:
             })
         except RuntimeError as error:
             raise UserError(f"OpenVINO can't run '{path}': {str(error).strip().splitlines()[-1]}") from None
-        self._request, self._last = self._model.create_infer_request(), True
+        self._requests, self._last = threading.local(), True
 
     @classmethod
     def of_compiled(cls, compiled: Any) -> 'OpenVinoModel':
         """A model that OpenVINO has already compiled, with its memory format."""
         model = cls.__new__(cls)
-        model._model, model._request, model._last = compiled, compiled.create_infer_request(), False
+        model._model, model._requests, model._last = compiled, threading.local(), False
         return model
 
     @staticmethod
@@ -100,13 +101,15 @@ class OpenVinoModel:
         return {torch.float32: 'FP32', torch.bfloat16: 'BF16', torch.float16: 'FP16'}[dtype] in capabilities
 
     def __deepcopy__(self, memo: Any) -> 'OpenVinoModel':
-        return self  # a compiled model can't be copied, and has no state
+        return self  # a compiled model can't be copied, and each thread has the state of its calls
 
     def __call__(self, *inputs: Tensor) -> List[Tensor]:
         """Return the outputs in the order of the file, float32, on the device of the inputs."""
         device = inputs[0].device
         arrays = [(_to_last(x.float()) if self._last else x.float()).contiguous().cpu().numpy() for x in inputs]
-        outputs = self._request.infer(arrays, share_inputs=True)
+        if not hasattr(self._requests, 'own'):  # a request holds the tensors of one call
+            self._requests.own = self._model.create_infer_request()
+        outputs = self._requests.own.infer(arrays, share_inputs=True)
         tensors = [torch.from_numpy(outputs[port]).to(device) for port in self._model.outputs]
         return [_from_last(x) for x in tensors] if self._last else tensors
 

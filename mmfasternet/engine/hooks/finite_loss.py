@@ -155,8 +155,10 @@ def _checking(parse_losses: Callable[[Dict[str, Any]], _Parsed]) -> Callable[[Di
 
 def _count_skipped(optim_wrapper: OptimWrapper) -> None:
     """Count a skipped batch for gradient accumulation; if it was the last one of a step, step with the others."""
+    if accumulation(optim_wrapper) == 1:
+        return
     count_batch(optim_wrapper)
-    if accumulation(optim_wrapper) == 1 or not optim_wrapper.should_update():
+    if not optim_wrapper.should_update():
         return
     parameters = [each for group in optim_wrapper.param_groups for each in group['params'] if each.requires_grad]
     if get_world_size() > 1:

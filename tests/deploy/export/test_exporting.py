@@ -7,6 +7,8 @@ import onnx
 import pytest
 import torch
 
+from mmfasternet.deploy import to_deploy
+from mmfasternet.deploy.export import exporting
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.manifest import Manifest
 from mmfasternet.deploy.export.runtimes import load_runtime
@@ -96,6 +98,32 @@ def test_a_missing_package_and_a_tolerance_that_is_none(backbone, tmp_path, monk
 def test_a_model_in_half_precision(backbone, tmp_path):
     report, = export_model(copy.deepcopy(backbone).bfloat16(), str(tmp_path / 'out'))
     assert load_runtime(report.file)(torch.randn(1, 3, 32, 32))[0].dtype == torch.float32
+
+
+def test_the_inference_form_in_another_type_is_refused(backbone, tmp_path):
+    deployed = to_deploy(copy.deepcopy(backbone).eval(), dtype=torch.bfloat16)
+    with pytest.raises(ArgumentError, match='the model computes in torch.bfloat16: export the model'):
+        export_model(deployed, str(tmp_path / 'out'))
+
+
+def test_a_folder_that_another_process_has_written_meanwhile_is_kept(backbone, tmp_path, monkeypatch):
+    write = exporting.write_parts
+
+    def write_slowly(*args, **options):
+        (tmp_path / 'out').mkdir()
+        (tmp_path / 'out' / 'theirs').touch()
+        return write(*args, **options)
+
+    monkeypatch.setattr(exporting, 'write_parts', write_slowly)
+    with pytest.raises(UserError, match=r"out' exists by now .Directory not empty.\. Choose a new folder"):
+        export_model(backbone, str(tmp_path / 'out'))
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['theirs']
+
+
+def test_a_link_to_nothing_is_kept(backbone, tmp_path):
+    (tmp_path / 'out').symlink_to(tmp_path / 'gone')
+    with pytest.raises(UserError, match='already exists'):
+        export_model(backbone, str(tmp_path / 'out'))
 
 
 def test_a_file_that_gives_nan_is_refused(tmp_path):

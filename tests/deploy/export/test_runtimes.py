@@ -1,11 +1,16 @@
+import copy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.runtimes import OnnxRuntimeModel, OpenVinoModel, load_runtime
 from mmfasternet.errors import UserError
+from mmfasternet.models import FasterNet
+from tests.conftest import needs_export
 
 
 def test_onnx_runtime_has_no_half_precision(tmp_path):
@@ -55,3 +60,20 @@ def test_signals_arrive_after_openvino_went(tmp_path):
     """As a data loader's workers send them: with a core for each model this process died of a segmentation fault."""
     result = subprocess.run([sys.executable, '-c', SIGNAL, tmp_path / 'model.xml'], capture_output=True, text=True)
     assert result.returncode == 0 and 'child ended' in result.stdout
+
+
+@needs_export
+@pytest.mark.parametrize('file_format', ['onnx', 'openvino'])
+def test_copies_in_threads_do_not_share_results(tmp_path, file_format):
+    backbone = FasterNet('t0').eval()
+    report, = export_model(backbone, str(tmp_path / 'out'), file_format)
+    runtime = load_runtime(report.file)
+
+    def differences(seed):
+        own, image = copy.deepcopy(runtime), torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            expected = backbone(image)
+        return max((a - b).abs().max().item() for _ in range(30) for a, b in zip(own(image), expected))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(differences, range(4))) < 1e-3

@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.hooks import finite_loss
@@ -57,6 +57,11 @@ def test_training_stops_with_the_state_before_it(shapes, tmp_path):
     # As the message says: it stays for a second try with other settings.
     run(shapes, tmp_path, [], **{'load_from': str(tmp_path / 'stopped.pth'), 'optim_wrapper.optimizer.lr': 1e-4})
     assert (tmp_path / 'iter_4.pth').is_file() and (tmp_path / 'stopped.pth').is_file()
+
+
+def test_a_skipped_batch_of_several_optimizers():
+    each = OptimWrapper(torch.optim.SGD([torch.zeros(1)], 0.1))
+    finite_loss._count_skipped(OptimWrapperDict(a=each))  # which don't accumulate
 
 
 @pytest.mark.parametrize('factor', [float('inf'), -float('inf')])

@@ -12,6 +12,7 @@ from mmfasternet.checkpoints import read_checkpoint
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.preparing import prepare
 from mmfasternet.engine.run_options import TrainOptions
+from mmfasternet.engine.saved_trainings import saved_trainings
 from mmfasternet.engine.train_test import train
 from mmfasternet.errors import CheckpointError
 from tests.conftest import SHAPES_CONFIG, data_options
@@ -73,6 +74,12 @@ def test_the_newest_is_resumed_with_its_seed(work_dir):
     assert cfg.resume and cfg.load_from == str(work_dir / 'epoch_2.pth')  # though it was written elsewhere
     assert cfg.randomness.seed == read_checkpoint(cfg.load_from)['meta']['seed'] == 0
     assert resumed(work_dir, str(work_dir / 'epoch_1.pth')).load_from == str(work_dir / 'epoch_1.pth')
+
+
+def test_a_link_to_a_checkpoint_that_is_gone_is_passed_over(work_dir):
+    expected = saved_trainings(work_dir)
+    (work_dir / 'latest.pth').symlink_to(work_dir / 'epoch_9.pth')
+    assert saved_trainings(work_dir) == expected
 
 
 @pytest.mark.parametrize('pointer', ['', 'gone.pth', None])
