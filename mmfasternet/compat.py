@@ -12,7 +12,18 @@ import traceback
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+)
 
 import torch
 from torch import Tensor, nn
@@ -298,6 +309,14 @@ def image_classification_inferencer(cfg: Any, model: nn.Module, dataset_meta: Di
     model._config, model._dataset_meta, model._metainfo = cfg, dataset_meta, None
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return ImageClassificationInferencer(model)
+
+
+def forget_visualizer(visualizer: Any) -> None:
+    """Make MMEngine build the next visualizer of this class and name anew, instead of giving this one."""
+    from mmengine.visualization import Visualizer
+    for kind in (type(visualizer), Visualizer):  # each has its instances, and the base class those of all
+        if kind._instance_dict.get(visualizer.instance_name) is visualizer:
+            del kind._instance_dict[visualizer.instance_name]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.infer import BaseInferencer
@@ -558,3 +559,12 @@ def test_no_other_private_name_of_a_base_class_is_overridden():
             found += [f'{kind.__qualname__}.{name} of {base.__qualname__}' for base in _theirs(kind, name)
                       if f'{base.__name__}.{name}' not in known]
     assert found == []
+
+
+def test_a_visualizer_is_forgotten_but_no_later_one_of_its_name():
+    first = DetLocalVisualizer.get_instance('of a run')
+    assert DetLocalVisualizer.get_instance('of a run') is Visualizer.get_instance('of a run') is first
+    compat.forget_visualizer(first)
+    second = DetLocalVisualizer.get_instance('of a run')
+    compat.forget_visualizer(first)
+    assert DetLocalVisualizer.get_instance('of a run') is Visualizer.get_instance('of a run') is second is not first

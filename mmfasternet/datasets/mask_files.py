@@ -1,8 +1,10 @@
 """Mask files: one object per file, or label maps, whose values are the objects."""
 
+import os
 from os import PathLike
 from typing import Iterator, NamedTuple, Optional, Tuple, Union
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -29,7 +31,7 @@ class Piece(NamedTuple):
 
 
 def image_size(path: StrPath) -> Tuple[int, int]:
-    """Height and width of an image as loaded, with its Exif rotation; only the file's header is read.
+    """Height and width of an image as loaded, with its Exif rotation; only its header is read, mostly.
 
     Raises:
         DataError: If it is missing, or not an image.
@@ -37,7 +39,12 @@ def image_size(path: StrPath) -> Tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            return (width, height) if image.getexif().get(_ORIENTATION) in _TRANSPOSED else (height, width)
+            if image.getexif().get(_ORIENTATION) not in _TRANSPOSED:
+                return height, width
+            if image.format in ('JPEG', 'PNG'):
+                return width, height
+        loaded = cv2.imread(os.fspath(path))  # whether it is turned depends on OpenCV's release
+        return (height, width) if loaded is None else loaded.shape[:2]
     except Exception as error:  # the decoders raise whatever they like
         raise _unreadable('image', path, error) from None
 

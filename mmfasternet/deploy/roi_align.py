@@ -164,9 +164,10 @@ class DeployedRoIExtractor(SingleRoIExtractor):
                                    layer.aligned)
                 out[chosen] = pooled.permute(0, 2, 3, 1)
         out[(levels < 0) | (levels >= len(feats))] = 0  # of a RoI that is NaN, as in MMDetection
-        return self._given(out.permute(0, 3, 1, 2))
+        return self.arranged(out.permute(0, 3, 1, 2))
 
-    def _given(self, maps: Tensor) -> Tensor:
+    def arranged(self, maps: Tensor) -> Tensor:
+        """The pooled maps in the memory format that they are given in."""
         return maps if self.channels_last else maps.contiguous()
 
 

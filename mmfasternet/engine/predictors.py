@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
 from mmfasternet.checkpoints import read_ahead
-from mmfasternet.compat import det_inferencer, image_classification_inferencer
+from mmfasternet.compat import det_inferencer, forget_visualizer, image_classification_inferencer
 from mmfasternet.datasets.dataset_checks import dataset_classes
 from mmfasternet.datasets.naming import kind_and_reason
 from mmfasternet.engine.building import build_model
@@ -93,6 +93,8 @@ class DetectorPredictor:
             has_classes = 'dataset_meta' in content.get('meta', {})
 
         self._inferencer = det_inferencer(cfg, checkpoint, device, check)
+        # A later training of this process would get this visualizer, which writes nothing.
+        forget_visualizer(self._inferencer.visualizer)
         self._score_thr = score_thr
         self.classes: Sequence[str] = self._inferencer.model.dataset_meta['classes']
         if not has_classes:  # MMDetection then takes COCO's names

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import random
+import weakref
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Tuple
 
@@ -15,6 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmfasternet.checkpoints import safe_loading
+from mmfasternet.compat import forget_visualizer
 from mmfasternet.engine.build_errors import named_build_errors
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.checks import check_checkpoints, check_complete, check_data
@@ -27,6 +29,9 @@ from mmfasternet.engine.processes import check_launcher, end_processes, is_first
 from mmfasternet.engine.run_options import Options, TestOptions, TrainOptions
 from mmfasternet.engine.terminal import TerminalRunner
 from mmfasternet.errors import UserError
+
+#: Those of earlier runs: MMEngine would give the next run of the process the one of the same name, with its folder.
+_visualizers: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 
 
 def train(cfg: Config, options: Optional[TrainOptions] = None) -> Runner:
@@ -112,8 +117,11 @@ def _make_runner(cfg: Config, options: Options, given: Optional[nn.Module] = Non
         check_model(cfg, model, splits)
         check_checkpoints(cfg, model, trains)
     join_processes(cfg.get('launcher', 'none'))
+    for visualizer in list(_visualizers):
+        forget_visualizer(visualizer)
     with named_build_errors(cfg):
         runner = _runner_of(cfg, model, given is not None)
+    _visualizers.add(runner.visualizer)
     if seeded:
         _set_random_state(state)  # as if the runner, which seeds again, had built the model
     runner.logger.info(what_was_added(cfg))

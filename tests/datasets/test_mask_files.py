@@ -64,6 +64,9 @@ def test_the_size_of_an_image_is_that_which_is_loaded(tmp_path, orientation, siz
     exif[0x0112] = orientation
     Image.new('RGB', (30, 20)).save(tmp_path / 'a.jpg', exif=exif)
     assert image_size(tmp_path / 'a.jpg') == size == cv2.imread(str(tmp_path / 'a.jpg')).shape[:2]
+    for name in ('a.png', 'a.webp'):  # the last one is turned by some releases of OpenCV
+        Image.new('RGB', (30, 20)).save(tmp_path / name, exif=exif)
+        assert image_size(tmp_path / name) == cv2.imread(str(tmp_path / name)).shape[:2]
 
 
 @pytest.mark.parametrize('read', [read_mask, read_label_map])

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 
 from mmfasternet.engine import inference
 from mmfasternet.engine.building import build_unloaded
@@ -62,6 +63,13 @@ def test_an_image_on_which_the_pipeline_fails_is_named(detector, pictures, tmp_p
     cv2.imwrite(str(tmp_path / 'thin.png'), np.zeros((5000, 1, 3), np.uint8))  # its smaller side would become 0 pixels
     with pytest.raises(DataError, match=f'^{which}: the test pipeline fails on it .error: OpenCV'):
         predict(*detector, [pictures[0], str(tmp_path / 'thin.png')], str(tmp_path / 'out'), batch_size=batch_size)
+
+
+def test_a_prediction_leaves_no_visualizer_behind(detector, pictures, tmp_path):
+    """A later training of the process would get it by its name, and write nothing."""
+    before = [dict(kind._instance_dict) for kind in (PictureVisualizer, Visualizer)]
+    predict(*detector, pictures[:1], str(tmp_path))
+    assert [dict(kind._instance_dict) for kind in (PictureVisualizer, Visualizer)] == before
 
 
 def test_joined_datasets_give_the_pipeline_of_the_first(detector, pictures, tmp_path):

@@ -61,3 +61,10 @@ def test_a_training_starts_from_a_detector_of_other_classes(shapes, trained, tmp
     for name, parameter in train(cfg).model.named_parameters():
         assert (parameter.shape == weights[name].shape) is (name not in of_classes), name
         assert name in of_classes or torch.equal(parameter, weights[name]), name
+
+
+def test_each_run_of_a_process_writes_its_own_curves(shapes, tmp_path):
+    for name in ('first', 'second'):
+        cfg = shapes_config(shapes, tmp_path / name, **{'train_cfg.max_epochs': 1, 'visualizer.name': f'of {tmp_path}'})
+        train(cfg)
+    assert [len(losses(tmp_path / name)) for name in ('first', 'second')] == [4, 4]

@@ -232,8 +232,8 @@ def _check(oracle: Target, file: Path, real: Sequence[Tensor], tolerance: float,
         found, single = run(x), isinstance(oracle.module, EndToEndSingleStage)
         wanted = oracle.module.expected(found, x) if single else module(x)
         if len(found) != len(wanted):
-            raise UserError(f'the exported {oracle.name} has {len(found)} outputs instead of {len(wanted)}. Nothing was '
-                            'written')
+            raise UserError(f'the exported {oracle.name} has {len(found)} outputs instead of {len(wanted)}. Nothing '
+                            'was written')
         for actual, expected in zip(found, wanted):
             is_empty = is_empty and not expected.numel()
             if actual.shape != expected.shape:  # an end-to-end detector may find more or fewer objects

@@ -368,6 +368,6 @@ class TritonRoIExtractor(DeployedRoIExtractor):
         levels = self.map_roi_levels(rois, len(feats))
         if roi_scale_factor is not None:
             rois = self.roi_rescale(rois, roi_scale_factor)
-        return self._given(roi_align_levels(
+        return self.arranged(roi_align_levels(
             feats, rois, levels, layer.output_size, [each.spatial_scale for each in self.roi_layers],
             layer.sampling_ratio, layer.aligned))

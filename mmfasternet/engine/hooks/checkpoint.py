@@ -82,6 +82,11 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
         missing = [name for name in self.save_best or [] if name != 'auto' and name not in metrics]
+        kinds = {name.partition('/')[0] for name in metrics}
+        if missing and '/' in missing[0] and missing[0].partition('/')[0] not in kinds:
+            runner.logger.warning(f"the validation gives no {missing[0]}, only {', '.join(metrics)}: the best "
+                                  'checkpoint is not saved this time. A detector that finds nothing has no AP')
+            return
         if missing:
             raise UserError(f"default_hooks.checkpoint.save_best is '{missing[0]}', which the validation does not "
                             f"give: it must be 'auto' or one of {', '.join(metrics)}")

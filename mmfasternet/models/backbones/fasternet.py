@@ -76,7 +76,8 @@ class FasterNet(BaseModule):
         layer_scale_init_value: Initial value of a learnt scale of each
             block's branch; None for no scale. Defaults to None.
         norm_cfg: Norm layers: ``'BN'``, ``'SyncBN'``, ``'LN2d'`` or any other
-            type that mmcv builds. Defaults to ``dict(type='BN')``.
+            type for maps ``(N, C, H, W)`` that mmcv builds. Defaults to
+            ``dict(type='BN')``.
         act_cfg: Activation layers. Defaults to None: those of the arch.
         pconv_mode: Mode of :class:`~mmfasternet.models.PartialConv`.
             Defaults to ``'split_cat'``.

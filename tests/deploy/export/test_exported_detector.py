@@ -1,19 +1,32 @@
 import copy
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
+from torch import nn
 
 from mmfasternet.deploy import ExportedDetector
+from mmfasternet.deploy.dense import DensePart
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.runtimes import OpenVinoModel
 from mmfasternet.engine.building import build_model, load_batches, real_images
 from mmfasternet.engine.config import load_config
 from mmfasternet.errors import ArgumentError, UserError
-from tests.conftest import SHAPES_CONFIG, assert_same_objects, build, data_options, needs_export, randomize_norms
+from tests.conftest import (
+    ROOT,
+    SHAPES_CONFIG,
+    assert_same_objects,
+    build,
+    data_options,
+    environment,
+    needs_export,
+    randomize_norms,
+)
 
 pytestmark = needs_export
 
@@ -179,3 +192,31 @@ def test_other_detectors_are_refused(tmp_path):
                        loss_mask=dict(type='DiceLoss'), loss_cls=dict(type='FocalLoss'))))
     with pytest.raises(ArgumentError, match='SOLO'):
         export_model(solo, str(tmp_path / 'out'))
+
+
+@pytest.mark.slow
+def test_in_a_program_of_its_own(tmp_path):
+    """Where nothing has set a default scope."""
+    cfg = load_config(str(ROOT / 'configs' / 'fasternet_t0_digits.py'))
+    export_model(build(cfg.model, 'mmpretrain'), str(tmp_path / 'out'), model_cfg=cfg.model)
+    code = f"""
+from mmfasternet.deploy import ExportedClassifier
+from mmfasternet.engine.config import load_config
+model = ExportedClassifier(load_config({cfg.filename!r}).model, {str(tmp_path / 'out')!r})
+print(type(model.model).__name__)"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment(
+        PYTHONPATH=str(ROOT)), cwd=tmp_path)
+    assert done.stdout.splitlines()[-1:] == ['ImageClassifier'], done.stderr[-2000:]
+
+
+def test_a_head_with_tuples_for_each_level_is_refused():
+    class Head(nn.Module):
+
+        def forward(self, maps):
+            return [(x, x) for x in maps], list(maps)
+
+    part = DensePart.__new__(DensePart)
+    nn.Module.__init__(part)
+    part.backbone, part.neck, part.head, part.num_maps = nn.Identity(), lambda x: (x, x), Head(), 0
+    with pytest.raises(ArgumentError, match='Head gives more than one tensor for each level'):
+        part(torch.zeros(1, 3, 8, 8))

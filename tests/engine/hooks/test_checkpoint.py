@@ -60,3 +60,10 @@ def test_a_metric_that_is_there(tmp_path, save_best):
     assert (tmp_path / 'a' / 'best_coco_bbox_mAP_epoch_1.pth').exists()
     train(tmp_path / 'b', CheckpointHook, save_best, {})  # of a detector that finds nothing yet: MMEngine warns
     assert not list((tmp_path / 'b').glob('best*'))
+
+
+def test_a_detector_that_finds_nothing_yet_trains_on(tmp_path):
+    """MMDetection's metric gives nothing then, and others do."""
+    train(tmp_path, CheckpointHook, 'coco/bbox_mAP', {'speed/ms': 1.})
+    assert (tmp_path / 'epoch_1.pth').exists() and not list(tmp_path.glob('best*'))
+    assert 'gives no coco/bbox_mAP, only speed/ms' in next(tmp_path.glob('*/*.log')).read_text()
