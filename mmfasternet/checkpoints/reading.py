@@ -105,9 +105,13 @@ def _log_once(message: str, level: int) -> None:
 
 
 def _read_file(path: Path, map_location: Any) -> Any:
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # such as too long a name
+        raise CheckpointError(f"checkpoint '{path}' can't be read: {error.strerror}") from None
+    if is_folder:
         raise CheckpointError(f"checkpoint '{path}' is a folder. Give a file in it")
-    if not path.is_file():
+    if not is_file:
         raise CheckpointError(f"checkpoint '{path}' does not exist. Check the path; training writes its "
                               f'checkpoints to the work folder, work_dirs/CONFIG by default')
     try:

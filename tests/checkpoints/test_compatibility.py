@@ -80,6 +80,13 @@ def test_weights_where_mmengine_does_not_look_for_them_are_refused(tmp_path):
         assert_fits(model, saved(dict(model=model.state_dict()), tmp_path / 'a.pth'))
 
 
+def test_keys_that_are_no_names_are_no_weights(detector):
+    content = dict(state_dict={1: torch.zeros(1), **detector.state_dict()})
+    check_fits(detector, content, 'a.pth')
+    with pytest.raises(CheckpointError, match="'a.pth' does not fit this model"):
+        check_fits(detector, {1: torch.zeros(1)}, 'a.pth')
+
+
 def test_a_training_starts_from_any_checkpoint_with_its_backbone(tmp_path, detector, source):
     for weights in (official_classifier(source), source.state_dict(), convert(official_classifier(source), 'timm'),
                     official_detector(detector)):

@@ -120,6 +120,11 @@ def test_a_lack_of_memory_is_not_the_files_fault(tmp_path, monkeypatch, error):
     assert 'Remove' not in str(caught.value)
 
 
+def test_a_name_that_is_too_long_is_one_line():
+    with pytest.raises(CheckpointError, match="a.pth' can't be read: File name too long"):
+        read_checkpoint('a' * 300 + '.pth')
+
+
 def test_small_files_do_not_fill_the_memory(tmp_path):
     torch.save(dict(a=torch.zeros(10**6)), tmp_path / 'plain.pth')
     with zipfile.ZipFile(tmp_path / 'plain.pth') as plain, zipfile.ZipFile(

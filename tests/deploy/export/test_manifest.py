@@ -32,7 +32,9 @@ def test_round_trip(tmp_path):
     assert Manifest.read(tmp_path) == manifest
 
 
-@pytest.mark.parametrize('content', ['', '{', '[]', '{"format": "onnx"}', '{"parts": [{"name": 1}]}'])
+@pytest.mark.parametrize('content', ['', '{', '[]', '{"format": "onnx"}', '{"parts": [{"name": 1}]}',
+                                     '{"format": "onnx", "model": null, "versions": {}, "parts": [{"name": "dense", '
+                                     '"file": null, "outputs": []}]}'])
 def test_a_broken_manifest_is_named(tmp_path, content):
     (tmp_path / MANIFEST).write_text(content)
     with pytest.raises(UserError, match="export.json' can't be read"):
