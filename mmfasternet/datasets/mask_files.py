@@ -31,7 +31,10 @@ class Piece(NamedTuple):
 
 
 def image_size(path: StrPath) -> Tuple[int, int]:
-    """Height and width of an image as loaded, with its Exif rotation; only its header is read, mostly.
+    """Height and width of an image as loaded, with its Exif rotation.
+
+    Only the header is read, except of rotated images that are neither JPEG
+    nor PNG.
 
     Raises:
         DataError: If it is missing, or not an image.
