@@ -119,10 +119,15 @@ def _is_plain(conv: Any) -> bool:
     return type(conv) in _PLAIN_CONVS and not forward_hooks(conv)
 
 
-def is_fixed(norm: Optional[nn.Module]) -> bool:
-    """Whether the norm is a batch norm that applies its running statistics, and no activation, as timm's does."""
-    return (isinstance(norm, BatchNorm) and type(norm).forward in (BatchNorm.forward, nn.SyncBatchNorm.forward)
-            and not forward_hooks(norm) and norm.running_mean is not None and not norm.training)
+def is_fixed(norm: Any) -> bool:
+    """Whether the norm is a batch norm that applies its running statistics, and nothing more."""
+    return (applies_statistics(norm) and not forward_hooks(norm)
+            and type(norm).forward in (BatchNorm.forward, nn.SyncBatchNorm.forward))
+
+
+def applies_statistics(norm: Any) -> bool:
+    """Whether the norm is a batch norm that applies its running statistics; timm's also have an activation."""
+    return isinstance(norm, BatchNorm) and norm.running_mean is not None and not norm.training
 
 
 def _double(tensor: Optional[Tensor]) -> Optional[Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 
 from mmfasternet.compat import tree_leaves
-from mmfasternet.deploy.folding import folded_behind, is_fixed
+from mmfasternet.deploy.folding import applies_statistics, folded_behind
 from mmfasternet.errors import UserError
 
 #: Prefix of timm's names of networks on the command line.
@@ -107,7 +107,7 @@ def fold_timm_norms(model: nn.Module, images: Tensor) -> None:
     # Other subclasses may standardise their weights, or normalise by other statistics.
     hooks = [module.register_forward_hook(visit) for module in names
              if type(module) in (nn.Conv2d, Conv2dSame)
-             or type(module) in (nn.BatchNorm2d, BatchNormAct2d) and is_fixed(module)]
+             or type(module) in (nn.BatchNorm2d, BatchNormAct2d) and applies_statistics(module)]
     with torch.enable_grad(), saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing):
         outputs = tree_leaves(model(images.detach().requires_grad_()))
     for hook in hooks:
