@@ -12,6 +12,7 @@ from mmfasternet.deploy.export import exporting
 from mmfasternet.deploy.export.exporting import export_model
 from mmfasternet.deploy.export.manifest import Manifest
 from mmfasternet.deploy.export.runtimes import load_runtime
+from mmfasternet.deploy.export.targets import Target
 from mmfasternet.errors import ArgumentError, UserError
 from mmfasternet.models import FasterNet
 from tests.conftest import ROOT, build, needs_export, randomize_norms
@@ -124,6 +125,17 @@ def test_a_link_to_nothing_is_kept(backbone, tmp_path):
     (tmp_path / 'out').symlink_to(tmp_path / 'gone')
     with pytest.raises(UserError, match='already exists'):
         export_model(backbone, str(tmp_path / 'out'))
+
+
+def test_a_check_tells_when_it_compares_nothing_and_counts_the_outputs(tmp_path, monkeypatch):
+    file, nothing = tmp_path / 'detector.onnx', torch.zeros(0, 4)
+    file.touch()
+    oracle = Target('detector', torch.nn.Identity(), 'images', {}, [(0, 4)])
+    monkeypatch.setattr(exporting, 'load_runtime', lambda path: lambda x: [nothing])
+    assert exporting._check(oracle, file, (), 1e-4, tmp_path).checked == '1 random, in which nothing is found'
+    monkeypatch.setattr(exporting, 'load_runtime', lambda path: lambda x: [nothing, nothing])
+    with pytest.raises(UserError, match='the exported detector has 2 outputs instead of 1. Nothing was written'):
+        exporting._check(oracle, file, (), 1e-4, tmp_path)
 
 
 def test_a_file_that_gives_nan_is_refused(tmp_path):
