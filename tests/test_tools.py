@@ -570,6 +570,18 @@ def test_an_int8_classifier_is_evaluated_and_tested(run_tool, tmp_path):
     assert none.code == 0 and 'top1' not in none.out, none.err
 
 
+@pytest.mark.parametrize('tool, arguments', [
+    ('image_demo', ['.', SHAPES_CONFIG, 'weights.pth', '--batch-size']),
+    ('benchmark_detector', [SHAPES_CONFIG, '--threads']), ('benchmark_forms', [SHAPES_CONFIG, '--rounds']),
+    ('compare_backbones', [SHAPES_CONFIG, '--seeds']), ('benchmark_training', ['--curve']),
+    ('approximate_conv', ['weights.pth', '--max-images']),
+])
+def test_a_count_out_of_its_range_is_named(run_tool, tool, arguments):
+    result = run_tool(tool, *arguments, 0)
+    assert result.code == 2
+    assert result.err.endswith(f'error: argument {arguments[-1]}: must be an integer of at least 1, got 0\n')
+
+
 @pytest.mark.parametrize('options, text', [
     (['--no-accuracy'], 'need --dtype int8'), (['--calibration', '.'], 'need --dtype int8'),
     (['--accuracy-drop', '0.1'], 'need --dtype int8'), (['--calibration-images', '9'], 'need --dtype int8'),
@@ -648,7 +660,6 @@ WITH_DATA = ['--cfg-options', *data_options('{shapes}')]
     ('test', [SHAPES_CONFIG, 'gone.pth', '--out', 'raw.json'], 'raw.json'),
     ('image_demo', ['gone.jpg', SHAPES_CONFIG, 'gone.pth'], "'gone.jpg'"),
     ('image_demo', [ROOT / 'tests', SHAPES_CONFIG, 'gone.pth'], 'holds no image'),
-    ('image_demo', ['{shapes}/val', SHAPES_CONFIG, '{trained}', '--batch-size', 0], '--batch-size must be at least 1'),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, 'gone.pth'], "'gone.pth'"),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, __file__, '--device', 'cuda:9'], "'cuda:9'"),
     ('image_demo', ['{shapes}/val', SHAPES_CONFIG, '{trained}', '--ann-file', 'gone.json'], "'gone.json'"),

@@ -1,5 +1,6 @@
 """Parameters and multiply-adds of classifiers and detectors, part by part."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmfasternet.compat import BatchNorm, fake_tensors
+from mmfasternet.datasets.naming import kind_and_reason
 from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.deploy.dense import image_channels
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.config import is_classifier
+from mmfasternet.errors import UserError
 
 #: RoIs in the box and in the mask head of a two-stage detector (FasterNet, Table 4).
 NUM_ROIS = dict(bbox=1000, mask=100)
@@ -43,17 +46,26 @@ def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> Lis
 
     Args:
         cfg: Config of a classifier or a detector.
-        size: Height and width of the image in pixels. Defaults to None:
-            (224, 224) for a classifier, (800, 1280) for a detector.
+        size: Height and width of the image in pixels; a detector pads it, as
+            its data preprocessor says. Defaults to None: (224, 224) for a
+            classifier, (800, 1280) for a detector.
 
     Returns:
         The parts in the order of the computation, and ``'total'``.
+
+    Raises:
+        UserError: If the model can't compute an image of this size.
     """
     classifies = is_classifier(cfg)
     model = build_for_counting(cfg)
     image = _image(model, size or ((224, 224) if classifies else (800, 1280)))
-    with torch.no_grad():
-        parts = _classifier_parts(model, image) if classifies else _detector_parts(model, image)
+    try:
+        with torch.no_grad():
+            parts = _classifier_parts(model, image) if classifies else _detector_parts(model, image)
+    except RuntimeError as error:  # such as a map that is smaller than a kernel
+        height, width = image.shape[2:]
+        raise UserError(f"'{cfg.filename}' can't compute an image of {height} x {width} pixels: "
+                        f'{kind_and_reason(error)}') from error
     parts.append(Complexity('total', sum(p.numel() for p in model.parameters()), sum(p.multiply_adds for p in parts)))
     return parts
 
@@ -69,8 +81,8 @@ def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Comple
 
     Args:
         cfg: Config of a Mask R-CNN with one head for boxes and one for masks.
-        size: Height and width of the image in pixels.
-            Defaults to (800, 1280).
+        size: Height and width of the image in pixels, which is padded as for
+            :func:`count_complexity`. Defaults to (800, 1280).
     """
     model = build_for_counting(cfg)
     elements = 0
@@ -109,7 +121,9 @@ def build_for_counting(cfg: Config) -> nn.Module:
 
 
 def _image(model: nn.Module, size: Tuple[int, int]) -> Tensor:
-    return torch.rand(1, image_channels(model), *size)
+    """A random image, padded to the sides that the model computes on."""
+    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
+    return torch.rand(1, image_channels(model), *(math.ceil(side / divisor) * divisor for side in size))
 
 
 def count_multiply_adds(module: nn.Module, *inputs: Any, kinds: Sequence[str] = _ALL) -> int:

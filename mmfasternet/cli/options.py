@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from contextlib import contextmanager
-from typing import Any, ContextManager, Iterator, List, Optional, Sequence
+from typing import Any, Callable, ContextManager, Iterator, List, Optional, Sequence
 
 from mmfasternet.calling import called_as
 from mmfasternet.cli.config_options import ConfigOptions
@@ -37,6 +37,21 @@ def make_parser(description: str, command: str, example: str) -> argparse.Argume
         example = re.sub(r'\bconfigs/(\w+)\.py', r'\1', example)
     return argparse.ArgumentParser(called, description=description, epilog=f'example: {called} {example}',
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def integer(least: int) -> Callable[[str], int]:
+    """The type of an option that is an integer of at least ``least``."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f'must be an integer of at least {least}, got {text}')
+        return value
+
+    return read
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +85,8 @@ def add_deploy_options(parser: argparse.ArgumentParser) -> None:
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose the device."""
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the first GPU, else the CPU)')
-    parser.add_argument('--threads', type=int, help='threads on a CPU (default: the number of cores that this process '
-                                                    'may use)')
+    parser.add_argument('--threads', type=integer(1),
+                        help='threads on a CPU (default: the number of cores that this process may use)')
 
 
 def add_dtype_option(parser: argparse.ArgumentParser, help: str) -> None:

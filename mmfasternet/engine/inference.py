@@ -1,6 +1,7 @@
 """Predictions for images and videos: drawn, and as a JSON file in COCO's result format."""
 
 import json
+import logging
 import os
 from itertools import islice
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 import mmcv
 from mmengine.config import Config
+from mmengine.logging import print_log
 from rich.progress import track
 
 from mmfasternet.checkpoints import safe_loading
@@ -16,11 +18,12 @@ from mmfasternet.datasets.image_files import IMAGE_SUFFIXES
 from mmfasternet.datasets.truth import Truth
 from mmfasternet.datasets.video_files import SUFFIX, VideoFile, write_video
 from mmfasternet.engine.device import find_device
-from mmfasternet.engine.predictors import make_predictor
-from mmfasternet.errors import UserError
+from mmfasternet.engine.predictors import Predictor, make_predictor
+from mmfasternet.errors import DataError, UserError
 from mmfasternet.files import check_folder, write_atomically
 
 _DRAWN = 'vis'  # the folder of what is drawn
+_Job = Tuple[str, str, Path, Any]  # of an image: its file, name, drawn file and id
 _T = TypeVar('_T')
 
 
@@ -62,6 +65,8 @@ def predict(cfg: Config,
         UserError: If the checkpoint, the device or ``ann_file`` can't be
             used, ``out_dir`` can't be written, or a drawn image would
             overwrite an image.
+        DataError: If the test pipeline fails on an image: after the others,
+            whose predictions are written.
     """
     names = _names(images)
     drawn = [_drawn_file(out_dir, name) for name in names]
@@ -74,17 +79,23 @@ def predict(cfg: Config,
         if content and predictor.ids:
             ids, predictor.ids = image_ids(content, images), category_ids(content, predictor.classes)
         truth = Truth(content, predictor.classes, ann_file) if ann_file and content and predictor.ids else None
-        rows = []
+        rows: List[Dict[str, Any]] = []
+        skipped: List[DataError] = []
         batches = list(_batches(zip(images, names, drawn, ids), batch_size))
         for batch in track(batches, 'Inference'):
-            samples = predictor([image for image, _, _, _ in batch])
-            for (image, name, file, number), sample in zip(batch, samples):
+            for (image, name, file, number), sample in _predicted(predictor, batch, skipped):
                 where = dict(image_id=number, file_name=name) if predictor.ids else dict(file_name=name)
                 rows += [dict(where, **row) for row in predictor.rows(sample)]
                 pixels = mmcv.imread(image)
                 there = truth.on(number, pixels.shape[:2]) if truth else None
                 mmcv.imwrite(predictor.draw(pixels, sample, there, enlarged=True), str(file))
-    return _write(out_dir, rows)
+    if skipped and len(skipped) == len(images):
+        raise skipped[0]
+    _write(out_dir, rows)
+    if skipped:
+        raise DataError(f'{skipped[0]}. {len(skipped)} of {len(images)} images were skipped; the predictions for the '
+                        f"others are in '{out_dir}'")
+    return rows
 
 
 def predict_video(cfg: Config,
@@ -136,6 +147,18 @@ def predict_video(cfg: Config,
     return _write(out_dir, rows), target
 
 
+def _predicted(predictor: Predictor, batch: Sequence[_Job], skipped: List[DataError]) -> List[Tuple[_Job, Any]]:
+    """The items of a batch with their data samples, but for images on which the pipeline fails."""
+    try:
+        return list(zip(batch, predictor([image for image, *_ in batch])))
+    except DataError as error:
+        if len(batch) > 1:  # which one it is shows only one by one
+            return [pair for item in batch for pair in _predicted(predictor, [item], skipped)]
+        print_log(f'skipped: {error}', 'current', logging.WARNING)
+        skipped.append(error)
+        return []
+
+
 def _write(out_dir: str, rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(out_dir) / 'predictions.json', json.dumps(rows, indent=1).encode())
@@ -167,7 +190,7 @@ def _check_sources(sources: Sequence[str], targets: Sequence[Path]) -> None:
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[List[_T]]:
     if size < 1:
-        raise UserError(f'--batch-size must be at least 1, got {size}')
+        raise UserError(f'batch_size must be at least 1, got {size}')
     items = iter(items)
     while batch := list(islice(items, size)):
         yield batch

@@ -36,7 +36,11 @@ class Predictor(Protocol):
     classes: Sequence[str]
 
     def __call__(self, images: Sequence[Image]) -> List[Any]:
-        """Predict for a batch; returns a data sample for each image."""
+        """Predict for a batch; returns a data sample for each image.
+
+        Raises:
+            DataError: If the pipeline fails on an image file.
+        """
 
     def draw(self, image: np.ndarray, sample: Any, truth: Optional[Any] = None, enlarged: bool = False) -> np.ndarray:
         """An image with its predictions drawn.
@@ -171,7 +175,11 @@ class ClassifierPredictor:
 
 @contextmanager
 def _named(images: Sequence[Image]) -> Iterator[None]:
-    """Within it, an error of the pipeline names the image, or those of the batch, if they are files."""
+    """Within it, an error of the pipeline names the image, or those of the batch, if they are files.
+
+    Raises:
+        DataError: Instead of it.
+    """
     try:
         yield
     except (UserError, MemoryError):

@@ -3,6 +3,7 @@ from mmengine.config import Config
 
 from mmfasternet.benchmark.complexity import count_as_table_4, count_complexity
 from mmfasternet.benchmark.paper import TABLE_4
+from mmfasternet.errors import UserError
 from tests.conftest import ROOT
 
 # Table 8: parameters and multiply-adds of the classifiers, and the digits that the paper prints of them.
@@ -70,3 +71,14 @@ def test_four_times_the_pixels_are_four_times_the_multiply_adds():
     cfg = config('fasternet_t0_in1k')
     small, large = (counted(cfg, size)['backbone'].multiply_adds for size in ((64, 64), (64, 256)))
     assert large == 4 * small
+
+
+def test_a_detector_computes_on_padded_sides():
+    cfg = config('mask_rcnn_fasternet_t0_shapes')
+    assert count_complexity(cfg, (16, 33)) == count_complexity(cfg, (32, 64))
+    assert count_as_table_4(cfg, (16, 33)) == count_as_table_4(cfg, (32, 64))
+
+
+def test_too_small_an_image_is_one_line():
+    with pytest.raises(UserError, match=r"^'\S+' can't compute an image of 16 x 20 pixels: RuntimeError: .*[Kk]ernel"):
+        count_complexity(config('fasternet_t0_in1k'), (16, 20))

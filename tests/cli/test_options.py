@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmfasternet.cli.options import (
     add_benchmark_options,
     add_graphs_option,
+    integer,
     one_line_errors,
     set_up_device,
 )
@@ -46,6 +47,17 @@ def test_only_within_are_warnings_of_an_evaluator_not_shown(error):
         if error:
             raise error
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize('text, least', [('0', 1), ('-1', 0), ('1.5', 1), ('many', 1)])
+def test_a_count_out_of_its_range_is_named(capsys, text, least):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--runs', type=integer(least))
+    with pytest.raises(SystemExit):
+        parser.parse_args([f'--runs={text}'])
+    assert capsys.readouterr().err.endswith(
+        f'error: argument --runs: must be an integer of at least {least}, got {text}\n')
+    assert parser.parse_args([f'--runs={least}']).runs == least
 
 
 def test_other_errors_keep_their_traceback():

@@ -57,12 +57,38 @@ def frames(path):
     return found
 
 
-@pytest.mark.parametrize('batch_size, which', [(1, r"image '\S+thin\.png'"),
-                                               (2, r"one of the images '\S+', '\S+thin\.png'")])
-def test_an_image_on_which_the_pipeline_fails_is_named(detector, pictures, tmp_path, batch_size, which):
+@pytest.fixture
+def thin(tmp_path):
     cv2.imwrite(str(tmp_path / 'thin.png'), np.zeros((5000, 1, 3), np.uint8))  # its smaller side would become 0 pixels
-    with pytest.raises(DataError, match=f'^{which}: the test pipeline fails on it .error: OpenCV'):
-        predict(*detector, [pictures[0], str(tmp_path / 'thin.png')], str(tmp_path / 'out'), batch_size=batch_size)
+    return str(tmp_path / 'thin.png')
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 4])
+def test_an_image_on_which_the_pipeline_fails_costs_no_other_one(detector, pictures, tmp_path, batch_size, thin):
+    expected = predict(*detector, pictures[:3], str(tmp_path / 'all'), batch_size=batch_size, score_thr=0.)
+    with pytest.raises(DataError, match=r"^image '\S+thin\.png': the test pipeline fails on it .error: OpenCV.*\. "
+                                        r"1 of 4 images were skipped; the predictions for the others are in '\S+out'$"):
+        predict(*detector, [*pictures[:2], thin, pictures[2]], str(tmp_path / 'out'), batch_size=batch_size,
+                score_thr=0.)
+    rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    assert {row['image_id'] for row in rows} == {1, 2, 4} and len(rows) == len(expected)
+    for row, wanted in zip(rows, expected):
+        assert (row['file_name'], row['category_id']) == (wanted['file_name'], wanted['category_id'])
+        assert row['score'] == pytest.approx(wanted['score'], abs=1e-4)  # other batches
+    assert {path.name for path in (tmp_path / 'out' / 'vis').iterdir()} == {row['file_name'] for row in rows}
+
+
+def test_no_prediction_is_written_if_the_pipeline_fails_on_all_images(detector, tmp_path, thin):
+    with pytest.raises(DataError, match=r"^image '\S+thin\.png': the test pipeline fails on it \(.*\)$"):
+        predict(*detector, [thin], str(tmp_path / 'out'))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_batch_size_out_of_its_range_is_named(detector, pictures, clip, tmp_path):
+    for function, given in ((predict, pictures), (predict_video, clip)):
+        with pytest.raises(UserError, match='^batch_size must be at least 1, got 0$'):
+            function(*detector, given, str(tmp_path / 'out'), batch_size=0)
+    assert not list(tmp_path.glob('out/**/*.*'))
 
 
 def test_a_prediction_leaves_no_visualizer_behind(detector, pictures, tmp_path):

@@ -3,6 +3,7 @@ import torch
 from mmengine.analysis import FlopAnalyzer
 from torch import nn
 
+from mmfasternet.errors import ArgumentError
 from mmfasternet.models import FasterNet
 from mmfasternet.models.layers import LayerNorm2d
 from tests.conftest import randomize_norms
@@ -171,6 +172,12 @@ def test_norm_cfg(norm, kind):
     model = FasterNet('t0', norm_cfg=dict(type=norm))
     norms = [m for m in model.modules() if 'Norm' in type(m).__name__]
     assert len(norms) == 13 + 4 + 4 and all(isinstance(m, kind) for m in norms)
+
+
+@pytest.mark.parametrize('norm', [None, 'BN', {}])
+def test_what_is_no_norm_is_named(norm):
+    with pytest.raises(ArgumentError, match=f'^norm_cfg must be the config of a norm layer, .*, got {norm!r}$'):
+        FasterNet('t0', norm_cfg=norm)
 
 
 def test_layer_norm_normalises_over_channels():

@@ -8,11 +8,13 @@ from mmfasternet.cli.config_options import ConfigOptions
 from mmfasternet.cli.options import (
     AMP_TYPES,
     add_benchmark_options,
+    integer,
     make_parser,
     one_line_errors,
     set_up_device,
     with_amp_type,
 )
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -21,7 +23,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                          'train_cfg.val_interval=1')
     parser.add_argument('configs', nargs='+', metavar='CONFIG',
                         help='config files of detectors, with a validation at the end of the training')
-    parser.add_argument('--seeds', type=int, default=3, help='trainings of each config (default: 3)')
+    parser.add_argument('--seeds', type=integer(1), default=3, help='trainings of each config (default: 3)')
     parser.add_argument('--work-dir', default='work_dirs/backbones', metavar='DIR',
                         help='folder for checkpoints and logs (default: work_dirs/backbones); trainings that were '
                         'interrupted are resumed from there')
@@ -33,21 +35,20 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                                                                     '(needs a GPU)')
     parser.add_argument('--channels-last', action='store_true', help='train with channels-last weights and maps')
     parser.add_argument('--compile', action='store_true', help='train with torch.compile; implies --channels-last')
-    parser.add_argument('--runs', type=int, default=20, help='timed runs for the latency (default: 20)')
+    parser.add_argument('--runs', type=integer(1), default=20, help='timed runs for the latency (default: 20)')
     add_benchmark_options(parser)
     args = parser.parse_args(with_amp_type(argv))
     if len({Path(config).stem for config in args.configs}) < len(args.configs):
         parser.error('config files must have different names, because records are stored under them')
-    if min(args.seeds, args.runs) < 1:
-        parser.error('--seeds and --runs must be at least 1')
     return args
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        from mmfasternet.benchmark.backbones.comparison import compare
-        from mmfasternet.engine.config import load_config
+        with quiet_imports():
+            from mmfasternet.benchmark.backbones.comparison import compare
+            from mmfasternet.engine.config import load_config
         device = set_up_device(args)
         flags = [*(['--amp', args.amp] if args.amp else ()),
                  *(['--channels-last'] if args.channels_last else ()), *(['--compile'] if args.compile else ())]

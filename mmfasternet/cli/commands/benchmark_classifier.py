@@ -8,10 +8,12 @@ from mmfasternet.cli.options import (
     add_benchmark_options,
     add_dtype_option,
     add_graphs_option,
+    integer,
     make_parser,
     one_line_errors,
     set_up_device,
 )
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -19,9 +21,9 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument('networks', nargs='*', metavar='NETWORK', help='names of networks, or timm:NAME for any '
                                                                        "network of timm's (default: all that have a "
                                                                        'name here)')
-    parser.add_argument('--batches', nargs='+', type=int, metavar='N',
+    parser.add_argument('--batches', nargs='+', type=integer(1), metavar='N',
                         help='batch sizes, one run each (default: 1 as in the paper, and on a GPU also 32)')
-    parser.add_argument('--runs', type=int, default=20,
+    parser.add_argument('--runs', type=integer(1), default=20,
                         help='timed runs; on a CPU a fifth of them for batches of more than one image (default: 20)')
     add_dtype_option(parser, 'type of weights and images (default: float32)')
     parser.add_argument('--deploy', action='store_true', help='run FasterNet in its inference form, the others '
@@ -34,10 +36,11 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        import torch
+        with quiet_imports():
+            import torch
 
-        from mmfasternet.benchmark.harness.suite import replayed, run_suite
-        from mmfasternet.benchmark.subjects.classifiers import classifier_entry, classifier_report, find_networks
+            from mmfasternet.benchmark.harness.suite import replayed, run_suite
+            from mmfasternet.benchmark.subjects.classifiers import classifier_entry, classifier_report, find_networks
         device = set_up_device(args)
         networks = find_networks(args.networks)
         records = {}

@@ -8,11 +8,13 @@ from mmfasternet.cli.options import (
     add_benchmark_options,
     add_deploy_options,
     add_trust_option,
+    integer,
     make_parser,
     one_line_errors,
     set_up_device,
     trusting,
 )
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -24,12 +26,12 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument('--checkpoint', help='weights for a single config, or a folder that mmfasternet export made '
                         '(default: random weights with which a two-stage detector finds objects)')
     image = parser.add_mutually_exclusive_group()
-    image.add_argument('--size', nargs=2, type=int, default=(800, 1280), metavar=('H', 'W'),
+    image.add_argument('--size', nargs=2, type=integer(1), default=(800, 1280), metavar=('H', 'W'),
                        help='height and width of a random image in pixels (default: 800 1280)')
     image.add_argument('--images', metavar='DIR',
                        help="images to use in turn, resized by the config's test pipeline (default: a random one)")
-    parser.add_argument('--batch', type=int, default=1, help='batch size (default: 1)')
-    parser.add_argument('--runs', type=int, default=20, help='timed runs (default: 20)')
+    parser.add_argument('--batch', type=integer(1), default=1, help='batch size (default: 1)')
+    parser.add_argument('--runs', type=integer(1), default=20, help='timed runs (default: 20)')
     add_benchmark_options(parser)
     add_deploy_options(parser)
     add_trust_option(parser)
@@ -46,13 +48,14 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        from mmfasternet.benchmark.harness.suite import run_suite
-        from mmfasternet.benchmark.paper import TABLE_4
-        from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, detector_report
-        from mmfasternet.benchmark.subjects.timm_detectors import named_config
-        from mmfasternet.config_files import configs_folder
-        from mmfasternet.datasets.image_files import find_images
-        from mmfasternet.engine.deploying import DeployOptions
+        with quiet_imports():
+            from mmfasternet.benchmark.harness.suite import run_suite
+            from mmfasternet.benchmark.paper import TABLE_4
+            from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, detector_report
+            from mmfasternet.benchmark.subjects.timm_detectors import named_config
+            from mmfasternet.config_files import configs_folder
+            from mmfasternet.datasets.image_files import find_images
+            from mmfasternet.engine.deploying import DeployOptions
         device = set_up_device(args)
         names = [str(configs_folder() / row.config) for row in TABLE_4.values()] if args.table4 else args.configs
         detectors = [named_config(name, tuple(args.size)) for name in names]

@@ -8,17 +8,20 @@ from mmfasternet.cli.options import (
     add_benchmark_options,
     add_dtype_option,
     add_graphs_option,
+    integer,
     make_parser,
     one_line_errors,
     set_up_device,
 )
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'benchmark operators', '--threads 1')
     parser.add_argument('--table', choices=['1', '9'], help='only this table (default: both)')
-    parser.add_argument('--batch', type=int, help='batch size (default: as in the paper, 1 on a CPU, 32 on a GPU)')
-    parser.add_argument('--runs', type=int, default=50, help='timed runs (default: 50)')
+    parser.add_argument('--batch', type=integer(1),
+                        help='batch size (default: as in the paper, 1 on a CPU, 32 on a GPU)')
+    parser.add_argument('--runs', type=integer(1), default=50, help='timed runs (default: 50)')
     add_dtype_option(parser, 'type of weights and maps (default: float32)')
     parser.add_argument('--channels-last', action='store_true', help='use channels-last maps for Table 1')
     add_graphs_option(parser, 'replay each entry as a CUDA graph, without kernel launches')
@@ -29,11 +32,12 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        import torch
+        with quiet_imports():
+            import torch
 
-        from mmfasternet.benchmark.harness.suite import replayed, run_suite
-        from mmfasternet.benchmark.subjects.operators import operator_entries, operator_report
-        from mmfasternet.benchmark.subjects.partial_conv import partial_conv_entries, partial_conv_report
+            from mmfasternet.benchmark.harness.suite import replayed, run_suite
+            from mmfasternet.benchmark.subjects.operators import operator_entries, operator_report
+            from mmfasternet.benchmark.subjects.partial_conv import partial_conv_entries, partial_conv_report
         device, dtype = set_up_device(args), getattr(torch, args.dtype)
         batch = (1 if device.type == 'cpu' else 32) if args.batch is None else args.batch
         memory_format = torch.channels_last if args.channels_last else torch.contiguous_format

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from mmfasternet.cli.options import add_benchmark_options, make_parser, one_line_errors, set_up_device
+from mmfasternet.cli.options import add_benchmark_options, integer, make_parser, one_line_errors, set_up_device
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 PAIR = ('mask_rcnn_fasternet_s_1x_coco.py', 'comparison/mask_rcnn_resnet50_1x_coco.py')
 FORMS = ['plain', 'channels-last', 'channels-last+compile']
@@ -17,11 +18,11 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         help='config files of detectors (default: Mask R-CNN with FasterNet-S and with ResNet-50)')
     parser.add_argument('--forms', nargs='+', metavar='FORM',
                         help='plain, or float16 or bfloat16, channels-last and compile joined by + (default: all)')
-    parser.add_argument('--size', nargs=2, type=int, default=(800, 1333), metavar=('H', 'W'),
+    parser.add_argument('--size', nargs=2, type=integer(1), default=(800, 1333), metavar=('H', 'W'),
                         help='height and width of the random images in pixels (default: 800 1333)')
-    parser.add_argument('--batch', type=int, default=2, help='batch size (default: 2)')
-    parser.add_argument('--runs', type=int, default=10, help='timed steps (default: 10)')
-    parser.add_argument('--curve', type=int, metavar='STEPS',
+    parser.add_argument('--batch', type=integer(1), default=2, help='batch size (default: 2)')
+    parser.add_argument('--runs', type=integer(1), default=10, help='timed steps (default: 10)')
+    parser.add_argument('--curve', type=integer(1), metavar='STEPS',
                         help="also train this many steps on each config's own data, as mmfasternet train does, in each "
                         'form')
     add_benchmark_options(parser)
@@ -34,19 +35,20 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        import torch
+        with quiet_imports():
+            import torch
 
-        from mmfasternet.benchmark.harness.suite import run_suite
-        from mmfasternet.benchmark.subjects.training_steps import (
-            loss_curve,
-            training_entry,
-            training_report,
-            write_losses,
-        )
-        from mmfasternet.config_files import configs_folder
-        from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.speedups import SpeedUps, native_amp_types
-        from mmfasternet.errors import UserError
+            from mmfasternet.benchmark.harness.suite import run_suite
+            from mmfasternet.benchmark.subjects.training_steps import (
+                loss_curve,
+                training_entry,
+                training_report,
+                write_losses,
+            )
+            from mmfasternet.config_files import configs_folder
+            from mmfasternet.engine.config import load_config
+            from mmfasternet.engine.speedups import SpeedUps, native_amp_types
+            from mmfasternet.errors import UserError
         device = set_up_device(args)
         if args.curve and device.type == 'cpu' and torch.cuda.is_available():
             raise UserError('--curve trains on the GPU, as mmfasternet train does: to train on the CPU, set '

@@ -3,13 +3,13 @@
 import argparse
 from typing import Optional, Sequence
 
-from mmfasternet.cli.options import make_parser, one_line_errors
+from mmfasternet.cli.options import integer, make_parser, one_line_errors
 from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(__doc__, 'demo', '--seed 1')
-    parser.add_argument('--seed', type=int, default=0, help='of both trainings (default: 0)')
+    parser.add_argument('--seed', type=integer(0), default=0, help='of both trainings (default: 0)')
     parser.add_argument('--work-dir', default='work_dirs/demo',
                         help='folder for logs, checkpoints, pictures and the results page (default: work_dirs/demo); '
                         'the shapes are in data/shapes')

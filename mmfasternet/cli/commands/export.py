@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from mmfasternet.cli.config_options import ConfigOptions
-from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.cli.options import add_trust_option, integer, make_parser, one_line_errors, trusting
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -29,7 +30,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                              'drop in AP or top-1 is reported and must not exceed --accuracy-drop (default: float32)')
     parser.add_argument('--calibration', metavar='DIR', help='images to calibrate int8 on, as the config resizes them, '
                         "also in folders of DIR (default: the config's training data)")
-    parser.add_argument('--calibration-images', type=int, metavar='N',
+    parser.add_argument('--calibration-images', type=integer(1), metavar='N',
                         help='how many images to calibrate on, spread over all (default: 300)')
     accuracy = parser.add_mutually_exclusive_group()
     accuracy.add_argument('--accuracy-drop', type=float, metavar='X',
@@ -55,17 +56,16 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         parser.error('--accuracy-drop must be from 0 to 1: 0.01 is one point of AP, or 1 % of top-1')
     if args.dtype == 'int8' and args.end_to_end:
         parser.error('--dtype int8 does not work with --end-to-end, which exports more than networks: use --parts')
-    if args.calibration_images is not None and args.calibration_images < 1:
-        parser.error('--calibration-images must be at least 1')
     return args
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        from mmfasternet.engine.building import build_model
-        from mmfasternet.engine.config import load_config
-        from mmfasternet.engine.device import set_threads
+        with quiet_imports():
+            from mmfasternet.engine.building import build_model
+            from mmfasternet.engine.config import load_config
+            from mmfasternet.engine.device import set_threads
         set_threads()
         cfg = load_config(args.config, args.cfg_options)
         model = build_model(cfg, args.checkpoint)

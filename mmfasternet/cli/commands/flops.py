@@ -4,14 +4,15 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from mmfasternet.cli.options import make_parser, one_line_errors
+from mmfasternet.cli.options import integer, make_parser, one_line_errors
+from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser(
         __doc__, 'flops', 'configs/fasternet_t0_in1k.py configs/mask_rcnn_fasternet_t0_1x_coco.py')
     parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files, or names of our configs')
-    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'),
+    parser.add_argument('--size', nargs=2, type=integer(1), metavar=('H', 'W'),
                         help='image size in pixels (default: 224 224 for a classifier, 800 1280 for a detector)')
     return parser.parse_args(argv)
 
@@ -19,12 +20,13 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Column, Table
+        with quiet_imports():
+            from rich.console import Console
+            from rich.markup import escape
+            from rich.table import Column, Table
 
-        from mmfasternet.benchmark.complexity import count_complexity
-        from mmfasternet.engine.config import load_config
+            from mmfasternet.benchmark.complexity import count_complexity
+            from mmfasternet.engine.config import load_config
         for config in args.configs:
             cfg = load_config(config)
             table = Table(Column('part'), Column('parameters (M)', justify='right'),

@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import Optional, Sequence
 
-from mmfasternet.cli.options import make_parser, one_line_errors
+from mmfasternet.cli.options import integer, make_parser, one_line_errors
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -16,7 +16,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument('root', help='folder to make: images/, train.json and val.json')
     parser.add_argument('--val-share', type=float, default=0.18, help='share of the images to validate on, chosen by '
                         'the names of their folders (default: 0.18)')
-    parser.add_argument('--max-size', type=int, metavar='PX', help='skip images with a longer side (default: none)')
+    parser.add_argument('--max-size', type=integer(1), metavar='PX',
+                        help='skip images with a longer side (default: none)')
     parser.add_argument('--segmentation', choices=['polygon', 'rle'], default='polygon',
                         help='outlines, or run-length encodings, which keep holes (default: polygon)')
     return parser.parse_args(argv)

@@ -3,7 +3,7 @@
 import argparse
 from typing import Optional, Sequence
 
-from mmfasternet.cli.options import add_trust_option, make_parser, one_line_errors, trusting
+from mmfasternet.cli.options import add_trust_option, integer, make_parser, one_line_errors, trusting
 from mmfasternet.cli.quiet_imports import quiet_imports
 
 
@@ -22,7 +22,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument('--ann-file', help='COCO annotation file to take the ids of images and categories from, and '
                         'the objects, which are drawn next to the predictions (default: count ids from 1; frames of a '
                         'video always count from 0)')
-    parser.add_argument('--batch-size', type=int, default=1, help='images or frames at a time (default: 1)')
+    parser.add_argument('--batch-size', type=integer(1), default=1, help='images or frames at a time (default: 1)')
     add_trust_option(parser)
     return parser.parse_args(argv)
 

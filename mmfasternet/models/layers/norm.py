@@ -41,8 +41,11 @@ def build_norm(cfg: Dict[str, Any], channels: int) -> nn.Module:
         channels: Number of channels of the ``(N, C, H, W)`` map.
 
     Raises:
-        ArgumentError: If groups don't divide the channels.
+        ArgumentError: If ``cfg`` is no such config, or groups don't divide the
+            channels.
     """
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise ArgumentError(f"norm_cfg must be the config of a norm layer, such as dict(type='BN'), got {cfg!r}")
     groups = cfg.get('num_groups')
     if isinstance(groups, int) and (groups < 1 or channels % groups):
         possible = [number for number in range(1, channels + 1) if channels % number == 0]
