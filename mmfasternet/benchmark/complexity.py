@@ -58,13 +58,13 @@ def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> Lis
     """
     classifies = is_classifier(cfg)
     model = build_for_counting(cfg)
-    image = _image(model, size or ((224, 224) if classifies else (800, 1280)))
+    size = size or ((224, 224) if classifies else (800, 1280))
     try:
+        image = _image(model, size)
         with torch.no_grad():
             parts = _classifier_parts(model, image) if classifies else _detector_parts(model, image)
     except RuntimeError as error:  # such as a map that is smaller than a kernel
-        height, width = image.shape[2:]
-        raise UserError(f"'{cfg.filename}' can't compute an image of {height} x {width} pixels: "
+        raise UserError(f"the model of '{cfg.filename}' can't compute an image of {size[0]} x {size[1]} pixels: "
                         f'{kind_and_reason(error)}') from error
     parts.append(Complexity('total', sum(p.numel() for p in model.parameters()), sum(p.multiply_adds for p in parts)))
     return parts

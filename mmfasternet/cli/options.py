@@ -11,6 +11,7 @@ from typing import Any, Callable, ContextManager, Iterator, List, Optional, Sequ
 
 from mmfasternet.calling import called_as
 from mmfasternet.cli.config_options import ConfigOptions
+from mmfasternet.cli.quiet_imports import quiet_imports
 from mmfasternet.errors import UserError
 from mmfasternet.files import OF_PLACES, WRITING, cannot_write, check_folder, place_of, reason_of
 from mmfasternet.installed import missing
@@ -152,10 +153,11 @@ def set_local_rank(args: argparse.Namespace) -> None:
 def one_line_errors() -> Iterator[None]:
     """End the program with one line and status 1 on a :class:`UserError`; other errors keep their traceback.
 
-    So does a missing module that belongs to an extra.
+    So does a missing module that belongs to an extra. Remarks on packages that
+    are missing and not needed are not printed.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_imports():
             warnings.filterwarnings('ignore', message='faster_coco_eval')  # an evaluator that is not used here
             yield
     except KeyboardInterrupt as interrupt:

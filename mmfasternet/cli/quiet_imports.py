@@ -28,6 +28,6 @@ class _WithoutRemarks:
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Import modules within it: their remarks on missing packages are not printed."""
+    """Within it, what imported modules say on missing packages is not printed."""
     with redirect_stdout(_WithoutRemarks(sys.stdout)):
         yield

@@ -6,7 +6,7 @@ from mmfasternet.errors import DataError, UserError
 
 
 class NamingPipeline:
-    """A dataset's pipeline, or a transform, whose errors name the image, or the images that it mixes.
+    """A dataset's pipeline whose errors name the image.
 
     Args:
         pipeline: The pipeline itself.
@@ -20,16 +20,17 @@ class NamingPipeline:
 
     def __call__(self, data: Dict[str, Any]) -> Any:
         # Transforms write into what they get.
-        path, *mixed = [each.get('img_path') for each in (data, *data.get('mix_results', []))]
-        shape = (data.get('height'), data.get('width'))
+        path, shape = data.get('img_path'), (data.get('height'), data.get('width'))
         try:
             return self._pipeline(data)
         except (UserError, MemoryError):
             raise
         except Exception as error:
             size = f', {shape[1]} x {shape[0]} px in the annotation file' if all(shape) else ''
-            others = f', mixed with {", ".join(map(repr, mixed))}' if mixed else ''
-            raise DataError(f"image '{path}'{size}{others}: the pipeline fails on it or on its annotations "
+            mixing = [type(transform).__name__ for transform in getattr(self._pipeline, 'transforms', [])
+                      if hasattr(transform, 'results_cache')]  # as RTMDet's mosaic
+            others = f', on what {" or ".join(mixing)} mixes it with,' if mixing else ''
+            raise DataError(f"image '{path}'{size}: the pipeline fails on it{others} or on its annotations "
                             f'({kind_and_reason(error)}). Fix them, or remove the image from the annotation '
                             'file') from error
 
@@ -46,20 +47,16 @@ def kind_and_reason(error: Exception) -> str:
 
 def name_images_in_errors(dataset: Any) -> None:
     """Make a dataset, and the datasets it wraps, name the image that the pipeline fails on."""
-    for each in _with_inner(dataset):
-        pipeline = getattr(each, 'pipeline', None)
-        if isinstance(pipeline, list):  # of MMDetection's MultiImageMixDataset
-            each.pipeline = [_naming(transform) for transform in pipeline]
-        elif callable(pipeline):
-            each.pipeline = _naming(pipeline)
+    for inner in _unwrapped(dataset):
+        pipeline = getattr(inner, 'pipeline', None)
+        if callable(pipeline) and not isinstance(pipeline, NamingPipeline):
+            inner.pipeline = NamingPipeline(pipeline)
 
 
-def _naming(pipeline: Callable[[Dict[str, Any]], Any]) -> NamingPipeline:
-    return pipeline if isinstance(pipeline, NamingPipeline) else NamingPipeline(pipeline)
-
-
-def _with_inner(dataset: Any) -> Iterator[Any]:
-    yield dataset
-    for child in (*getattr(dataset, 'datasets', []), getattr(dataset, 'dataset', None)):
-        if child is not None:
-            yield from _with_inner(child)
+def _unwrapped(dataset: Any) -> Iterator[Any]:
+    inner = [*getattr(dataset, 'datasets', []), getattr(dataset, 'dataset', None)]
+    found = [child for child in inner if child is not None]
+    for child in found:
+        yield from _unwrapped(child)
+    if not found:
+        yield dataset

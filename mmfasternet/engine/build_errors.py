@@ -64,7 +64,11 @@ def _line(cfg: Config, error: Exception) -> Optional[str]:
     if not _is_refusal(error) or not {module.partition('.')[0] for module in modules} <= _NO_OWN:
         return None
     config, registry = builds[-1]
-    where, node = _place(cfg, [config for config, _ in builds])
+    configs = [each for each, _ in builds if isinstance(each, dict)]
+    where, node = _place(cfg, configs)
+    if len(configs) < len(builds):
+        key = next((key for key, value in node.items() if _same(value, config)), None)
+        return key and (f'{where}.{key}' if where else key) + f' must be a dict with a type, got {config!r}'
     if node.get('type') != config.get('type'):  # some builders change their config
         where, node = f'a part within {where}' if where else 'a part', config
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

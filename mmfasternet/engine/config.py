@@ -23,6 +23,9 @@ from mmfasternet.errors import UserError
 
 #: Keys that name classes and functions; the last one is of the config itself.
 _TYPE_KEYS = ('type', 'constructor', 'runner_type')
+#: What MMEngine takes dicts for.
+_SECTIONS = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg',
+             'optim_wrapper', 'default_hooks', 'visualizer', 'env_cfg', 'randomness')
 _COCO_ROOT = 'data/coco/'  # where MMDetection's configs look for COCO
 #: Packages that registries import by themselves.
 _KNOWN_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmfasternet', 'torch', 'torchvision')
@@ -49,8 +52,9 @@ def load_config(path: str,
         ``MMDET_DATASETS`` is set, it replaces ``data/coco/`` everywhere.
 
     Raises:
-        UserError: If there is no such file, it can't be read, or an option
-            does not apply.
+        UserError: If there is no such file, it can't be read, an option does
+            not apply, or a plain value is in the place of a section, such as
+            ``model``.
     """
     if not Path(path).is_file():
         path = _named(path)
@@ -58,6 +62,9 @@ def load_config(path: str,
     _update_coco_root(cfg)
     if options:
         _merge(cfg, options, path)
+    for key in _SECTIONS:
+        if isinstance(cfg.get(key), (str, int, float)):
+            raise UserError(f"config '{path}': {key} must be a dict, got {cfg[key]!r}")
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     cfg.launcher = launcher
     return cfg

@@ -23,6 +23,7 @@ from mmfasternet.errors import DataError, UserError
 from mmfasternet.files import check_folder, write_atomically
 
 _DRAWN = 'vis'  # the folder of what is drawn
+_HOPELESS = 10  # so many failing images, and none before, are no fault of the images
 _Job = Tuple[str, str, Path, Any]  # of an image: its file, name, drawn file and id
 _T = TypeVar('_T')
 
@@ -66,7 +67,8 @@ def predict(cfg: Config,
             used, ``out_dir`` can't be written, or a drawn image would
             overwrite an image.
         DataError: If the test pipeline fails on an image: after the others,
-            whose predictions are written.
+            whose predictions are written; at once, if it fails on the first
+            ten.
     """
     names = _names(images)
     drawn = [_drawn_file(out_dir, name) for name in names]
@@ -80,21 +82,19 @@ def predict(cfg: Config,
             ids, predictor.ids = image_ids(content, images), category_ids(content, predictor.classes)
         truth = Truth(content, predictor.classes, ann_file) if ann_file and content and predictor.ids else None
         rows: List[Dict[str, Any]] = []
-        skipped: List[DataError] = []
+        predicting = _Skipping(predictor, min(len(images), _HOPELESS))
         batches = list(_batches(zip(images, names, drawn, ids), batch_size))
         for batch in track(batches, 'Inference'):
-            for (image, name, file, number), sample in _predicted(predictor, batch, skipped):
+            for (image, name, file, number), sample in predicting(batch):
                 where = dict(image_id=number, file_name=name) if predictor.ids else dict(file_name=name)
                 rows += [dict(where, **row) for row in predictor.rows(sample)]
                 pixels = mmcv.imread(image)
                 there = truth.on(number, pixels.shape[:2]) if truth else None
                 mmcv.imwrite(predictor.draw(pixels, sample, there, enlarged=True), str(file))
-    if skipped and len(skipped) == len(images):
-        raise skipped[0]
     _write(out_dir, rows)
-    if skipped:
-        raise DataError(f'{skipped[0]}. {len(skipped)} of {len(images)} images were skipped; the predictions for the '
-                        f"others are in '{out_dir}'")
+    if predicting.errors:
+        raise DataError(f'{predicting.errors[0]}. {len(predicting.errors)} of {len(images)} images were skipped; the '
+                        f"predictions for the others are in '{out_dir}'")
     return rows
 
 
@@ -147,16 +147,40 @@ def predict_video(cfg: Config,
     return _write(out_dir, rows), target
 
 
-def _predicted(predictor: Predictor, batch: Sequence[_Job], skipped: List[DataError]) -> List[Tuple[_Job, Any]]:
-    """The items of a batch with their data samples, but for images on which the pipeline fails."""
-    try:
-        return list(zip(batch, predictor([image for image, *_ in batch])))
-    except DataError as error:
-        if len(batch) > 1:  # which one it is shows only one by one
-            return [pair for item in batch for pair in _predicted(predictor, [item], skipped)]
+class _Skipping:
+    """Predicts for the images of a batch, but for those that the pipeline fails on.
+
+    Args:
+        predictor: Predicts for a batch.
+        hopeless: If so many images fail and none before, it raises.
+
+    Attributes:
+        errors: One for each image that was skipped.
+    """
+
+    def __init__(self, predictor: Predictor, hopeless: int) -> None:
+        self._predictor, self._hopeless, self._works = predictor, hopeless, False
+        self.errors: List[DataError] = []
+
+    def __call__(self, batch: Sequence[_Job]) -> List[Tuple[_Job, Any]]:
+        try:
+            samples = self._predictor([image for image, *_ in batch])
+        except DataError as error:
+            if len(batch) > 1:  # which one it is shows only one by one
+                return [pair for job in batch for pair in self([job])]
+            self._skip(batch[0], error)
+            return []
+        self._works = True
+        return list(zip(batch, samples))
+
+    def _skip(self, job: _Job, error: DataError) -> None:
+        self.errors.append(error)
+        if not self._works and len(self.errors) == self._hopeless:
+            others = f', and on the {self._hopeless - 1} images after it' if self._hopeless > 1 else ''
+            raise DataError(f'{self.errors[0]}{others}') from error
         print_log(f'skipped: {error}', 'current', logging.WARNING)
-        skipped.append(error)
-        return []
+        _, _, drawn, _ = job
+        drawn.unlink(missing_ok=True)  # of an earlier run
 
 
 def _write(out_dir: str, rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:

@@ -79,6 +79,9 @@ def test_a_detector_computes_on_padded_sides():
     assert count_as_table_4(cfg, (16, 33)) == count_as_table_4(cfg, (32, 64))
 
 
-def test_too_small_an_image_is_one_line():
-    with pytest.raises(UserError, match=r"^'\S+' can't compute an image of 16 x 20 pixels: RuntimeError: .*[Kk]ernel"):
-        count_complexity(config('fasternet_t0_in1k'), (16, 20))
+@pytest.mark.parametrize('size, reason', [((16, 20), '[Kk]ernel'), ((10**7, 10**7), 'memory')])
+def test_what_cannot_be_computed_is_one_line(size, reason):
+    height, width = size
+    with pytest.raises(UserError, match=rf"^the model of '\S+' can't compute an image of {height} x {width} pixels: "
+                                        rf'RuntimeError: .*{reason}'):
+        count_complexity(config('fasternet_t0_in1k'), size)

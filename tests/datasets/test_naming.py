@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 from mmdet.datasets import CocoDataset, MultiImageMixDataset
-from mmdet.datasets.transforms import LoadAnnotations, Mosaic
+from mmdet.datasets.transforms import CachedMosaic, LoadAnnotations, Mosaic
 from mmengine.dataset import ConcatDataset, RepeatDataset
 
 from mmfasternet.datasets.naming import name_images_in_errors
@@ -53,17 +53,22 @@ def test_an_image_is_named(make, wrap):
         pickle.loads(pickle.dumps(dataset))[1]
 
 
-def test_images_that_are_mixed_are_named(make):
-    """By a transform behind the mixing, and by one that mixes."""
-    inner = make()
-    first, second = name_of(inner, 0), name_of(inner, 1)
-    mosaic = dict(type=Mosaic, img_scale=(SIDE, SIDE))
-    dataset = MultiImageMixDataset(inner, [mosaic, dict(type=FailingFor, name=second)])
+def test_an_image_that_is_mixed_with_others_is_not_accused_alone(make):
+    """RTMDet's mosaic keeps images in a cache, and mixes four of them."""
+    dataset = make(dict(type=CachedMosaic, img_scale=(SIDE, SIDE), center_ratio_range='none'))
     name_images_in_errors(dataset)
+    for index in range(4):  # fills the cache
+        assert dataset[index]['img'].shape == (SIDE, SIDE, 3)
+    with pytest.raises(DataError, match=rf"^image '\S+/{name_of(dataset, 4)}', .*: the pipeline fails on it, on what "
+                                        r'CachedMosaic mixes it with, or on its annotations \(TypeError: '):
+        dataset[4]
+
+
+def test_datasets_that_mix_images_are_left_as_they_are(make):
+    """Their list of transforms is read, and changed, by hooks."""
+    dataset = MultiImageMixDataset(make(), [dict(type=Mosaic, img_scale=(SIDE, SIDE))])
     name_images_in_errors(dataset)
-    assert isinstance(dataset.pipeline[0]._pipeline, Mosaic) and dataset[0]['img'].shape == (2 * SIDE, 2 * SIDE, 3)
-    with pytest.raises(DataError, match=rf"^image '\S+/{second}'.*ZeroDivisionError: too small"):
+    assert isinstance(dataset.pipeline[0], Mosaic) and dataset[0]['img'].shape == (2 * SIDE, 2 * SIDE, 3)
+    dataset.dataset.pipeline.transforms.append(FailingFor(name_of(dataset, 1)))
+    with pytest.raises(DataError, match=rf"^image '\S+/{name_of(dataset, 1)}'.*ZeroDivisionError: too small"):
         dataset[1]
-    dataset.pipeline[0]._pipeline.center_ratio_range = None  # it fails
-    with pytest.raises(DataError, match=rf"^image '\S+/{first}'.*, mixed with ('\S+', ){{2}}'\S+': the pipeline fails"):
-        dataset[0]

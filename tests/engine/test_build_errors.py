@@ -58,6 +58,9 @@ def test_an_unknown_key(key, near):
     ({'neck.norm_cfg': dict(type='GN', num_groups=7)}, 'model.neck.norm_cfg.num_groups: num_channels'),
     ({'backbone.arch': 't9'}, "model.backbone.arch must be one of ['t0', "),
     ({'backbone.out_indices': (3, 2)}, 'model.backbone.out_indices must be increasing'),
+    ({'backbone.act_cfg': 'ReLU'}, "model.backbone.act_cfg must be a dict with a type, got 'ReLU'"),
+    ({'neck': 'FPN'}, "model.neck must be a dict with a type, got 'FPN'"),
+    ({'roi_head.bbox_head': 2}, 'model.roi_head.bbox_head must be a dict with a type, got 2'),
     ({'neck.num_outs': 2}, 'model.neck (FPN): assert num_outs >= '),  # it says no more
     ({'neck.out_channels': -1}, 'model.neck (FPN): Trying to create tensor with negative dimension -1'),
     ({'data_preprocessor.mean': [1., 2.]}, 'model.data_preprocessor (DetDataPreprocessor): `mean` should have 1 or 3'),

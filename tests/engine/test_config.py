@@ -35,6 +35,12 @@ def test_bad_arguments_are_named(path, options, message):
         load_config(path, options)
 
 
+@pytest.mark.parametrize('key, value', [('model', 'x'), ('optim_wrapper', 'SGD'), ('train_cfg', 12)])
+def test_a_value_in_the_place_of_a_section_is_named(key, value):
+    with pytest.raises(UserError, match=f"^config '\\S+': {key} must be a dict, got {value!r}$"):
+        load_config(str(COCO_CONFIG), {key: value})
+
+
 def test_mmdet_datasets_stands_for_data_coco(monkeypatch):
     monkeypatch.setenv('MMDET_DATASETS', '/sets/coco2017')
     cfg = load_config(COCO_CONFIG)

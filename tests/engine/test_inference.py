@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.apis import DetInferencer
 from mmengine.visualization import Visualizer
 
 from mmfasternet.engine import inference
@@ -66,6 +67,8 @@ def thin(tmp_path):
 @pytest.mark.parametrize('batch_size', [1, 2, 4])
 def test_an_image_on_which_the_pipeline_fails_costs_no_other_one(detector, pictures, tmp_path, batch_size, thin):
     expected = predict(*detector, pictures[:3], str(tmp_path / 'all'), batch_size=batch_size, score_thr=0.)
+    (tmp_path / 'out' / 'vis').mkdir(parents=True)
+    (tmp_path / 'out' / 'vis' / 'thin.png').touch()  # of an earlier run
     with pytest.raises(DataError, match=r"^image '\S+thin\.png': the test pipeline fails on it .error: OpenCV.*\. "
                                         r"1 of 4 images were skipped; the predictions for the others are in '\S+out'$"):
         predict(*detector, [*pictures[:2], thin, pictures[2]], str(tmp_path / 'out'), batch_size=batch_size,
@@ -82,6 +85,22 @@ def test_no_prediction_is_written_if_the_pipeline_fails_on_all_images(detector, 
     with pytest.raises(DataError, match=r"^image '\S+thin\.png': the test pipeline fails on it \(.*\)$"):
         predict(*detector, [thin], str(tmp_path / 'out'))
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 16])
+def test_a_pipeline_that_fails_on_the_first_images_ends_the_prediction(detector, pictures, tmp_path, monkeypatch,
+                                                                       batch_size):
+    def fail(self, images, batch_size):
+        raise KeyError('scale')
+
+    said = []
+    monkeypatch.setattr(DetInferencer, 'preprocess', fail)
+    monkeypatch.setattr(inference, 'print_log', lambda line, *rest: said.append(line))
+    images = [shutil.copy(pictures[0], tmp_path / f'{number:02}.png') for number in range(12)]
+    reason = r"the test pipeline fails on it \(KeyError: 'scale'\), and on the 9 images after it"
+    with pytest.raises(DataError, match=f"^image '{images[0]}': {reason}$"):
+        predict(*detector, list(map(str, images)), str(tmp_path / 'out'), batch_size=batch_size)
+    assert len(said) == 9 and said[8].startswith(f"skipped: image '{images[8]}'") and not (tmp_path / 'out').exists()
 
 
 def test_a_batch_size_out_of_its_range_is_named(detector, pictures, clip, tmp_path):

@@ -174,7 +174,7 @@ def test_norm_cfg(norm, kind):
     assert len(norms) == 13 + 4 + 4 and all(isinstance(m, kind) for m in norms)
 
 
-@pytest.mark.parametrize('norm', [None, 'BN', {}])
+@pytest.mark.parametrize('norm', [None, 'BN', {}, dict(type=None)])
 def test_what_is_no_norm_is_named(norm):
     with pytest.raises(ArgumentError, match=f'^norm_cfg must be the config of a norm layer, .*, got {norm!r}$'):
         FasterNet('t0', norm_cfg=norm)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from mmfasternet.cli.options import make_parser, one_line_errors
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -29,10 +28,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     # Asking whether there is a GPU must not start it here: the steps run in forks of this process.
     os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
     with one_line_errors():
-        with quiet_imports():
-            from mmfasternet.benchmark.plan.run_all import run_all
-            from mmfasternet.benchmark.plan.summary import summarize, write_reports
-            from mmfasternet.files import check_folder
+        from mmfasternet.benchmark.plan.run_all import run_all
+        from mmfasternet.benchmark.plan.summary import summarize, write_reports
+        from mmfasternet.files import check_folder
         out = Path(args.out)
         check_folder(out)
         if not args.only_reports:

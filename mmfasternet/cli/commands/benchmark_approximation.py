@@ -4,7 +4,6 @@ import argparse
 from typing import Optional, Sequence
 
 from mmfasternet.cli.options import add_trust_option, integer, make_parser, one_line_errors, trusting
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -25,11 +24,10 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        with quiet_imports():
-            from mmfasternet.benchmark.approximation.approximation_report import analysis_report
-            from mmfasternet.datasets.image_files import find_images
-            from mmfasternet.engine.device import find_device, set_threads
-            from mmfasternet.files import check_folder
+        from mmfasternet.benchmark.approximation.approximation_report import analysis_report
+        from mmfasternet.datasets.image_files import find_images
+        from mmfasternet.engine.device import find_device, set_threads
+        from mmfasternet.files import check_folder
         set_threads()
         if args.out:
             check_folder(args.out)

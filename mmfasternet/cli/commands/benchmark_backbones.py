@@ -14,7 +14,6 @@ from mmfasternet.cli.options import (
     set_up_device,
     with_amp_type,
 )
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -46,9 +45,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        with quiet_imports():
-            from mmfasternet.benchmark.backbones.comparison import compare
-            from mmfasternet.engine.config import load_config
+        from mmfasternet.benchmark.backbones.comparison import compare
+        from mmfasternet.engine.config import load_config
         device = set_up_device(args)
         flags = [*(['--amp', args.amp] if args.amp else ()),
                  *(['--channels-last'] if args.channels_last else ()), *(['--compile'] if args.compile else ())]

@@ -13,7 +13,6 @@ from mmfasternet.cli.options import (
     one_line_errors,
     set_up_device,
 )
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -36,11 +35,10 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        with quiet_imports():
-            import torch
+        import torch
 
-            from mmfasternet.benchmark.harness.suite import replayed, run_suite
-            from mmfasternet.benchmark.subjects.classifiers import classifier_entry, classifier_report, find_networks
+        from mmfasternet.benchmark.harness.suite import replayed, run_suite
+        from mmfasternet.benchmark.subjects.classifiers import classifier_entry, classifier_report, find_networks
         device = set_up_device(args)
         networks = find_networks(args.networks)
         records = {}

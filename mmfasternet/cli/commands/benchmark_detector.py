@@ -14,7 +14,6 @@ from mmfasternet.cli.options import (
     set_up_device,
     trusting,
 )
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -48,14 +47,13 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        with quiet_imports():
-            from mmfasternet.benchmark.harness.suite import run_suite
-            from mmfasternet.benchmark.paper import TABLE_4
-            from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, detector_report
-            from mmfasternet.benchmark.subjects.timm_detectors import named_config
-            from mmfasternet.config_files import configs_folder
-            from mmfasternet.datasets.image_files import find_images
-            from mmfasternet.engine.deploying import DeployOptions
+        from mmfasternet.benchmark.harness.suite import run_suite
+        from mmfasternet.benchmark.paper import TABLE_4
+        from mmfasternet.benchmark.subjects.detectors import DetectorInput, detector_entry, detector_report
+        from mmfasternet.benchmark.subjects.timm_detectors import named_config
+        from mmfasternet.config_files import configs_folder
+        from mmfasternet.datasets.image_files import find_images
+        from mmfasternet.engine.deploying import DeployOptions
         device = set_up_device(args)
         names = [str(configs_folder() / row.config) for row in TABLE_4.values()] if args.table4 else args.configs
         detectors = [named_config(name, tuple(args.size)) for name in names]

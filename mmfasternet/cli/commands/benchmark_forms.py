@@ -14,7 +14,6 @@ from mmfasternet.cli.options import (
     set_up_device,
     trusting,
 )
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -47,11 +46,10 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        with quiet_imports():
-            import torch
+        import torch
 
-            from mmfasternet.benchmark.subjects.forms import form_report, measure_forms
-            from mmfasternet.engine.config import load_config
+        from mmfasternet.benchmark.subjects.forms import form_report, measure_forms
+        from mmfasternet.engine.config import load_config
         device = set_up_device(args)
         dtypes = [getattr(torch, dtype) for dtype in args.dtypes]
         for config in args.configs:

@@ -13,7 +13,6 @@ from mmfasternet.cli.options import (
     one_line_errors,
     set_up_device,
 )
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -32,12 +31,11 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        with quiet_imports():
-            import torch
+        import torch
 
-            from mmfasternet.benchmark.harness.suite import replayed, run_suite
-            from mmfasternet.benchmark.subjects.operators import operator_entries, operator_report
-            from mmfasternet.benchmark.subjects.partial_conv import partial_conv_entries, partial_conv_report
+        from mmfasternet.benchmark.harness.suite import replayed, run_suite
+        from mmfasternet.benchmark.subjects.operators import operator_entries, operator_report
+        from mmfasternet.benchmark.subjects.partial_conv import partial_conv_entries, partial_conv_report
         device, dtype = set_up_device(args), getattr(torch, args.dtype)
         batch = (1 if device.type == 'cpu' else 32) if args.batch is None else args.batch
         memory_format = torch.channels_last if args.channels_last else torch.contiguous_format

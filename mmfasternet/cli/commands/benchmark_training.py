@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from mmfasternet.cli.options import add_benchmark_options, integer, make_parser, one_line_errors, set_up_device
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 PAIR = ('mask_rcnn_fasternet_s_1x_coco.py', 'comparison/mask_rcnn_resnet50_1x_coco.py')
 FORMS = ['plain', 'channels-last', 'channels-last+compile']
@@ -35,20 +34,19 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        with quiet_imports():
-            import torch
+        import torch
 
-            from mmfasternet.benchmark.harness.suite import run_suite
-            from mmfasternet.benchmark.subjects.training_steps import (
-                loss_curve,
-                training_entry,
-                training_report,
-                write_losses,
-            )
-            from mmfasternet.config_files import configs_folder
-            from mmfasternet.engine.config import load_config
-            from mmfasternet.engine.speedups import SpeedUps, native_amp_types
-            from mmfasternet.errors import UserError
+        from mmfasternet.benchmark.harness.suite import run_suite
+        from mmfasternet.benchmark.subjects.training_steps import (
+            loss_curve,
+            training_entry,
+            training_report,
+            write_losses,
+        )
+        from mmfasternet.config_files import configs_folder
+        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.speedups import SpeedUps, native_amp_types
+        from mmfasternet.errors import UserError
         device = set_up_device(args)
         if args.curve and device.type == 'cpu' and torch.cuda.is_available():
             raise UserError('--curve trains on the GPU, as mmfasternet train does: to train on the CPU, set '

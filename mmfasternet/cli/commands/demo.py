@@ -4,7 +4,6 @@ import argparse
 from typing import Optional, Sequence
 
 from mmfasternet.cli.options import integer, make_parser, one_line_errors
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -19,14 +18,13 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        with quiet_imports():
-            from mmfasternet.demo.outcome_page import print_outcome, write_outcome_page
-            from mmfasternet.demo.whole_way import go_the_whole_way
-            from mmfasternet.engine.config import load_config
-            from mmfasternet.engine.device import set_threads
-            seed = {'randomness.seed': args.seed}
-            digits = load_config('fasternet_t0_digits', seed, f'{args.work_dir}/digits')
-            shapes = load_config('mask_rcnn_fasternet_t0_shapes', seed, args.work_dir)
+        from mmfasternet.demo.outcome_page import print_outcome, write_outcome_page
+        from mmfasternet.demo.whole_way import go_the_whole_way
+        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.device import set_threads
+        seed = {'randomness.seed': args.seed}
+        digits = load_config('fasternet_t0_digits', seed, f'{args.work_dir}/digits')
+        shapes = load_config('mask_rcnn_fasternet_t0_shapes', seed, args.work_dir)
         set_threads()
         outcome = go_the_whole_way(digits, shapes)
         write_outcome_page(outcome)

@@ -6,7 +6,6 @@ from typing import Any, Optional, Sequence
 
 from mmfasternet.cli.config_options import ConfigOptions
 from mmfasternet.cli.options import add_trust_option, integer, make_parser, one_line_errors, trusting
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -62,10 +61,9 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        with quiet_imports():
-            from mmfasternet.engine.building import build_model
-            from mmfasternet.engine.config import load_config
-            from mmfasternet.engine.device import set_threads
+        from mmfasternet.engine.building import build_model
+        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.device import set_threads
         set_threads()
         cfg = load_config(args.config, args.cfg_options)
         model = build_model(cfg, args.checkpoint)

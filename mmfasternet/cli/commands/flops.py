@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from mmfasternet.cli.options import integer, make_parser, one_line_errors
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -20,13 +19,12 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
-        with quiet_imports():
-            from rich.console import Console
-            from rich.markup import escape
-            from rich.table import Column, Table
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Column, Table
 
-            from mmfasternet.benchmark.complexity import count_complexity
-            from mmfasternet.engine.config import load_config
+        from mmfasternet.benchmark.complexity import count_complexity
+        from mmfasternet.engine.config import load_config
         for config in args.configs:
             cfg = load_config(config)
             table = Table(Column('part'), Column('parameters (M)', justify='right'),

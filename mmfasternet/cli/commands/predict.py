@@ -4,7 +4,6 @@ import argparse
 from typing import Optional, Sequence
 
 from mmfasternet.cli.options import add_trust_option, integer, make_parser, one_line_errors, trusting
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -30,13 +29,12 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        with quiet_imports():
-            from mmfasternet.datasets.image_files import find_images
-            from mmfasternet.datasets.video_files import is_video
-            from mmfasternet.engine.config import load_config
-            from mmfasternet.engine.device import set_threads
-            from mmfasternet.engine.inference import predict, predict_video
-            cfg = load_config(args.config)
+        from mmfasternet.datasets.image_files import find_images
+        from mmfasternet.datasets.video_files import is_video
+        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.device import set_threads
+        from mmfasternet.engine.inference import predict, predict_video
+        cfg = load_config(args.config)
         set_threads()
         how = (args.out_dir, args.device, args.score_thr, args.ann_file, args.batch_size)
         if is_video(args.input):

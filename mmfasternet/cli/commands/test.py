@@ -12,7 +12,6 @@ from mmfasternet.cli.options import (
     set_local_rank,
     trusting,
 )
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -37,16 +36,15 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        with quiet_imports():
-            from mmfasternet.cli.metrics import print_metrics
-            from mmfasternet.engine.config import load_config
-            from mmfasternet.engine.deploying import DeployOptions
-            from mmfasternet.engine.device import set_threads
-            from mmfasternet.engine.outputs import metric_types, written_results
-            from mmfasternet.engine.processes import is_first_process
-            from mmfasternet.engine.run_options import TestOptions
-            from mmfasternet.engine.train_test import test
-            cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+        from mmfasternet.cli.metrics import print_metrics
+        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.deploying import DeployOptions
+        from mmfasternet.engine.device import set_threads
+        from mmfasternet.engine.outputs import metric_types, written_results
+        from mmfasternet.engine.processes import is_first_process
+        from mmfasternet.engine.run_options import TestOptions
+        from mmfasternet.engine.train_test import test
+        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         set_threads()
         began = time.time()
         metrics = test(cfg, TestOptions(args.checkpoint, args.out, args.show_dir, args.tta, DeployOptions.of(args)))

@@ -12,7 +12,6 @@ from mmfasternet.cli.options import (
     trusting,
     with_amp_type,
 )
-from mmfasternet.cli.quiet_imports import quiet_imports
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -41,12 +40,11 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with one_line_errors(), trusting(args):
-        with quiet_imports():
-            from mmfasternet.engine.config import load_config
-            from mmfasternet.engine.device import set_threads
-            from mmfasternet.engine.run_options import TrainOptions
-            from mmfasternet.engine.speedups import SpeedUps
-            from mmfasternet.engine.train_test import train
-            cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+        from mmfasternet.engine.config import load_config
+        from mmfasternet.engine.device import set_threads
+        from mmfasternet.engine.run_options import TrainOptions
+        from mmfasternet.engine.speedups import SpeedUps
+        from mmfasternet.engine.train_test import train
+        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         set_threads()
         train(cfg, TrainOptions(args.resume, args.auto_scale_lr, args.deterministic, args.skip_nan, SpeedUps.of(args)))

@@ -44,7 +44,7 @@ def build_norm(cfg: Dict[str, Any], channels: int) -> nn.Module:
         ArgumentError: If ``cfg`` is no such config, or groups don't divide the
             channels.
     """
-    if not isinstance(cfg, dict) or 'type' not in cfg:
+    if not isinstance(cfg, dict) or not cfg.get('type'):
         raise ArgumentError(f"norm_cfg must be the config of a norm layer, such as dict(type='BN'), got {cfg!r}")
     groups = cfg.get('num_groups')
     if isinstance(groups, int) and (groups < 1 or channels % groups):
