@@ -67,8 +67,8 @@ def _line(cfg: Config, error: Exception) -> Optional[str]:
     configs = [each for each, _ in builds if isinstance(each, dict)]
     where, node = _place(cfg, configs)
     if len(configs) < len(builds):
-        key = next((key for key, value in node.items() if _same(value, config)), None)
-        return key and (f'{where}.{key}' if where else key) + f' must be a dict with a type, got {config!r}'
+        place = next((f'{where}.{name}'.lstrip('.') for name, value in node.items() if _same(value, config)), None)
+        return place and f'{place} must be a dict with a type, got {config!r}'
     if node.get('type') != config.get('type'):  # some builders change their config
         where, node = f'a part within {where}' if where else 'a part', config
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
