@@ -60,6 +60,15 @@ def test_a_count_out_of_its_range_is_named(capsys, text, least):
     assert parser.parse_args([f'--runs={least}']).runs == least
 
 
+def test_remarks_on_missing_packages_are_left_out_of_a_whole_command(capsys):
+    """MMPretrain's comes late, with its datasets."""
+    with pytest.raises(SystemExit), one_line_errors():
+        print('Could not import OneDL. Skipping OneDL datasets.')
+        print('a result')
+        raise UserError('a problem')
+    assert tuple(capsys.readouterr()) == ('a result\n', 'error: a problem\n')
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), one_line_errors():
         raise ZeroDivisionError
