@@ -118,8 +118,11 @@ def exit_codes(context: Any) -> List[Optional[int]]:
 # MMEngine
 
 
-def failed_builds(error: BaseException) -> List[Tuple[Dict[str, Any], 'Registry']]:
-    """The configs that were being built when an error was raised, outermost first, each with its registry."""
+def failed_builds(error: BaseException) -> List[Tuple[Any, 'Registry']]:
+    """The configs that were being built when an error was raised, outermost first, each with its registry.
+
+    The last one may be anything, as in ``model.neck='FPN'``.
+    """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return [(frame.f_locals['cfg'], frame.f_locals['registry']) for frame in frames
             if frame.f_code.co_name == 'build_from_cfg' and {'cfg', 'registry'} <= set(frame.f_locals)
@@ -213,6 +216,34 @@ def list_models_also(package: str, models: Callable[[], Iterator[Dict[str, Any]]
     BaseInferencer._get_models_from_metafile = staticmethod(listed_with_more)
 
 
+def forget_visualizer(visualizer: Any) -> None:
+    """Make MMEngine build the next visualizer of this class and name anew, instead of giving this one."""
+    from mmengine.visualization import Visualizer
+    for kind in (type(visualizer), Visualizer):  # each has its instances, and the base class those of all
+        if kind._instance_dict.get(visualizer.instance_name) is visualizer:
+            del kind._instance_dict[visualizer.instance_name]
+
+
+@contextmanager
+def instances_restored() -> Iterator[None]:
+    """Restore MMEngine's current loggers, visualizers and scopes at the end, and close the logs of runs within."""
+    from mmengine.logging import MessageHub, MMLogger
+    from mmengine.registry import DefaultScope
+    from mmengine.visualization import Visualizer
+    kinds = (MMLogger, MessageHub, Visualizer, DefaultScope)
+    before = [dict(kind._instance_dict) for kind in kinds]
+    try:
+        yield
+    finally:
+        for name, logger in MMLogger._instance_dict.items():
+            if name not in before[0]:
+                for handler in logger.handlers:
+                    handler.close()
+        for kind, instances in zip(kinds, before):
+            kind._instance_dict.clear()
+            kind._instance_dict.update(instances)
+
+
 # MMDetection
 
 
@@ -281,7 +312,7 @@ def det_inferencer(cfg: Any, checkpoint: str, device: str, check: Callable[[nn.M
 
         def _init_collate(self, cfg: Any) -> Any:
             # MMEngine's looks for a registry of functions in MMDetection, which has none, and warns of it.
-            collate_fn = (cfg.get('test_dataloader') or {}).get('collate_fn', 'pseudo_collate')
+            collate_fn = cfg.test_dataloader.get('collate_fn', 'pseudo_collate')
             options = dict(type=collate_fn) if isinstance(collate_fn, str) else dict(collate_fn)
             return partial(FUNCTIONS.get(options.pop('type')), **options)
 
@@ -298,31 +329,3 @@ def image_classification_inferencer(cfg: Any, model: nn.Module, dataset_meta: Di
     model._config, model._dataset_meta, model._metainfo = cfg, dataset_meta, None
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return ImageClassificationInferencer(model)
-
-
-def forget_visualizer(visualizer: Any) -> None:
-    """Make MMEngine build the next visualizer of this class and name anew, instead of giving this one."""
-    from mmengine.visualization import Visualizer
-    for kind in (type(visualizer), Visualizer):  # each has its instances, and the base class those of all
-        if kind._instance_dict.get(visualizer.instance_name) is visualizer:
-            del kind._instance_dict[visualizer.instance_name]
-
-
-@contextmanager
-def instances_restored() -> Iterator[None]:
-    """Restore MMEngine's current loggers, visualizers and scopes at the end, and close the logs of runs within."""
-    from mmengine.logging import MessageHub, MMLogger
-    from mmengine.registry import DefaultScope
-    from mmengine.visualization import Visualizer
-    kinds = (MMLogger, MessageHub, Visualizer, DefaultScope)
-    before = [dict(kind._instance_dict) for kind in kinds]
-    try:
-        yield
-    finally:
-        for name, logger in MMLogger._instance_dict.items():
-            if name not in before[0]:
-                for handler in logger.handlers:
-                    handler.close()
-        for kind, instances in zip(kinds, before):
-            kind._instance_dict.clear()
-            kind._instance_dict.update(instances)

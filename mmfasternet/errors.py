@@ -18,3 +18,13 @@ class CheckpointError(UserError):
 
 class ArgumentError(UserError, ValueError):
     """An argument, usually a key of a config, is out of its range; the message names it."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def kind_and_reason(error: Exception) -> str:
+    """An error's type and the first line of its message."""
+    return f'{type(error).__name__}: {first_line(error)}'

@@ -26,7 +26,7 @@ def test_another_detector_trains(run_tool, shapes, tmp_path, name):
     heads = cfg.model.roi_head if 'roi_head' in cfg.model else cfg.model
     heads.bbox_head.num_classes = 4
     cfg.model.backbone.init_cfg = None
-    cfg.visualizer.name = cfg.experiment_name = name
+    cfg.experiment_name = name
     cfg.dump(tmp_path / 'config.py')
     result = run_tool('train', tmp_path / 'config.py', '--work-dir', tmp_path / 'work', '--cfg-options',
                       *data_options(shapes), 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=1',
@@ -57,7 +57,6 @@ def test_rtmdet_trains_by_its_own_pipelines(shapes, tmp_path):
         cfg[key] = data[key]
         if pipeline:
             cfg[key].dataset.pipeline = scaled(pipeline)
-    cfg.visualizer.name = 'own pipelines'  # of that name there is one in a process, with the folder of its first run
     hook = next(hook for hook in cfg.custom_hooks if hook.type == 'PipelineSwitchHook')
     hook.update(switch_epoch=1, switch_pipeline=scaled(hook.switch_pipeline))
     cfg.merge_from_dict({

@@ -1,6 +1,5 @@
 """Parameters and multiply-adds of classifiers and detectors, part by part."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -11,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmfasternet.compat import BatchNorm, fake_tensors
-from mmfasternet.datasets.naming import kind_and_reason
 from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.deploy.dense import image_channels
 from mmfasternet.engine.building import build_unloaded
 from mmfasternet.engine.config import is_classifier
-from mmfasternet.errors import UserError
+from mmfasternet.engine.deploying import padded_size
+from mmfasternet.errors import UserError, kind_and_reason
 
 #: RoIs in the box and in the mask head of a two-stage detector (FasterNet, Table 4).
 NUM_ROIS = dict(bbox=1000, mask=100)
@@ -60,7 +59,7 @@ def count_complexity(cfg: Config, size: Optional[Tuple[int, int]] = None) -> Lis
     model = build_for_counting(cfg)
     size = size or ((224, 224) if classifies else (800, 1280))
     try:
-        image = _image(model, size)
+        image = _image(model, size, cfg)
         with torch.no_grad():
             parts = _classifier_parts(model, image) if classifies else _detector_parts(model, image)
     except RuntimeError as error:  # such as a map that is smaller than a kernel
@@ -105,7 +104,7 @@ def count_as_table_4(cfg: Config, size: Tuple[int, int] = (800, 1280)) -> Comple
                    *getattr(head, f'{kind}_roi_extractor').roi_layers[0].output_size) for kind in NUM_ROIS}
     with torch.no_grad(), fake_tensors(), FlopCounterMode(display=False) as counter:
         # Only shapes are computed.
-        model.rpn_head(model.extract_feat(_image(model, size)))
+        model.rpn_head(model.extract_feat(_image(model, size, cfg)))
         head.bbox_head(torch.empty(rois['bbox']))
         nn.Sequential(*head.mask_head.convs)(torch.empty(rois['mask']))
     counted = counter.get_flop_counts()['Global']
@@ -120,10 +119,9 @@ def build_for_counting(cfg: Config) -> nn.Module:
     return model
 
 
-def _image(model: nn.Module, size: Tuple[int, int]) -> Tensor:
-    """A random image, padded to the sides that the model computes on."""
-    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
-    return torch.rand(1, image_channels(model), *(math.ceil(side / divisor) * divisor for side in size))
+def _image(model: nn.Module, size: Tuple[int, int], cfg: Config) -> Tensor:
+    """A random image, padded to the size that the model computes on."""
+    return torch.rand(1, image_channels(model), *padded_size(size, cfg))
 
 
 def count_multiply_adds(module: nn.Module, *inputs: Any, kinds: Sequence[str] = _ALL) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmfasternet.checkpoints.allowlist import is_trusting, only_allowed_globals, unforced
 from mmfasternet.checkpoints.contents import averages_first, only_weights, state_dict_of, weight_names
 from mmfasternet.checkpoints.download import local_path
-from mmfasternet.errors import CheckpointError, UserError
+from mmfasternet.errors import CheckpointError, UserError, first_line
 from mmfasternet.installed import require
 from mmfasternet.models.weights.fitting import listed
 
@@ -173,8 +173,7 @@ def _read_pickle(path: Path, map_location: Any) -> Any:
         with unforced():
             return torch.load(path, map_location=map_location, weights_only=False)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"checkpoint '{path}' can't be unpickled: {reason}") from None
+        raise CheckpointError(f"checkpoint '{path}' can't be unpickled: {first_line(error)}") from None
 
 
 def _check_unpacked(path: Path) -> None:

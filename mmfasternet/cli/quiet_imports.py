@@ -1,4 +1,4 @@
-"""Imports without remarks on packages that are missing and not needed."""
+"""Standard output without remarks on packages that are missing and not needed."""
 
 import sys
 from contextlib import contextmanager, redirect_stdout

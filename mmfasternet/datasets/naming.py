@@ -2,7 +2,7 @@
 
 from typing import Any, Callable, Dict, Iterator
 
-from mmfasternet.errors import DataError, UserError
+from mmfasternet.errors import DataError, UserError, kind_and_reason
 
 
 class NamingPipeline:
@@ -38,11 +38,6 @@ class NamingPipeline:
         if name.startswith('__') or name == '_pipeline':
             raise AttributeError(name)  # while it is unpickled, there is none yet
         return getattr(self._pipeline, name)
-
-
-def kind_and_reason(error: Exception) -> str:
-    """An error's type and the first line of its message."""
-    return f'{type(error).__name__}: {(str(error).strip() or type(error).__name__).splitlines()[0]}'
 
 
 def name_images_in_errors(dataset: Any) -> None:

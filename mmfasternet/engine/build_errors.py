@@ -66,7 +66,7 @@ def _line(cfg: Config, error: Exception) -> Optional[str]:
     config, registry = builds[-1]
     configs = [each for each, _ in builds if isinstance(each, dict)]
     where, node = _place(cfg, configs)
-    if len(configs) < len(builds):
+    if not isinstance(config, dict):
         place = next((f'{where}.{name}'.lstrip('.') for name, value in node.items() if _same(value, config)), None)
         return place and f'{place} must be a dict with a type, got {config!r}'
     if node.get('type') != config.get('type'):  # some builders change their config

@@ -19,7 +19,7 @@ from mmfasternet.datasets.image_files import IMAGE_SUFFIXES, find_images
 from mmfasternet.deploy.conversion import set_eval_mode
 from mmfasternet.engine.build_errors import named_build_errors
 from mmfasternet.engine.checks import check_data, check_weights
-from mmfasternet.engine.config import innermost_dataset, is_kind_of, model_of, scope_of
+from mmfasternet.engine.config import innermost_dataset, is_kind_of, model_of, scope_of, test_steps
 from mmfasternet.engine.preparing import prepare
 from mmfasternet.engine.run_options import TestOptions
 from mmfasternet.errors import UserError
@@ -142,7 +142,7 @@ def calibration_batches(cfg: Config, folder: Optional[str], at_most: int
 
 def _steps(cfg: Config) -> List[Dict[str, Any]]:
     """A config's test pipeline without loading of annotations."""
-    return [step for step in innermost_dataset(cfg, first=True).pipeline
+    return [step for step in test_steps(cfg)
             if not is_kind_of(step, LoadAnnotations, TRANSFORMS, scope_of(cfg))]
 
 
@@ -173,7 +173,7 @@ def real_images(cfg: Config, model: nn.Module, folder: Optional[str] = None) -> 
 def _test_images(cfg: Config) -> Iterator[str]:
     if not cfg.get('test_dataloader'):
         return
-    dataset = innermost_dataset(cfg)
+    dataset = innermost_dataset(cfg, first=True)
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     prefix = (prefix.get('img', prefix.get('img_path')) or '') if isinstance(prefix, dict) else prefix
     if not (dataset.get('data_root') or prefix):

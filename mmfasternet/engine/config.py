@@ -291,6 +291,18 @@ def innermost_dataset(cfg: Config, split: str = 'test', first: bool = False) -> 
     return dataset
 
 
+def test_steps(cfg: Config) -> List[ConfigDict]:
+    """The pipeline of the test data, of the first ones if several are joined.
+
+    Raises:
+        UserError: If the config has none.
+    """
+    dataset = innermost_dataset(cfg, first=True)
+    if 'pipeline' not in dataset:
+        raise UserError(f"config '{cfg.filename}' has no pipeline in test_dataloader.dataset, which is needed")
+    return dataset.pipeline
+
+
 def image_channels_of(cfg: Config) -> int:
     """Input channels of a config's model, which may be wrapped for test-time augmentation."""
     model = cfg.model.get('module', cfg.model)

@@ -14,7 +14,7 @@ from mmengine.registry import TRANSFORMS
 from torch import nn
 
 from mmfasternet.deploy import to_deploy
-from mmfasternet.engine.config import innermost_dataset, is_classifier, is_kind_of, scope_of
+from mmfasternet.engine.config import is_classifier, is_kind_of, scope_of, test_steps
 from mmfasternet.errors import UserError
 
 
@@ -87,8 +87,7 @@ def image_sizes(cfg: Config) -> List[Tuple[int, int]]:
     Raises:
         UserError: If the pipeline has no such step.
     """
-    pipeline = innermost_dataset(cfg).get('pipeline', [])
-    scales = [step.scale for step in pipeline
+    scales = [step.scale for step in test_steps(cfg)
               if 'scale' in step and is_kind_of(step, Resize, TRANSFORMS, scope_of(cfg))]
     if len(scales) != 1 or isinstance(scales[0], (int, float)):
         raise UserError('--compile and --cuda-graphs on a GPU need one Resize with a scale in the test pipeline, for '

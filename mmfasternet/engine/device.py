@@ -46,7 +46,7 @@ def set_threads(count: Optional[int] = None) -> None:
         UserError: If the number is not possible.
     """
     if count is not None and count < 1:
-        raise UserError(f'--threads must be at least 1, got {count}')
+        raise UserError(f'the number of threads must be at least 1, got {count}')
     if count is None and not any(name in os.environ for name in _VARIABLES):
         count = usable_cpus()
         if count >= torch.get_num_threads():

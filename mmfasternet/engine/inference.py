@@ -19,7 +19,7 @@ from mmfasternet.datasets.truth import Truth
 from mmfasternet.datasets.video_files import SUFFIX, VideoFile, write_video
 from mmfasternet.engine.device import find_device
 from mmfasternet.engine.predictors import Predictor, make_predictor
-from mmfasternet.errors import DataError, UserError
+from mmfasternet.errors import ArgumentError, DataError, UserError
 from mmfasternet.files import check_folder, write_atomically
 
 _DRAWN = 'vis'  # the folder of what is drawn
@@ -63,6 +63,7 @@ def predict(cfg: Config,
         images have the same one.
 
     Raises:
+        ArgumentError: If ``batch_size`` is not positive.
         UserError: If the checkpoint, the device or ``ann_file`` can't be
             used, ``out_dir`` can't be written, or a drawn image would
             overwrite an image.
@@ -72,7 +73,7 @@ def predict(cfg: Config,
     """
     names = _names(images)
     drawn = [_drawn_file(out_dir, name) for name in names]
-    _check_sources(images, drawn)
+    _check(images, drawn, batch_size)
     check_folder(out_dir)
     with safe_loading():
         content = read_ids(ann_file) if ann_file else None
@@ -123,11 +124,12 @@ def predict_video(cfg: Config,
         also the ``image_id`` of detections. And the path of the drawn video.
 
     Raises:
+        ArgumentError: If ``batch_size`` is not positive.
         UserError: If the video, the checkpoint, the device or ``ann_file``
             can't be used, or the drawn video can't be written.
     """
     target = Path(out_dir) / _DRAWN / (Path(video).name.removesuffix(SUFFIX) + SUFFIX)
-    _check_sources([video], [target])
+    _check([video], [target], batch_size)
     check_folder(out_dir)
     frames = VideoFile(video)
     with safe_loading():
@@ -204,7 +206,9 @@ def _drawn_file(out_dir: str, name: str) -> Path:
     return Path(out_dir) / _DRAWN / (name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f'{name}.png')
 
 
-def _check_sources(sources: Sequence[str], targets: Sequence[Path]) -> None:
+def _check(sources: Sequence[str], targets: Sequence[Path], batch_size: int) -> None:
+    if batch_size < 1:
+        raise ArgumentError(f'batch_size must be at least 1, got {batch_size}')
     read = {Path(source).resolve() for source in sources}
     overwritten = next((target for target in targets if target.resolve() in read), None)
     if overwritten:
@@ -213,8 +217,6 @@ def _check_sources(sources: Sequence[str], targets: Sequence[Path]) -> None:
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[List[_T]]:
-    if size < 1:
-        raise UserError(f'batch_size must be at least 1, got {size}')
     items = iter(items)
     while batch := list(islice(items, size)):
         yield batch

@@ -12,12 +12,19 @@ from torch import nn
 from mmfasternet.checkpoints import read_ahead
 from mmfasternet.compat import det_inferencer, forget_visualizer, image_classification_inferencer
 from mmfasternet.datasets.dataset_checks import dataset_classes
-from mmfasternet.datasets.naming import kind_and_reason
 from mmfasternet.engine.building import build_model
 from mmfasternet.engine.checks import check_weights
-from mmfasternet.engine.config import class_of, innermost_dataset, is_classifier, model_of, scope_of, with_text_types
+from mmfasternet.engine.config import (
+    class_of,
+    innermost_dataset,
+    is_classifier,
+    model_of,
+    scope_of,
+    test_steps,
+    with_text_types,
+)
 from mmfasternet.engine.config_parts import draw_readably, omitted
-from mmfasternet.errors import DataError, UserError
+from mmfasternet.errors import DataError, UserError, kind_and_reason
 
 Row = Dict[str, Any]
 #: The path of an image, or its pixels, BGR ``(H, W, 3)``.
@@ -72,10 +79,8 @@ def make_predictor(cfg: Config, checkpoint: str, device: str, score_thr: float) 
     """
     cfg = with_text_types(cfg)  # a copy, which the inferencers change
     cfg.model = model_of(cfg)  # MMDetection's uses only the model
-    dataset = innermost_dataset(cfg, first=True)
-    if 'pipeline' not in dataset:
-        raise UserError(f"config '{cfg.filename}' has no pipeline in test_dataloader.dataset, which is needed")
-    cfg.test_dataloader.dataset = dataset  # whose pipeline the inferencers take
+    test_steps(cfg)  # raises if there are none
+    cfg.test_dataloader.dataset = innermost_dataset(cfg, first=True)  # whose pipeline the inferencers take
     if is_classifier(cfg):
         return ClassifierPredictor(cfg, checkpoint, device)
     if 'vis_backends' in (cfg.get('visualizer') or {}):
@@ -175,7 +180,7 @@ class ClassifierPredictor:
 
 @contextmanager
 def _named(images: Sequence[Image]) -> Iterator[None]:
-    """Within it, an error of the pipeline names the image, or those of the batch, if they are files.
+    """Within it, an error of the pipeline names the images of the batch, if they are files.
 
     Raises:
         DataError: Instead of it.
@@ -188,12 +193,10 @@ def _named(images: Sequence[Image]) -> Iterator[None]:
         names = [f"'{image}'" for image in images if isinstance(image, str)]
         if not names:
             raise
-        which = f'image {names[0]}' if len(names) == 1 else f'one of the images {", ".join(names)}'
-        raise DataError(f'{which}: the test pipeline fails on it ({kind_and_reason(error)})') from error
+        raise DataError(f'image {" or ".join(names)}: the test pipeline fails on it '
+                        f'({kind_and_reason(error)})') from error
 
 
 def _dataset_meta(cfg: Config) -> Dict[str, Any]:
     """The class names in the metainfo of the test dataset's class, if there are any."""
-    if not cfg.get('test_dataloader'):
-        return {}
     return getattr(class_of(innermost_dataset(cfg), DATASETS, scope_of(cfg)), 'METAINFO', {})

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import random
-import weakref
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Tuple
 
@@ -29,9 +28,6 @@ from mmfasternet.engine.processes import check_launcher, end_processes, is_first
 from mmfasternet.engine.run_options import Options, TestOptions, TrainOptions
 from mmfasternet.engine.terminal import TerminalRunner
 from mmfasternet.errors import UserError
-
-#: Those of earlier runs: MMEngine would give the next run of the process the one of the same name, with its folder.
-_visualizers: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 
 
 def train(cfg: Config, options: Optional[TrainOptions] = None) -> Runner:
@@ -64,7 +60,7 @@ def train(cfg: Config, options: Optional[TrainOptions] = None) -> Runner:
         except TrainingStopped as stopped:  # in another loop than ours
             runner.logger.info(str(stopped))
         finally:
-            runner.call_hook('after_loop')  # for loops other than ours
+            _end(runner)
     end_processes()
     return runner
 
@@ -93,9 +89,16 @@ def test(cfg: Config, options: TestOptions, model: Optional[nn.Module] = None) -
             with named_build_errors(runner.cfg):
                 metrics = runner.test()
         finally:
-            runner.call_hook('after_loop')
+            _end(runner)
     end_processes()
     return metrics
+
+
+def _end(runner: Runner) -> None:
+    """What has to be undone after a run, however it ends."""
+    runner.call_hook('after_loop')  # for loops other than ours
+    # MMEngine would give it to the next run of the process if that has the same name, with the folder of this one.
+    forget_visualizer(runner.visualizer)
 
 
 def _make_runner(cfg: Config, options: Options, given: Optional[nn.Module] = None) -> Runner:
@@ -117,11 +120,8 @@ def _make_runner(cfg: Config, options: Options, given: Optional[nn.Module] = Non
         check_model(cfg, model, splits)
         check_checkpoints(cfg, model, trains)
     join_processes(cfg.get('launcher', 'none'))
-    for visualizer in list(_visualizers):
-        forget_visualizer(visualizer)
     with named_build_errors(cfg):
         runner = _runner_of(cfg, model, given is not None)
-    _visualizers.add(runner.visualizer)
     if seeded:
         _set_random_state(state)  # as if the runner, which seeds again, had built the model
     runner.logger.info(what_was_added(cfg))

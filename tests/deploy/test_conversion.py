@@ -137,13 +137,16 @@ def test_heads_that_view_their_maps_as_rows(name):
     cfg = get_config(f'mmdet::{name}.py')
     cfg.model.backbone.update(depth=18, init_cfg=None)
     cfg.model.neck.in_channels = [64, 128, 256, 512]
+    cfg.model.test_cfg.rcnn.score_thr = 0.  # random weights give low scores
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(cfg.model).eval()
     batch = random_batch((96, 128))
     with torch.no_grad():
         expected, found = (each.test_step(copy.deepcopy(batch))[0].pred_instances for each in (model, to_deploy(model)))
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
+    assert len(expected.scores) > 50 and expected.bboxes.std() > 1
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.bboxes, expected.bboxes, rtol=1e-4, atol=1e-2)
 
 
 def test_an_inference_form_can_be_saved_whole(tmp_path):

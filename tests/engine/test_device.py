@@ -46,7 +46,7 @@ def test_what_the_user_sets_holds(lines, monkeypatch, name):
     monkeypatch.delenv(name)
     set_threads(5)
     assert torch.get_num_threads() == 5 and not lines
-    with pytest.raises(UserError, match='--threads must be at least 1'):
+    with pytest.raises(UserError, match='^the number of threads must be at least 1, got 0$'):
         set_threads(0)
 
 

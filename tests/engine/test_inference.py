@@ -16,7 +16,7 @@ from mmfasternet.engine.config import load_config
 from mmfasternet.engine.inference import predict, predict_video
 from mmfasternet.engine.picture_visualizer import PictureVisualizer
 from mmfasternet.engine.predictors import DetectorPredictor
-from mmfasternet.errors import DataError, UserError
+from mmfasternet.errors import ArgumentError, DataError, UserError
 from tests.conftest import ROOT, SHAPES_CONFIG
 from tests.datasets.test_video_files import make_gif, make_video
 
@@ -105,7 +105,7 @@ def test_a_pipeline_that_fails_on_the_first_images_ends_the_prediction(detector,
 
 def test_a_batch_size_out_of_its_range_is_named(detector, pictures, clip, tmp_path):
     for function, given in ((predict, pictures), (predict_video, clip)):
-        with pytest.raises(UserError, match='^batch_size must be at least 1, got 0$'):
+        with pytest.raises(ArgumentError, match='^batch_size must be at least 1, got 0$'):
             function(*detector, given, str(tmp_path / 'out'), batch_size=0)
     assert not list(tmp_path.glob('out/**/*.*'))
 

@@ -14,7 +14,7 @@ from mmfasternet.compat import fake_tensors
 from mmfasternet.config_files import configs_folder
 from mmfasternet.engine.config import load_config
 from mmfasternet.engine.deploying import padded_size
-from mmfasternet.errors import UserError
+from mmfasternet.errors import UserError, first_line
 from mmfasternet.registry import MODELS
 
 STRIDES = (4, 8, 16, 32)  # of the FPN's input maps
@@ -98,7 +98,7 @@ def _pyramid(name: str, size: Tuple[int, int]) -> Dict[int, int]:
     try:
         network = build_timm(name, features_only=True)
     except (RuntimeError, AttributeError, AssertionError, TypeError, KeyError) as error:
-        raise UserError(f"'{PREFIX}{name}' gives no feature maps for a detector: {_line(error)}") from None
+        raise UserError(f"'{PREFIX}{name}' gives no feature maps for a detector: {first_line(error)}") from None
     info = network.feature_info
     strides = info.reduction()
     if not set(STRIDES) <= set(strides):
@@ -110,7 +110,7 @@ def _pyramid(name: str, size: Tuple[int, int]) -> Dict[int, int]:
             maps = network(torch.empty(1, 3, *size))
     except Exception as error:  # each network has its own way to refuse a size
         raise UserError(f"'{PREFIX}{name}' does not support images of {size[0]} x {size[1]} pixels, as a detector "
-                        f'needs: {_line(error)}') from None
+                        f'needs: {first_line(error)}') from None
     finally:
         logging.disable(logging.NOTSET)
     at = {stride: place for place, stride in enumerate(strides)}  # the last of each
@@ -120,7 +120,3 @@ def _pyramid(name: str, size: Tuple[int, int]) -> Dict[int, int]:
         if actual != shape:
             raise UserError(f"'{PREFIX}{name}' gives a map of shape {actual} at stride {stride}: an FPN needs {shape}")
     return {info.out_indices[at[stride]]: shape[1] for stride, shape in expected.items()}
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ def test_deterministic_losses_are_bit_identical(run_tool, shapes, tmp_path):
     found = []
     for name, flags in (('a', ['--deterministic']), ('b', ['--deterministic']), ('c', [])):
         path = tmp_path / f'{name}.py'
-        options.visualizer.name = options.experiment_name = name
+        options.experiment_name = name
         options.dump(path)
         assert run_tool('train', path, '--work-dir', tmp_path / name, *flags).code == 0
         assert not torch.are_deterministic_algorithms_enabled()  # any more
