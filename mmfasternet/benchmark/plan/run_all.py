@@ -148,5 +148,8 @@ def _stop(process: Any) -> None:
     """Stop a process and its children."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:  # it has not begun, and has no group of its own
+                os.kill(process.pid, number)
         process.join(3)

@@ -1,8 +1,10 @@
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +27,8 @@ def bad(bench):
 
 
 def slow(bench):
-    subprocess.Popen(['sleep', '1000'])
+    started = subprocess.Popen(['sleep', '1000'])
+    (bench.out / 'started').write_text(str(started.pid))
     time.sleep(1000)
 
 
@@ -43,18 +46,27 @@ def steps(monkeypatch):
                                           Step(patient, 60, 1e6)))
 
 
-def test_each_step_ends_for_itself_and_is_not_done_twice(steps, tmp_path):
+def test_each_step_ends_for_itself_and_is_not_done_twice(steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, '_in_bad_fork', lambda: False)  # whatever ran before in this process
     ended = run_all('cuda:0', tmp_path, 60)  # which none of them looks at
     assert list(ended) == ['good', 'bad', 'slow', 'partly', 'patient']
     assert ended['good'].startswith(DONE) and ended['bad'].startswith('failed with 1')
     assert ended['slow'].startswith('stopped at its limit') and ended['partly'].startswith('incomplete, out of time')
     assert ended['patient'] == 'no time left'
     assert 'no such operator' in (tmp_path / 'logs' / 'bad.log').read_text()
-    assert not subprocess.run(['pgrep', '-f', 'sleep 1000'], capture_output=True).stdout  # what it started is gone
+    started = Path('/proc') / (tmp_path / 'started').read_text() / 'cmdline'
+    assert not started.exists() or not started.read_text()  # what it started is gone, or a zombie of a container
     again = run_all('cpu', tmp_path, 60, only=['good', 'bad'])
     assert (tmp_path / 'calls').read_text() == 'x' and again['bad'].startswith('failed')
     assert json.loads((tmp_path / 'steps.json').read_text())['steps'] == again
     assert 'good: done' in summarize(tmp_path)
+
+
+def test_a_step_that_has_not_begun_at_its_limit_is_stopped(monkeypatch, tmp_path):
+    """As where importing takes longer: then it has no process group yet."""
+    monkeypatch.setattr(module.os, 'setpgid', lambda *group: time.sleep(1000))
+    assert module._run('fork', Step(good, 1, 0), 'cpu', tmp_path, True, 0.5).startswith('stopped at its limit')
+    assert not multiprocessing.active_children() and not (tmp_path / 'calls').exists()
 
 
 @pytest.mark.slow
